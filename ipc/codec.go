@@ -1,0 +1,120 @@
+package ipc
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Codec turns values into bytes and back. A Codec is safe for concurrent use.
+type Codec interface {
+	// Name is what host and worker compare.
+	Name() string
+	// Append appends the encoding of v to dst. v may be a pointer to the value.
+	Append(dst []byte, v any) ([]byte, error)
+	// Decode decodes data, which it does not keep, into the value that v points to.
+	Decode(data []byte, v any) error
+}
+
+// The codecs. FindCodec knows them by their names.
+var (
+	// CBOR is the default: RFC 8949, compact, and strict about what it takes.
+	// Input with duplicate map keys, indefinite lengths, nesting deeper than 32,
+	// arrays of more than 16 Mi elements or maps of more than 1 Mi pairs is an
+	// error. Its name is "cbor".
+	CBOR Codec = cborCodec{}
+	// JSON is encoding/json, for workers that are debugged with other tools.
+	// Its name is "json".
+	JSON Codec = jsonCodec{}
+	// Raw passes []byte on as it is, and takes no other type. Its name is "raw".
+	Raw Codec = rawCodec{}
+)
+
+// FindCodec returns the codec of this name, and false if there is none.
+func FindCodec(name string) (Codec, bool) {
+	for _, c := range []Codec{CBOR, JSON, Raw} {
+		if c.Name() == name {
+			return c, true
+		}
+	}
+	return nil, false
+}
+
+// The modes are built once: building one costs more than a call does.
+var (
+	cborEnc = must(cbor.EncOptions{Time: cbor.TimeRFC3339Nano}.UserBufferEncMode())
+	cborDec = must(cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		MaxNestedLevels:  32,
+		MaxArrayElements: 16 << 20,
+		MaxMapPairs:      1 << 20,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+type cborCodec struct{}
+
+func (cborCodec) Name() string { return "cbor" }
+
+func (cborCodec) Append(dst []byte, v any) ([]byte, error) {
+	return appendWith(dst, func(b *bytes.Buffer) error { return cborEnc.MarshalToBuffer(v, b) })
+}
+
+func (cborCodec) Decode(data []byte, v any) error { return cborDec.Unmarshal(data, v) }
+
+type jsonCodec struct{}
+
+func (jsonCodec) Name() string { return "json" }
+
+func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
+	return appendWith(dst, func(b *bytes.Buffer) error { return json.NewEncoder(b).Encode(v) })
+}
+
+func (jsonCodec) Decode(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// appendWith lets encode, which writes to a buffer, append to dst.
+func appendWith(dst []byte, encode func(*bytes.Buffer) error) ([]byte, error) {
+	b := bufferPool.Get().(*bytes.Buffer)
+	*b = *bytes.NewBuffer(dst)
+	err := encode(b)
+	dst = b.Bytes()
+	*b = bytes.Buffer{} // the memory is the caller's
+	bufferPool.Put(b)
+	return dst, err
+}
+
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "raw" }
+
+func (rawCodec) Append(dst []byte, v any) ([]byte, error) {
+	switch b := v.(type) {
+	case []byte:
+		return append(dst, b...), nil
+	case *[]byte:
+		return append(dst, *b...), nil
+	}
+	return dst, fmt.Errorf("tandem: codec raw carries []byte, not %T", v)
+}
+
+func (rawCodec) Decode(data []byte, v any) error {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("tandem: codec raw carries []byte, not what %T points to", v)
+	}
+	*b = slices.Clone(data)
+	return nil
+}

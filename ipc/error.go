@@ -1,0 +1,160 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// Error is an error with a code. It is what a handler's error becomes when it
+// crosses to the caller, and what a handler returns to choose the code.
+//
+// [errors.Is] finds in it, on the caller's side too, the sentinels that were
+// registered with [RegisterError] and that the handler's error had in its tree.
+type Error struct {
+	// Code says what kind of failure it was.
+	Code Code
+	// Message is for people.
+	Message string
+	// Details is for programs, such as the name of the field that was wrong.
+	Details map[string]string
+	// Stack is where a handler panicked, "" if it did not.
+	Stack string
+
+	cause     error   // on the side that made it
+	sentinels []error // on the side that received it
+	remote    bool
+}
+
+// NewError returns an error with a code and a message.
+func NewError(code Code, message string) *Error { return &Error{Code: code, Message: message} }
+
+// Errorf formats a message like [fmt.Errorf], so that %w wraps.
+func Errorf(code Code, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: err.Error(), cause: err}
+}
+
+func (e *Error) Error() string { return e.Code.String() + ": " + e.Message }
+
+// Remote reports whether the error came from the other process.
+func (e *Error) Remote() bool { return e.remote }
+
+// Unwrap returns the registered sentinels that crossed with the error, or what
+// Errorf wrapped.
+func (e *Error) Unwrap() []error {
+	if e.cause != nil {
+		return []error{e.cause}
+	}
+	return e.sentinels
+}
+
+var sentinels struct {
+	sync.RWMutex
+	names []string // sorted
+	errs  map[string]error
+}
+
+func init() {
+	RegisterError("context.Canceled", context.Canceled)
+	RegisterError("context.DeadlineExceeded", context.DeadlineExceeded)
+	RegisterError("io.EOF", io.EOF)
+	RegisterError("io.ErrUnexpectedEOF", io.ErrUnexpectedEOF)
+	RegisterError("fs.ErrExist", fs.ErrExist)
+	RegisterError("fs.ErrNotExist", fs.ErrNotExist)
+	RegisterError("fs.ErrPermission", fs.ErrPermission)
+	RegisterError("errors.ErrUnsupported", errors.ErrUnsupported)
+}
+
+// RegisterError makes a sentinel recognisable across processes under a name
+// that both sides use: errors.Is(err, sentinel) then holds for the caller when
+// it held for the handler. Register in the package that both import. It panics
+// if the name is taken. Some of context, io and io/fs are registered already.
+func RegisterError(name string, sentinel error) {
+	if sentinel == nil {
+		panic(fmt.Sprintf("tandem: sentinel error %q is nil", name))
+	}
+	sentinels.Lock()
+	defer sentinels.Unlock()
+	if sentinels.errs == nil {
+		sentinels.errs = make(map[string]error)
+	}
+	if _, taken := sentinels.errs[name]; taken {
+		panic(fmt.Sprintf("tandem: sentinel error %q is registered twice", name))
+	}
+	sentinels.errs[name] = sentinel
+	i, _ := slices.BinarySearch(sentinels.names, name)
+	sentinels.names = slices.Insert(sentinels.names, i, name)
+}
+
+// wireError is the payload of an error frame, in CBOR whatever the link's codec.
+type wireError struct {
+	Code      Code              `cbor:"1,keyasint"`
+	Message   string            `cbor:"2,keyasint,omitempty"`
+	Details   map[string]string `cbor:"3,keyasint,omitempty"`
+	Stack     string            `cbor:"4,keyasint,omitempty"`
+	Sentinels []string          `cbor:"5,keyasint,omitempty"`
+}
+
+// AppendError appends err, as the payload of an error frame, to dst.
+func AppendError(dst []byte, err error) []byte {
+	w := wireError{Code: CodeOf(err), Message: err.Error()}
+	var e *Error
+	if errors.As(err, &e) {
+		w.Details, w.Stack = e.Details, e.Stack
+		if err == error(e) {
+			w.Message = e.Message
+		}
+	}
+	sentinels.RLock()
+	for _, name := range sentinels.names {
+		if errors.Is(err, sentinels.errs[name]) {
+			w.Sentinels = append(w.Sentinels, name)
+		}
+	}
+	sentinels.RUnlock()
+	// The encoder takes text that is not UTF-8, the decoder does not.
+	w.Message, w.Stack = validUTF8(w.Message), validUTF8(w.Stack)
+	w.Details = validDetails(w.Details)
+	return must(CBOR.Append(dst, &w))
+}
+
+func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+
+// validDetails returns details as they are, or a copy with text that can cross.
+func validDetails(details map[string]string) map[string]string {
+	for k, v := range details {
+		if utf8.ValidString(k) && utf8.ValidString(v) {
+			continue
+		}
+		valid := make(map[string]string, len(details))
+		for k, v := range details {
+			valid[validUTF8(k)] = validUTF8(v)
+		}
+		return valid
+	}
+	return details
+}
+
+// ParseError decodes the payload of an error frame.
+func ParseError(payload []byte) *Error {
+	var w wireError
+	if err := CBOR.Decode(payload, &w); err != nil {
+		return &Error{Code: CodeInternal, Message: fmt.Sprintf("the peer sent an error that cannot be read: %v", err), remote: true}
+	}
+	e := &Error{Code: w.Code, Message: w.Message, Details: w.Details, Stack: w.Stack, remote: true}
+	sentinels.RLock()
+	defer sentinels.RUnlock()
+	for _, name := range w.Sentinels {
+		if s, ok := sentinels.errs[name]; ok {
+			e.sentinels = append(e.sentinels, s)
+		}
+	}
+	return e
+}

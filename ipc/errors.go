@@ -1,0 +1,107 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Errors that end links and calls. Compare with [errors.Is].
+var (
+	// ErrClosed: this side has closed the client or the link.
+	ErrClosed = errors.New("tandem: closed")
+	// ErrDisconnected: the link was disconnected; the worker may live on.
+	ErrDisconnected = errors.New("tandem: disconnected")
+	// ErrPeerGone: the process at the other end has ended or closed the link.
+	ErrPeerGone = errors.New("tandem: peer is gone")
+	// ErrProtocol: the peer sent what it must not send. The link is dead.
+	ErrProtocol = errors.New("tandem: protocol error")
+	// ErrUnsupported: this system lacks what the driver needs.
+	ErrUnsupported = errors.New("tandem: not supported on this system")
+)
+
+// A MismatchError says that two sides of a link do not agree.
+type MismatchError struct {
+	// What they disagree on: "driver", "codec", "protocol version" ...
+	What string
+	// Local is our value, Remote is the peer's.
+	Local, Remote string
+}
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("tandem: %s mismatch: this side has %s, the other side has %s", e.What, e.Local, e.Remote)
+}
+
+// A RefusedError says that the other side gave a reason instead of a hello.
+type RefusedError struct {
+	// Reason is what the other side said.
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return "tandem: refused by the other side: " + e.Reason }
+
+// A SizeError says that a message is larger than the two sides have agreed on. It has not
+// been sent.
+type SizeError struct {
+	// Size of the message and the Limit, in bytes.
+	Size, Limit int
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("tandem: message of %d bytes, largest allowed %d (see worker.WithMaxMessage)", e.Size, e.Limit)
+}
+
+// A LimitError says that a time limit ran out. errors.Is(err, context.DeadlineExceeded)
+// holds for it.
+type LimitError struct {
+	// What was limited: `call of "text.count"`, "start of the worker" ...
+	What string
+	// Limit is the limit that was in force.
+	Limit time.Duration
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("tandem: %s took longer than %v", e.What, e.Limit)
+}
+
+// Unwrap returns context.DeadlineExceeded.
+func (e *LimitError) Unwrap() error { return context.DeadlineExceeded }
+
+// An ExitError says that the worker's process has ended. Calls that were pending, and
+// later ones, fail with it, whatever the exit code.
+type ExitError struct {
+	// PID of the process.
+	PID int
+	// Program that it ran.
+	Program string
+	// Code is the exit code, or -1 if Signal ended the process.
+	Code int
+	// Signal that ended the process, or nil.
+	Signal os.Signal
+	// Stderr is the tail of what the process wrote there.
+	Stderr string
+}
+
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "tandem: worker %s (pid %d) ", e.Program, e.PID)
+	if e.Signal != nil {
+		fmt.Fprintf(&b, "was ended by signal %v", e.Signal)
+		if s, ok := e.Signal.(syscall.Signal); ok {
+			fmt.Fprintf(&b, " (%d)", int(s))
+		}
+	} else {
+		fmt.Fprintf(&b, "exited with code %d", e.Code)
+	}
+	if s := strings.TrimSpace(e.Stderr); s != "" {
+		fmt.Fprintf(&b, "; its last words: %s", s)
+	}
+	return b.String()
+}
+
+// Unwrap returns ErrPeerGone.
+func (e *ExitError) Unwrap() error { return ErrPeerGone }

@@ -1,0 +1,219 @@
+package ipc
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"time"
+)
+
+// Caller calls methods of a worker, or of a host from within a worker. Clients
+// and pools are Callers, and functions that serve any of them take this
+// interface. It is safe for concurrent use.
+type Caller interface {
+	// Invoke sends an encoded request and waits for the encoded response.
+	// [Method.Call] does this with types.
+	Invoke(ctx context.Context, call Invocation) ([]byte, error)
+	// Codec is the codec of methods that do not choose one.
+	Codec() Codec
+}
+
+// Invocation is one call, encoded.
+type Invocation struct {
+	// Method is what to call.
+	Method MethodInfo
+	// Request is the encoded request. It has been sent or copied when Invoke returns.
+	Request []byte
+	// Response is memory that the response may be appended to. What Invoke
+	// returns may also be memory of its own; either belongs to the caller.
+	Response []byte
+	// OneWay: there will be no response; Invoke returns when the request is sent.
+	OneWay bool
+	// Limit bounds the call; 0 means no limit, and DefaultLimit that of the caller.
+	Limit time.Duration
+}
+
+// DefaultLimit stands for the limit that the client has for all its calls.
+const DefaultLimit time.Duration = -1
+
+// MethodInfo names a method.
+type MethodInfo struct {
+	// Name is the name that was given to NewMethod.
+	Name string
+	// ID stands for the method in frames: FNV-1a, 64 bits, of the name and of
+	// the codec where the method chooses one. It is never 0.
+	ID uint64
+}
+
+// Method is a method that takes a Req and returns a Res. Host and worker
+// declare it alike, best in a package that both import. It is immutable and
+// safe for concurrent use.
+type Method[Req, Res any] struct {
+	info  MethodInfo
+	codec Codec // nil: that of the link
+	limit time.Duration
+}
+
+// MethodOption is an option of [NewMethod].
+type MethodOption interface{ applyMethod(*methodOptions) }
+
+// CallOption is an option of [Method.Call].
+type CallOption interface{ applyCall(*callOptions) }
+
+type methodOptions struct {
+	codec Codec
+	limit time.Duration
+}
+
+type callOptions struct{ limit time.Duration }
+
+type limitOption time.Duration
+
+func (l limitOption) applyMethod(o *methodOptions) { o.limit = time.Duration(l) }
+func (l limitOption) applyCall(o *callOptions)     { o.limit = time.Duration(l) }
+
+// WithLimit bounds how long a call takes, of a method or one call; 0 means no
+// limit. The limit of a call goes before that of its method, and that before
+// the client's. A call over its limit fails with a [*LimitError].
+func WithLimit(d time.Duration) interface {
+	MethodOption
+	CallOption
+} {
+	if d < 0 {
+		panic(fmt.Sprintf("tandem: negative limit %v", d))
+	}
+	return limitOption(d)
+}
+
+type codecOption struct{ codec Codec }
+
+func (c codecOption) applyMethod(o *methodOptions) { o.codec = c.codec }
+
+// WithCodec makes a method use one codec on every link. It is part of what
+// identifies the method, so host and worker have to choose alike.
+func WithCodec(c Codec) MethodOption { return codecOption{c} }
+
+// NewMethod declares a method. It panics if name is empty, or if the method is
+// to use the codec Raw for anything but []byte.
+func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
+	if name == "" {
+		panic("tandem: method without a name")
+	}
+	o := methodOptions{limit: DefaultLimit}
+	for _, opt := range opts {
+		opt.applyMethod(&o)
+	}
+	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, limit: o.limit}
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	if o.codec != nil {
+		h.Write([]byte("\x00" + o.codec.Name()))
+		if o.codec == Raw && !m.isRaw() {
+			panic(fmt.Sprintf("tandem: method %q: codec raw carries []byte, not %T and %T", name, *new(Req), *new(Res)))
+		}
+	}
+	m.info.ID = max(h.Sum64(), 1)
+	return m
+}
+
+func (m *Method[Req, Res]) isRaw() bool {
+	_, req := any((*Req)(nil)).(*[]byte)
+	_, res := any((*Res)(nil)).(*[]byte)
+	return req && res
+}
+
+// Info returns the method's name and id.
+func (m *Method[Req, Res]) Info() MethodInfo { return m.info }
+
+// Codec returns the codec that the method uses on a link whose codec is link.
+func (m *Method[Req, Res]) Codec(link Codec) Codec {
+	if m.codec != nil {
+		return m.codec
+	}
+	return link
+}
+
+// Call calls the method and waits for its result. If it fails it returns
+//
+//   - an [*Error] with Remote() true, when the handler failed;
+//   - an [*ExitError], or what wraps [ErrPeerGone] or [ErrDisconnected], when
+//     the worker or the connection ended before the answer came;
+//   - [ErrClosed], ctx.Err() or a [*LimitError], when this side gave up;
+//   - a [*SizeError] or an [*Error] with Remote() false, when the request was
+//     not sent at all because it is too large or cannot be encoded.
+func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (Res, error) {
+	limit := m.limit
+	if len(opts) > 0 {
+		limit = applyCallOptions(limit, opts)
+	}
+	codec := m.Codec(c.Codec())
+	if codec == Raw {
+		if in, ok := any(req).([]byte); ok && m.isRaw() {
+			b, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in, Limit: limit})
+			res, _ := any(b).(Res)
+			return res, err
+		}
+	}
+	return m.callEncoded(ctx, c, codec, req, limit)
+}
+
+func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) (res Res, err error) {
+	in, out := getBuffer(), getBuffer()
+	defer putBuffer(in)
+	defer putBuffer(out)
+	if err := m.encode(codec, in, &req); err != nil {
+		return res, err
+	}
+	out.b, err = c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, Response: out.b, Limit: limit})
+	if err != nil {
+		return res, err
+	}
+	if err := codec.Decode(out.b, &res); err != nil {
+		return res, Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+	}
+	return res, nil
+}
+
+// Notify sends a request that is not answered, and returns when it is on its
+// way. Requests arrive in the order in which one goroutine sent them; whether
+// the handler failed is not told. Errors are those of [Method.Call] for requests
+// that could not be sent.
+func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
+	limit := m.limit
+	if len(opts) > 0 {
+		limit = applyCallOptions(limit, opts)
+	}
+	codec := m.Codec(c.Codec())
+	if codec == Raw {
+		if in, ok := any(req).([]byte); ok {
+			_, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in, OneWay: true, Limit: limit})
+			return err
+		}
+	}
+	return m.notifyEncoded(ctx, c, codec, req, limit)
+}
+
+func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) error {
+	in := getBuffer()
+	defer putBuffer(in)
+	if err := m.encode(codec, in, &req); err != nil {
+		return err
+	}
+	_, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, OneWay: true, Limit: limit})
+	return err
+}
+
+func (m *Method[Req, Res]) encode(codec Codec, in *buffer, req *Req) (err error) {
+	if in.b, err = codec.Append(in.b, req); err != nil {
+		return Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
+	}
+	return nil
+}
+
+func applyCallOptions(limit time.Duration, opts []CallOption) time.Duration {
+	o := callOptions{limit: limit}
+	for _, opt := range opts {
+		opt.applyCall(&o)
+	}
+	return o.limit
+}

@@ -1,0 +1,226 @@
+package ipc_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+type countRequest struct{ Text string }
+type countResult struct{ Words int }
+
+// fakeCaller stands for a client: it answers in the same goroutine.
+type fakeCaller struct {
+	codec  ipc.Codec
+	answer func(ipc.Invocation) ([]byte, error)
+}
+
+func (c *fakeCaller) Codec() ipc.Codec { return c.codec }
+func (c *fakeCaller) Invoke(_ context.Context, call ipc.Invocation) ([]byte, error) {
+	return c.answer(call)
+}
+
+// The ids are a promise to other versions: host and worker are built apart.
+func TestMethodID(t *testing.T) {
+	plain := ipc.NewMethod[countRequest, countResult]("text.count")
+	assert.Equal(t, ipc.MethodInfo{Name: "text.count", ID: 0x9249cc2010448a5f}, plain.Info())
+	assert.Equal(t, plain.Info(), ipc.NewMethod[int, string]("text.count", ipc.WithLimit(time.Second)).Info(), "types and limits do not matter")
+	withCBOR := ipc.NewMethod[countRequest, countResult]("text.count", ipc.WithCodec(ipc.CBOR))
+	assert.Equal(t, uint64(0x339723571c458505), withCBOR.Info().ID)
+	seen := map[uint64]bool{plain.Info().ID: true, withCBOR.Info().ID: true}
+	for _, m := range []ipc.MethodInfo{
+		ipc.NewMethod[countRequest, countResult]("text.count", ipc.WithCodec(ipc.JSON)).Info(),
+		ipc.NewMethod[[]byte, []byte]("text.count", ipc.WithCodec(ipc.Raw)).Info(),
+		ipc.NewMethod[countRequest, countResult]("text.Count").Info(),
+	} {
+		assert.False(t, seen[m.ID], "%v", m)
+		seen[m.ID] = true
+	}
+}
+
+func TestNewMethodPanics(t *testing.T) {
+	assert.PanicsWithValue(t, "tandem: method without a name", func() { ipc.NewMethod[int, int]("") })
+	for _, declare := range []func(){
+		func() { ipc.NewMethod[string, []byte]("m", ipc.WithCodec(ipc.Raw)) },
+		func() { ipc.NewMethod[[]byte, string]("m", ipc.WithCodec(ipc.Raw)) },
+	} {
+		assert.Panics(t, declare)
+	}
+	assert.NotPanics(t, func() { ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw)) })
+	assert.PanicsWithValue(t, "tandem: negative limit -1ns", func() { ipc.WithLimit(-1) })
+}
+
+func TestMethodCodec(t *testing.T) {
+	assert.Equal(t, ipc.JSON, ipc.NewMethod[int, int]("m").Codec(ipc.JSON))
+	assert.Equal(t, ipc.CBOR, ipc.NewMethod[int, int]("m", ipc.WithCodec(ipc.CBOR)).Codec(ipc.JSON))
+}
+
+func TestLimitPrecedence(t *testing.T) {
+	var got time.Duration
+	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+		got = call.Limit
+		return ipc.CBOR.Append(nil, 1)
+	}}
+	plain := ipc.NewMethod[int, int]("m")
+	limited := ipc.NewMethod[int, int]("m", ipc.WithLimit(time.Minute))
+	unlimited := ipc.NewMethod[int, int]("m", ipc.WithLimit(0))
+	for _, x := range []struct {
+		name   string
+		method *ipc.Method[int, int]
+		opts   []ipc.CallOption
+		want   time.Duration
+	}{
+		{"nothing said: the client's", plain, nil, ipc.DefaultLimit},
+		{"the method's", limited, nil, time.Minute},
+		{"the method has none", unlimited, nil, 0},
+		{"the call's goes first", limited, []ipc.CallOption{ipc.WithLimit(time.Second)}, time.Second},
+		{"the call has none", limited, []ipc.CallOption{ipc.WithLimit(0)}, 0},
+		{"the call's, where the method has none", unlimited, []ipc.CallOption{ipc.WithLimit(time.Second)}, time.Second},
+		{"the last of two", plain, []ipc.CallOption{ipc.WithLimit(1), ipc.WithLimit(2)}, 2},
+	} {
+		_, err := x.method.Call(t.Context(), c, 0, x.opts...)
+		require.NoError(t, err)
+		assert.Equal(t, x.want, got, x.name)
+	}
+}
+
+func TestCall(t *testing.T) {
+	m := ipc.NewMethod[countRequest, countResult]("text.count")
+	for _, codec := range []ipc.Codec{ipc.CBOR, ipc.JSON} {
+		t.Run(codec.Name(), func(t *testing.T) {
+			for _, own := range []bool{false, true} { // whose memory the response is in
+				c := &fakeCaller{codec, func(call ipc.Invocation) ([]byte, error) {
+					assert.Equal(t, m.Info(), call.Method)
+					var req countRequest
+					assert.NoError(t, codec.Decode(call.Request, &req))
+					dst := call.Response
+					if own {
+						dst = nil
+					}
+					return codec.Append(dst, countResult{Words: len(req.Text)})
+				}}
+				var wg sync.WaitGroup
+				for n := range 8 {
+					wg.Go(func() {
+						for range 200 {
+							res, err := m.Call(t.Context(), c, countRequest{string(make([]byte, n*100))})
+							assert.NoError(t, err)
+							assert.Equal(t, n*100, res.Words)
+						}
+					})
+				}
+				wg.Wait()
+			}
+		})
+	}
+}
+
+func TestCallWithCodecOfMethod(t *testing.T) {
+	m := ipc.NewMethod[countRequest, countResult]("text.count", ipc.WithCodec(ipc.JSON))
+	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+		assert.JSONEq(t, `{"Text":"x"}`, string(call.Request))
+		return []byte(`{"Words":3}`), nil
+	}}
+	res, err := m.Call(t.Context(), c, countRequest{"x"})
+	require.NoError(t, err)
+	assert.Equal(t, 3, res.Words)
+}
+
+func TestCallRaw(t *testing.T) {
+	answer := []byte("answer")
+	for name, m := range map[string]*ipc.Method[[]byte, []byte]{
+		"of the link":   ipc.NewMethod[[]byte, []byte]("m"),
+		"of the method": ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw)),
+	} {
+		request := []byte("request")
+		c := &fakeCaller{ipc.Raw, func(call ipc.Invocation) ([]byte, error) {
+			assert.Same(t, &request[0], &call.Request[0], "raw requests are not copied")
+			return answer, nil
+		}}
+		res, err := m.Call(t.Context(), c, request)
+		require.NoError(t, err)
+		assert.Same(t, &answer[0], &res[0], "nor are raw responses")
+		_ = name
+	}
+
+	c := &fakeCaller{ipc.Raw, func(ipc.Invocation) ([]byte, error) { return nil, nil }}
+	res, err := ipc.NewMethod[[]byte, []byte]("m").Call(t.Context(), c, nil)
+	require.NoError(t, err)
+	assert.Empty(t, res)
+}
+
+// A named type of bytes has to be treated like any other type.
+func TestCallRawOfOtherType(t *testing.T) {
+	type text []byte
+	c := &fakeCaller{ipc.Raw, func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }}
+	_, err := ipc.NewMethod[text, []byte]("m").Call(t.Context(), c, text("x"))
+	assert.Equal(t, ipc.CodeInvalidArgument, ipc.CodeOf(err))
+	assert.ErrorContains(t, err, "codec raw carries []byte")
+}
+
+func TestCallFails(t *testing.T) {
+	m := ipc.NewMethod[countRequest, countResult]("text.count")
+	broken := errors.New("broken")
+	c := &fakeCaller{ipc.CBOR, func(ipc.Invocation) ([]byte, error) { return nil, broken }}
+	res, err := m.Call(t.Context(), c, countRequest{})
+	assert.Same(t, broken, err, "errors of the client are not changed")
+	assert.Zero(t, res)
+
+	c.answer = func(ipc.Invocation) ([]byte, error) { return []byte{0xff}, nil }
+	_, err = m.Call(t.Context(), c, countRequest{})
+	assert.Equal(t, ipc.CodeInternal, ipc.CodeOf(err))
+	assert.ErrorContains(t, err, `decode the response of "text.count"`)
+
+	c.answer = func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }
+	_, err = ipc.NewMethod[chan int, int]("m").Call(t.Context(), c, nil)
+	var e *ipc.Error
+	require.ErrorAs(t, err, &e)
+	assert.Equal(t, ipc.CodeInvalidArgument, e.Code)
+	assert.False(t, e.Remote())
+	assert.ErrorContains(t, err, `encode the request of "m"`)
+}
+
+// What Call returns must stay when the buffers of the call are used again.
+func TestCallResultIsNotInPooledMemory(t *testing.T) {
+	type blob struct {
+		B []byte
+		S string
+	}
+	m := ipc.NewMethod[blob, blob]("blob")
+	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+		return append(call.Response, call.Request...), nil
+	}}
+	first, err := m.Call(t.Context(), c, blob{bytes.Repeat([]byte("a"), 100), "aaaa"})
+	require.NoError(t, err)
+	for range 50 {
+		_, err := m.Call(t.Context(), c, blob{bytes.Repeat([]byte("b"), 100), "bbbb"})
+		require.NoError(t, err)
+	}
+	assert.Equal(t, blob{bytes.Repeat([]byte("a"), 100), "aaaa"}, first)
+}
+
+type keptCaller struct{ answer []byte }
+
+func (c *keptCaller) Codec() ipc.Codec { return ipc.Raw }
+func (c *keptCaller) Invoke(context.Context, ipc.Invocation) ([]byte, error) {
+	return c.answer, nil
+}
+
+func TestRawCallAllocatesNothing(t *testing.T) {
+	m := ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw), ipc.WithLimit(time.Second))
+	var c ipc.Caller = &keptCaller{make([]byte, 64)}
+	ctx, request := t.Context(), make([]byte, 64)
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		if _, err := m.Call(ctx, c, request); err != nil {
+			t.Error(err)
+		}
+	}))
+}

@@ -1,0 +1,161 @@
+package ring
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+)
+
+// SetWait says how Wait and Spin wait for data. The default is [WaitAdaptive].
+func (c *Consumer) SetWait(w Wait) { c.spin.setMode(w) }
+
+// Ready reports whether Next would return a record or an error. Any goroutine
+// may call it. While the reader is at work on a batch the answer may be about a
+// record that has just been read; once the reader has armed, it is exact.
+func (c *Consumer) Ready() bool {
+	pos := atomic.LoadUint64(&c.next)
+	return peek(&c.words[pos&c.mask/wordSize]) != 0 || c.corrupt.get() != nil
+}
+
+// Spin is for a reader that polls Next itself. Called after a Next that found
+// nothing, it pauses briefly, lets other goroutines run now and then, and reports
+// whether to poll again; if not, it is time to park (Arm, Ready, Sleep, Disarm).
+// It follows the strategy of [Consumer.SetWait] and learns from how waits end.
+func (c *Consumer) Spin() bool {
+	if c.spinAt != c.next {
+		c.spinAt = c.next
+		c.spin.end()
+	}
+	return c.spin.again()
+}
+
+// Arm asks the producer to ring for the next record, and publishes the position.
+// The reader calls it before it goes idle, and must look again after it, with
+// Ready or Next: a record that was published before is not rung for. One ring
+// uses it up: after a Sleep that has returned, arm anew before the next one. It
+// is one atomic store.
+func (c *Consumer) Arm() {
+	c.settle()
+	c.armed = true
+	c.epoch += epochStep
+	// SYNC: pairs with Consumer.Sleep. Whoever sees the bell that the store
+	// below leads to sees this, too.
+	storeRelaxed(&c.armedAt, uint64(atomic.LoadUint32(c.sleep.bell))<<1|1)
+	// SYNC: pairs with Producer.Publish, which stores a record's word and then
+	// loads this one.
+	atomic.StoreUint32(c.waiting, c.epoch|stateParked)
+}
+
+// Disarm takes Arm back. The reader calls it when it polls again, so that the
+// producer stops making system calls. Without Arm before it does nothing.
+func (c *Consumer) Disarm() {
+	if !c.armed {
+		return
+	}
+	c.armed = false
+	storeRelaxed(&c.armedAt, 0)
+	atomic.StoreUint32(c.waiting, c.epoch|stateNone)
+	if c.spin.gaveUp {
+		c.spin.end()
+	}
+}
+
+// Sleep blocks the calling goroutine, and its thread, until the producer rings,
+// or Wake is called, or for no reason. It looks at until, which may be nil, after
+// it has noted the state of the bell and before it sleeps, and returns at once if
+// that is true. To miss nothing, until must include Ready, unless some other
+// goroutine is the reader and arms and looks later.
+//
+// The producer rings once for each Arm, and possibly for a record that was read
+// just before it. So when the bell has been rung since Arm, Sleep returns at once
+// until the reader has armed anew, whether there is a record or not.
+//
+// One goroutine at a time may sleep, and it need not be the reader: Sleep does
+// not arm, and other goroutines may call Next, Arm and Disarm meanwhile. The
+// error is the kernel's, if it refuses to let anyone sleep.
+func (c *Consumer) Sleep(until func() bool) error {
+	bell := c.sleep.prepare()
+	// SYNC: pairs with Consumer.Arm, see there.
+	at := atomic.LoadUint64(&c.armedAt)
+	if at&1 != 0 && uint32(at>>1) != bell || until != nil && until() {
+		c.sleep.cancel()
+		return nil
+	}
+	return c.sleep.block(bell)
+}
+
+// Wake makes the Sleep that is going on return, or else the next one. Any
+// goroutine may call it. It returns when the sleeper is awake.
+func (c *Consumer) Wake() { c.sleep.wake() }
+
+// Interrupt makes a Wait that is blocked, and every later one that finds nothing
+// to read, return err, which must not be nil. Only the first Interrupt's err
+// counts. Any goroutine may call it.
+func (c *Consumer) Interrupt(err error) {
+	if err == nil {
+		panic("tandem: ring: interrupt without an error")
+	}
+	c.interrupted.set(err)
+	c.sleep.wake()
+}
+
+// Wait releases the last record and blocks until the next one is there, or the
+// ring is corrupt: then Next returns it. It spins and parks by the strategy of
+// [Consumer.SetWait]. Errors are the one of [Consumer.Interrupt] and ctx's; both
+// come only after a last look into the ring. Only the reader may call it, and
+// nobody may be in Sleep.
+func (c *Consumer) Wait(ctx context.Context) error {
+	c.start = c.next
+	for i := 0; ; i++ {
+		if c.Ready() {
+			return nil
+		}
+		c.idle()
+		if i%64 == 0 {
+			if err := c.quit(ctx); err != nil {
+				return err
+			}
+		}
+		if !c.Spin() {
+			return c.park(ctx)
+		}
+	}
+}
+
+// park is the second half of Wait.
+func (c *Consumer) park(ctx context.Context) error {
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, c.sleep.wake)
+		defer stop()
+	}
+	defer c.Disarm()
+	for {
+		bell := c.sleep.prepare()
+		c.Arm()
+		err := c.quit(ctx)
+		// The look comes after Arm, and after the reasons to quit: what was
+		// published before the peer's death is still read.
+		if c.Ready() {
+			c.sleep.cancel()
+			return nil
+		}
+		if err != nil {
+			c.sleep.cancel()
+			return err
+		}
+		if err := c.sleep.block(bell); err != nil {
+			return err
+		}
+	}
+}
+
+// quit returns why a wait for data has to end, if it has.
+func (c *Consumer) quit(ctx context.Context) error {
+	if err := c.interrupted.get(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("tandem: ring: no data: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,7 @@
+//go:build !amd64 && !arm64
+
+package ring
+
+// Pause tells the processor that the caller is spinning; on this architecture
+// it does nothing.
+func Pause() {}

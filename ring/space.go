@@ -1,0 +1,103 @@
+package ring
+
+import (
+	"context"
+	"fmt"
+)
+
+// SetWait says how WaitSpace and Send wait for space. The default is
+// [WaitAdaptive].
+func (p *Producer) SetWait(w Wait) { p.spin.setMode(w) }
+
+// Interrupt makes a goroutine that is blocked for space, and every later
+// operation that would block for space, return err, which must not be nil. Only
+// the first Interrupt's err counts. Operations that need not block go on as
+// before. Any goroutine may call it.
+func (p *Producer) Interrupt(err error) {
+	if err == nil {
+		panic("tandem: ring: interrupt without an error")
+	}
+	p.interrupted.set(err)
+	p.sleep.wake()
+}
+
+// WaitSpace blocks until a record of n bytes fits. It publishes what is pending
+// first, since a consumer that sees nothing frees nothing. Room that was there
+// once stays until something is committed.
+//
+// Errors: a [*SizeError] if n exceeds [Producer.MaxRecord], a [*CorruptError],
+// ctx's error, the error of [Producer.Interrupt]. When there is room at once, it
+// looks neither at ctx nor at Interrupt. It panics if a claim is outstanding or n
+// is negative.
+func (p *Producer) WaitSpace(ctx context.Context, n int) error {
+	if err := p.checkSize(n); err != nil {
+		return err
+	}
+	p.Publish()
+	total := p.total(recordSize(uint64(n)))
+	if total <= p.limit-p.pos {
+		return nil
+	}
+	ok, err := p.refresh(total)
+	if ok || err != nil {
+		return err
+	}
+	err = p.waitSpace(ctx, total)
+	if p.wanted != stateNone {
+		p.want(stateNone)
+	}
+	return err
+}
+
+func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
+	stop := func() bool { return true }
+	defer func() { stop() }()
+	if p.wanted == stateNone {
+		p.want(stateHungry)
+	}
+	p.spin.begin()
+	for i := 0; ; i++ {
+		if ok, err := p.refresh(total); ok || err != nil {
+			p.spin.end()
+			return err
+		}
+		if i%64 == 0 {
+			if err := p.quit(ctx); err != nil {
+				return err
+			}
+		}
+		if p.spin.again() {
+			continue
+		}
+		if ctx.Done() != nil {
+			stop = context.AfterFunc(ctx, p.sleep.wake)
+		}
+		for {
+			bell := p.sleep.prepare()
+			p.want(stateParked)
+			ok, err := p.refresh(total)
+			if !ok && err == nil {
+				err = p.quit(ctx)
+			}
+			if ok || err != nil {
+				p.sleep.cancel()
+				p.spin.end()
+				return err
+			}
+			if err := p.sleep.block(bell); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// quit returns why a wait for space has to end, if it has.
+func (p *Producer) quit(ctx context.Context) error {
+	if err := p.interrupted.get(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("tandem: ring: no space: %w", err)
+	}
+	return nil
+}

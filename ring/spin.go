@@ -1,0 +1,144 @@
+package ring
+
+import (
+	"runtime"
+	"time"
+)
+
+const (
+	spinFree    = 16                    // polls before the clock is read at all
+	spinClock   = 64                    // polls between two looks at the clock
+	spinYield   = 128                   // polls between two yields to other goroutines
+	spinOSYield = 1024                  // polls between two yields to other processes (WaitSpin)
+	spinMax     = 50 * time.Microsecond // about what it costs to park and be woken
+	spinMin     = 2 * time.Microsecond  // a budget below this is none
+	probeEvery  = 64                    // long parks between two probes
+	probeBudget = 5 * spinMax           // longer than a peer that must wake first
+)
+
+// spinner decides how long to spin before parking, from how waits on this ring
+// have ended lately:
+//
+//   - one that ended while spinning, or soon after parking, sets the budget to
+//     twice its length, and never lowers it;
+//   - one that parked for longer than spinMax halves the budget, down to none.
+//
+// Two sides without a budget would wake each other late for ever, each finding
+// that the other takes longer than it is worth waiting. So a spinner without a
+// budget tries again, once in probeEvery parks, and long enough for a peer that
+// must be woken first; the peer then sees a quick answer and learns in turn.
+type spinner struct {
+	mode    Wait
+	polls   uint32 // of the wait that is going on
+	gaveUp  bool
+	learnt  bool          // budget has been initialised
+	parks   uint32        // long parks since the last probe
+	budget  time.Duration // of a wait
+	limit   time.Duration // of this wait
+	elapsed time.Duration // of this wait, at the last look at the clock
+	start   time.Duration // of this wait, on the clock
+}
+
+var clockBase = time.Now()
+
+// clock is monotonic.
+func clock() time.Duration { return time.Since(clockBase) }
+
+// oneProcessor: spinning cannot help where nobody else can run meanwhile.
+var oneProcessor = runtime.NumCPU() == 1
+
+func (s *spinner) setMode(w Wait) {
+	if w < WaitAdaptive || w > WaitPark {
+		panic("tandem: ring: no such wait strategy")
+	}
+	s.mode = w
+}
+
+// begin starts a wait.
+func (s *spinner) begin() { s.polls, s.gaveUp = 0, false }
+
+// again pauses briefly and reports whether to go on spinning.
+func (s *spinner) again() bool {
+	s.polls++
+	if s.polls < spinFree && s.limit != 0 && s.polls > 1 {
+		Pause()
+		return true
+	}
+	return s.againSlow()
+}
+
+func (s *spinner) againSlow() bool {
+	switch s.mode {
+	case WaitPark:
+		return false
+	case WaitSpin:
+		s.limit = 1
+		if s.polls%spinOSYield == 0 {
+			osYield()
+		}
+		if s.polls%spinYield == 0 {
+			runtime.Gosched()
+		}
+		Pause()
+		return true
+	}
+	if s.gaveUp {
+		return false
+	}
+	if s.polls == 1 {
+		if !s.learnt {
+			s.learnt, s.budget = true, spinMax
+		}
+		s.elapsed = 0
+		s.limit = s.budget
+		if s.limit == 0 && s.parks >= probeEvery {
+			s.parks, s.limit = 0, probeBudget
+		}
+		if s.limit == 0 || oneProcessor {
+			s.limit = 0
+			s.start = clock()
+			s.gaveUp = true
+			return false
+		}
+		Pause()
+		return true
+	}
+	switch {
+	case s.polls == spinFree:
+		s.start = clock()
+	case s.polls%spinClock == 0:
+		s.elapsed = clock() - s.start
+		if s.elapsed >= s.limit {
+			s.gaveUp = true
+			return false
+		}
+		if s.polls%spinYield == 0 {
+			runtime.Gosched()
+		}
+	}
+	Pause()
+	return true
+}
+
+// end learns from a wait that is over because what was waited for came.
+func (s *spinner) end() {
+	if s.polls == 0 || s.mode != WaitAdaptive {
+		s.begin()
+		return
+	}
+	took := s.elapsed + spinMin/2 // a look at the clock is about that old
+	if s.gaveUp {
+		took = clock() - s.start
+	}
+	switch {
+	case took < spinMax:
+		s.parks = 0
+		s.budget = max(s.budget, min(2*took, spinMax))
+	case s.gaveUp:
+		s.parks++
+		if s.budget /= 2; s.budget < spinMin {
+			s.budget = 0
+		}
+	}
+	s.begin()
+}
