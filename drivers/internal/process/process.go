@@ -1,0 +1,159 @@
+// Package process starts worker processes for the drivers that run on this
+// machine: it hands them the control socket and the startup data, exchanges
+// hellos, keeps the tail of stderr, and reaps.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Process is a started child. It implements [ipc.Process].
+type Process struct {
+	cmd    *exec.Cmd
+	stderr *tail
+	done   chan struct{}
+
+	// mu keeps the group from being signalled once its leader was reaped and
+	// its number may be another's.
+	mu     sync.Mutex
+	reaped bool
+	exit   *ipc.ExitError
+}
+
+// stdioDelay bounds how long after the exit of a worker its stdio is read, for
+// grandchildren may hold it open.
+const stdioDelay = 500 * time.Millisecond
+
+// start starts cmd in a process group of its own, or a session of its own if
+// detached.
+func start(cmd *exec.Cmd, detached bool) (*Process, error) {
+	p := &Process{cmd: cmd, done: make(chan struct{}), stderr: new(tail)}
+	var fromChild, toUs *os.File
+	if detached {
+		// A pipe to a host that has gone would break.
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = onlyFile(cmd.Stdin), onlyFile(cmd.Stdout), onlyFile(cmd.Stderr)
+	} else {
+		var err error
+		if fromChild, toUs, err = os.Pipe(); err != nil {
+			return nil, fmt.Errorf("tandem: pipe for stderr: %w", err)
+		}
+		p.stderr.next = cmd.Stderr
+		cmd.Stderr = toUs
+	}
+	if cmd.WaitDelay == 0 {
+		cmd.WaitDelay = stdioDelay
+	}
+	wait, err := startOS(cmd, detached)
+	if toUs != nil {
+		toUs.Close()
+	}
+	if err != nil {
+		if fromChild != nil {
+			fromChild.Close()
+		}
+		return nil, err
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		if fromChild != nil {
+			p.stderr.copyFrom(fromChild)
+		}
+	}()
+	go p.reap(wait, fromChild, copied)
+	return p, nil
+}
+
+// onlyFile returns v if it is a file that a child can inherit, and nil for
+// what os/exec would serve with a pipe and a goroutine.
+func onlyFile[T any](v T) T {
+	if _, ok := any(v).(*os.File); ok {
+		return v
+	}
+	var none T
+	return none
+}
+
+// reap waits for the child with wait, which does not reap and reports whether
+// it saw the end, and reaps it.
+func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{}) {
+	var err error
+	if wait() {
+		p.mu.Lock()
+		err = p.cmd.Wait()
+	} else {
+		// Here a signal can meet a group whose leader was reaped a moment ago.
+		err = p.cmd.Wait()
+		p.mu.Lock()
+	}
+	p.reaped = true
+	p.mu.Unlock()
+	if fromChild != nil {
+		select {
+		case <-copied:
+		case <-time.After(stdioDelay):
+		}
+		fromChild.Close() // ends the copying, if a grandchild holds the other end
+		<-copied
+	}
+	exit := &ipc.ExitError{PID: p.PID(), Program: p.cmd.Path, Code: -1, Stderr: p.Stderr()}
+	if len(p.cmd.Args) > 0 {
+		exit.Program = p.cmd.Args[0]
+	}
+	if state := p.cmd.ProcessState; state != nil {
+		exit.Code = state.ExitCode()
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			exit.Signal = ws.Signal()
+		}
+	} else if err != nil {
+		exit.Stderr += "\n(" + err.Error() + ")"
+	}
+	p.exit = exit
+	close(p.done)
+}
+
+// PID returns the process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process has been reaped.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit says how the process ended, nil while it runs.
+func (p *Process) Exit() *ipc.ExitError {
+	select {
+	case <-p.done:
+		return p.exit
+	default:
+		return nil
+	}
+}
+
+// Stderr returns the tail of what the process has written.
+func (p *Process) Stderr() string { return p.stderr.String() }
+
+// Signal sends sig to the process group.
+func (p *Process) Signal(sig os.Signal) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reaped {
+		return os.ErrProcessDone
+	}
+	return signalGroup(p.cmd.Process, sig)
+}
+
+// Kill ends the process and its group at once and waits until it is reaped.
+func (p *Process) Kill() {
+	if err := p.Signal(os.Kill); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		// The group is ours, so this leaves only the leader itself.
+		_ = p.cmd.Process.Kill()
+	}
+	<-p.done
+}

@@ -1,0 +1,185 @@
+//go:build unix
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// exitDelay is how long a worker that ended the handshake may take to exit by
+// itself, so that its exit code and last words are known, before it is killed.
+const exitDelay = time.Second
+
+// Options of [Spawn].
+type Options struct {
+	// Detached gives the worker a session of its own and lets it outlive us.
+	Detached bool
+}
+
+// Spawn starts cmd with one end of a new control socket and runs handshake on
+// the other end. When it fails, or ctx ends, the process is killed and reaped,
+// and the error says what the worker said or how it ended.
+func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	if cmd.Cmd.Err != nil {
+		return nil, nil, fmt.Errorf("tandem: start worker: %w", cmd.Cmd.Err)
+	}
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer theirs.Close()
+	cmd.Cmd.ExtraFiles = append(cmd.Cmd.ExtraFiles, theirs)
+	cmd.Startup.Control = 2 + len(cmd.Cmd.ExtraFiles) // after stdio and the user's own
+	env, err := cmd.Startup.Env()
+	if err != nil {
+		ours.Close()
+		return nil, nil, err
+	}
+	if cmd.Cmd.Env == nil {
+		cmd.Cmd.Env = os.Environ()
+	}
+	cmd.Cmd.Env = append(cmd.Cmd.Env, env)
+	p, err := start(cmd.Cmd, opts.Detached)
+	if err != nil {
+		ours.Close()
+		return nil, nil, fmt.Errorf("tandem: start worker %s: %w", cmd.Cmd.Path, err)
+	}
+	theirs.Close() // so that the end of the worker is the end of the socket
+
+	stop := context.AfterFunc(ctx, func() { _ = ours.SetDeadline(time.Unix(1, 0)) })
+	err = handshake(ours)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return p, ours, nil
+	}
+	ours.Close()
+	return nil, nil, p.failed(ctx, err)
+}
+
+// failed ends a worker whose handshake failed with err, and says why.
+func (p *Process) failed(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+		case <-time.After(exitDelay):
+		}
+	}
+	exit := p.Exit()
+	p.Kill()
+	var refused *ipc.RefusedError
+	var mismatch *ipc.MismatchError
+	switch {
+	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
+		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.cmd.Args[0], p.PID(), err)
+	case exit != nil:
+		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
+	case ctx.Err() != nil:
+		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s", p.cmd.Args[0], p.PID(), context.Cause(ctx), p.lastWords())
+	case gone(err):
+		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello: does it call Serve?%s", p.cmd.Args[0], p.PID(), p.lastWords())
+	}
+	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.cmd.Args[0], p.PID(), err, p.lastWords())
+}
+
+func gone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+func (p *Process) lastWords() string {
+	if s := p.Stderr(); s != "" {
+		return "; its last words: " + s
+	}
+	return ""
+}
+
+// socketpair returns a connected pair, ours for the netpoller and theirs to be
+// inherited. Both are close-on-exec.
+func socketpair() (*net.UnixConn, *os.File, error) {
+	syscall.ForkLock.RLock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fds[0])
+		unix.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "control")
+	conn, err := unixConn(os.NewFile(uintptr(fds[0]), "control"))
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
+
+// unixConn makes a connection of f, which it closes.
+func unixConn(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("tandem: control socket: %w", err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("tandem: control descriptor is a %T, not a Unix socket", c)
+	}
+	return u, nil
+}
+
+// Control returns the worker's end of the control socket.
+func Control(s *ipc.StartupData) (*net.UnixConn, error) {
+	f, err := s.TakeControl()
+	if err != nil {
+		return nil, err
+	}
+	return unixConn(f)
+}
+
+func signalGroup(p *os.Process, sig os.Signal) error {
+	s, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("tandem: cannot send %v", sig)
+	}
+	if err := unix.Kill(-p.Pid, s); err == nil {
+		return nil
+	}
+	return p.Signal(sig)
+}
+
+// sysProcAttr returns a copy of the user's attributes with ours added.
+func sysProcAttr(cmd *exec.Cmd, detached bool) *syscall.SysProcAttr {
+	attr := new(syscall.SysProcAttr)
+	if cmd.SysProcAttr != nil {
+		*attr = *cmd.SysProcAttr
+	}
+	switch {
+	case detached:
+		attr.Setsid = true
+	case !attr.Setsid:
+		// A group of its own: signals to it reach the worker's children, and
+		// Ctrl-C in a terminal reaches the host alone, which then drains.
+		attr.Setpgid = true
+	}
+	return attr
+}

@@ -1,0 +1,78 @@
+package process
+
+import (
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A parent-death signal fires when the thread that started the child ends, so
+// one locked thread, which never ends, starts all children.
+var starter struct {
+	once sync.Once
+	work chan func()
+}
+
+func onStarterThread(f func()) {
+	starter.once.Do(func() {
+		starter.work = make(chan func())
+		go func() {
+			runtime.LockOSThread()
+			for f := range starter.work {
+				f()
+			}
+		}()
+	})
+	done := make(chan struct{})
+	starter.work <- func() { f(); close(done) }
+	<-done
+}
+
+// startOS starts cmd. It returns a function that waits for the end of the
+// process and does not reap it.
+func startOS(cmd *exec.Cmd, detached bool) (wait func() bool, err error) {
+	attr := sysProcAttr(cmd, detached)
+	if !detached && attr.Pdeathsig == 0 {
+		// The second net; the first is that the worker sees its control socket
+		// end. SIGTERM, so that the worker may still tidy up.
+		attr.Pdeathsig = syscall.SIGTERM
+	}
+	pidfd := -1
+	attr.PidFD = &pidfd
+	cmd.SysProcAttr = attr
+	onStarterThread(func() { err = cmd.Start() })
+	if err != nil {
+		return nil, err
+	}
+	return func() bool { return waitPidFD(pidfd) }, nil
+}
+
+// waitPidFD waits in the netpoller, so that a waiting host needs no thread for
+// each of its workers. It returns false at once if that is not possible.
+func waitPidFD(fd int) bool {
+	if fd < 0 {
+		return false
+	}
+	if unix.SetNonblock(fd, true) != nil {
+		unix.Close(fd)
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ended := false
+	err = raw.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, 0)
+		ended = n > 0
+		return ended || err != nil && err != unix.EINTR
+	})
+	return ended && err == nil
+}

@@ -1,0 +1,31 @@
+//go:build !unix
+
+package process
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+var errUnsupported = fmt.Errorf("%w: %s cannot hand a socket down to a worker", ipc.ErrUnsupported, runtime.GOOS)
+
+// Options of [Spawn].
+type Options struct{ Detached bool }
+
+// Spawn fails on this system.
+func Spawn(context.Context, *ipc.Command, Options, func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
+	return nil, nil, errUnsupported
+}
+
+// Control fails on this system.
+func Control(*ipc.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
+
+func startOS(*exec.Cmd, bool) (wait func() bool, err error) { return nil, errUnsupported }
+
+func signalGroup(p *os.Process, sig os.Signal) error { return p.Signal(sig) }

@@ -1,0 +1,137 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring"
+)
+
+// endpoint is the worker's end. It yields one link.
+type endpoint struct {
+	driver Driver
+
+	mu      sync.Mutex
+	control *net.UnixConn // nil once it is the link's
+}
+
+// Accept exchanges hellos and memory with the host.
+func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
+	e.mu.Lock()
+	control := e.control
+	e.control = nil
+	e.mu.Unlock()
+	if control == nil {
+		return nil, fmt.Errorf("%w: driver shm links a worker to its host once", ipc.ErrPeerGone)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
+	l, err := e.driver.link(control, process.Hello(local, Name, ring.LayoutVersion))
+	if !stop() && err == nil {
+		l.Close()
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		control.Close()
+		return nil, err
+	}
+	l.watch()
+	return l, nil
+}
+
+// Close releases the control socket if no link has it.
+func (e *endpoint) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.control == nil {
+		return nil
+	}
+	err := e.control.Close()
+	e.control = nil
+	return err
+}
+
+// link exchanges hellos and segments over the control socket. It is the same
+// on both sides.
+func (d Driver) link(control *net.UnixConn, local ipc.Hello) (*link, error) {
+	var opts []ring.Option
+	if d.Prefault {
+		opts = append(opts, ring.Prefault())
+	}
+	ours, err := ring.Create(d.RingSize, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("tandem: shm: %w", err)
+	}
+	theirs, remote, err := exchange(control, local, ours, opts)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	l, err := newLink(control, ours, theirs, d.Wait, min(local.MaxMessage, remote.MaxMessage), remote)
+	if err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// exchange says hello with our memory, hears the peer's hello, compares the
+// two, and maps the peer's memory.
+func exchange(control *net.UnixConn, local ipc.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, ipc.Hello, error) {
+	hello, err := ipc.AppendHello(nil, local)
+	if err != nil {
+		return nil, ipc.Hello{}, err
+	}
+	sendErr := sendFile(control, hello, ours.File())
+	from := fileReader{conn: control}
+	defer from.close()
+	remote, err := ipc.ReadHello(&from)
+	var refused *ipc.RefusedError
+	if sendErr != nil && !errors.As(err, &refused) {
+		// A refusal says more: its sender has hung up before our hello came.
+		return nil, remote, fmt.Errorf("tandem: shm: say hello: %w", sendErr)
+	}
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
+		}
+		return nil, remote, fmt.Errorf("tandem: shm: read the hello of the other side: %w", err)
+	}
+	if err := ipc.Agree(local, remote); err != nil {
+		return nil, remote, err
+	}
+	if len(from.files) != 1 {
+		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, len(from.files))
+	}
+	theirs, err := ring.Open(from.files[0], opts...)
+	if err != nil {
+		return nil, remote, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)
+	}
+	// Each side has the mapping that it needs; the peer reads our descriptor
+	// from the socket.
+	if err := ours.CloseFile(); err != nil {
+		theirs.Close()
+		return nil, remote, fmt.Errorf("tandem: shm: %w", err)
+	}
+	return theirs, remote, nil
+}
+
+// fileReader reads a stream and keeps the descriptors that come with it.
+type fileReader struct {
+	conn  *net.UnixConn
+	files []*os.File
+}
+
+func (r *fileReader) close() {
+	for _, f := range r.files {
+		f.Close()
+	}
+}

@@ -1,0 +1,207 @@
+package shm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/drivers/internal/sendlock"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring"
+)
+
+// link carries frames in two rings. A frame is one message of the ring: the
+// ring's tag is the frame's, the message its header and payload.
+type link struct {
+	producer     *ring.Producer
+	consumer     *ring.Consumer
+	ours, theirs *ring.Segment
+	control      *net.UnixConn
+	peer         ipc.Hello
+	maxMessage   int
+
+	// send guards producer and header.
+	send   sendlock.Lock
+	header [ipc.MaxHeader]byte
+
+	// end is set once, when the link ends; gone is closed then.
+	end     atomic.Pointer[error]
+	endOnce sync.Once
+	gone    chan struct{}
+
+	// mapped is read-locked by those who may use the memory at any time.
+	mapped    sync.RWMutex
+	unmapped  atomic.Bool
+	closeOnce sync.Once
+	closeErr  error
+	watching  sync.WaitGroup
+}
+
+func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMessage int, peer ipc.Hello) (*link, error) {
+	producer, consumer, err := ring.Join(ours.Bytes(), theirs.Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
+	}
+	l := &link{
+		producer: producer, consumer: consumer, ours: ours, theirs: theirs, control: control,
+		peer: peer, maxMessage: maxMessage, gone: make(chan struct{}),
+	}
+	l.send.Init()
+	producer.SetWait(wait)
+	consumer.SetWait(wait)
+	producer.SetMaxMessage(maxMessage)
+	consumer.SetMaxMessage(maxMessage)
+	return l, nil
+}
+
+// watch notices the end of the control socket, which is the end of the peer.
+func (l *link) watch() {
+	l.watching.Go(func() {
+		var b [1]byte
+		n, _ := l.control.Read(b[:])
+		if n > 0 {
+			l.finish(fmt.Errorf("%w: shm: data on the control socket", ipc.ErrProtocol))
+			return
+		}
+		l.finish(ipc.ErrPeerGone)
+	})
+}
+
+// finish ends the link with err, if it has not ended. The memory stays.
+func (l *link) finish(err error) {
+	l.endOnce.Do(func() {
+		l.end.Store(&err)
+		close(l.gone)
+		l.producer.Interrupt(err)
+		l.Wake()
+	})
+}
+
+// Send implements [ipc.Link].
+func (l *link) Send(ctx context.Context, f ipc.Frame) error {
+	if !l.send.Lock(ctx, l.gone) {
+		return l.whyNot(ctx)
+	}
+	defer l.send.Unlock()
+	if end := l.end.Load(); end != nil {
+		return *end
+	}
+	header := f.AppendHeader(l.header[:0])
+	err := l.producer.Send(ctx, f.Tag(), header, f.Payload)
+	if err == nil {
+		return nil
+	}
+	switch {
+	case errors.Is(err, ring.ErrTooLarge):
+		return &ipc.SizeError{Size: len(header) + len(f.Payload), Limit: l.maxMessage}
+	case errors.Is(err, ring.ErrCorrupt):
+		err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
+		l.finish(err)
+	}
+	return err
+}
+
+// whyNot says why a sender gave up waiting.
+func (l *link) whyNot(ctx context.Context) error {
+	if end := l.end.Load(); end != nil {
+		return *end
+	}
+	return ctx.Err()
+}
+
+// Next implements [ipc.Link].
+func (l *link) Next() (ipc.Frame, bool, error) {
+	// Look at the end first: what was published before it is then seen below.
+	end := l.end.Load()
+	if end != nil && l.unmapped.Load() {
+		return ipc.Frame{}, false, *end
+	}
+	m, ok, err := l.consumer.Message()
+	if ok {
+		f, err := ipc.ParseFrame(m.Tag, m.Data)
+		if err != nil {
+			l.finish(err)
+			return ipc.Frame{}, false, err
+		}
+		f.Owned = m.Owned
+		return f, true, nil
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
+		l.finish(err)
+		return ipc.Frame{}, false, err
+	}
+	if end != nil {
+		return ipc.Frame{}, false, *end
+	}
+	return ipc.Frame{}, false, nil
+}
+
+// Spin implements [ipc.Link].
+func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
+
+// Arm implements [ipc.Link].
+func (l *link) Arm() {
+	if l.end.Load() == nil {
+		l.consumer.Arm()
+	}
+}
+
+// Disarm implements [ipc.Link].
+func (l *link) Disarm() {
+	if l.end.Load() == nil {
+		l.consumer.Disarm()
+	}
+}
+
+// Ready implements [ipc.Link].
+func (l *link) Ready() bool { return l.end.Load() != nil || l.consumer.Ready() }
+
+// Sleep implements [ipc.Link].
+func (l *link) Sleep(until func() bool) {
+	l.mapped.RLock()
+	defer l.mapped.RUnlock()
+	if l.end.Load() != nil {
+		return
+	}
+	if err := l.consumer.Sleep(until); err != nil {
+		go l.finish(fmt.Errorf("tandem: shm: sleep: %w", err))
+	}
+}
+
+// Wake implements [ipc.Link].
+func (l *link) Wake() {
+	l.mapped.RLock()
+	defer l.mapped.RUnlock()
+	if !l.unmapped.Load() {
+		l.consumer.Wake()
+	}
+}
+
+// Peer implements [ipc.Link].
+func (l *link) Peer() ipc.Hello { return l.peer }
+
+// Shutdown implements [ipc.Link].
+func (l *link) Shutdown() {
+	l.finish(ipc.ErrDisconnected)
+	l.control.Close() // tells the peer
+}
+
+// Close implements [ipc.Link].
+func (l *link) Close() error {
+	l.closeOnce.Do(func() {
+		l.Shutdown()
+		l.watching.Wait()
+		// Senders leave as the producer is interrupted; later ones see the end.
+		l.send.Lock(context.Background(), nil)
+		defer l.send.Unlock()
+		l.mapped.Lock()
+		defer l.mapped.Unlock()
+		l.unmapped.Store(true)
+		l.closeErr = errors.Join(l.ours.Close(), l.theirs.Close())
+	})
+	return l.closeErr
+}

@@ -1,0 +1,111 @@
+package socket
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const (
+	// maxHandshakes bounds the connections that have not said hello yet.
+	maxHandshakes = 64
+	// acceptPause is the pause after a failure to accept, such as a lack of
+	// descriptors.
+	acceptPause = 100 * time.Millisecond
+
+	hasHost = "worker has a host"
+)
+
+// acceptLoop takes connections, also while a host is being served, so that a
+// second one is told so instead of being left to wait.
+func (e *endpoint) acceptLoop() {
+	for {
+		conn, err := e.ln.AcceptUnix()
+		switch {
+		case err == nil:
+			e.greet(conn)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			slog.Warn("tandem: socket: accept a connection", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-e.closing:
+				return
+			}
+		}
+	}
+}
+
+// greet hears the hello of conn in a goroutine of its own, so that one that
+// stays silent keeps nobody waiting.
+func (e *endpoint) greet(conn netConn) {
+	if cred, err := peerCredentials(conn); err != nil || cred.checkUser(e.uids...) != nil {
+		slog.Warn("tandem: socket: a stranger was turned away", "uid", cred.uid, "pid", cred.pid, "err", err)
+		conn.Close()
+		return
+	}
+	select {
+	case e.sem <- struct{}{}:
+	default:
+		refuse(conn, "too many connections have not said hello yet")
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		<-e.sem
+		conn.Close()
+		return
+	}
+	e.shaking[conn] = struct{}{}
+	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
+	e.wg.Go(func() {
+		defer func() { <-e.sem }()
+		hello, err := ipc.ReadHello(conn)
+		e.heard(conn, hello, err)
+	})
+}
+
+// heard makes conn the candidate for the next Accept, if there is none and no
+// host is being served.
+func (e *endpoint) heard(conn netConn, hello ipc.Hello, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.shaking, conn)
+	var mismatch *ipc.MismatchError
+	switch {
+	case errors.As(err, &mismatch):
+		refuse(conn, mismatch.Error())
+	case err != nil, e.closed:
+		conn.Close() // it said nothing, or nothing of sense
+	case e.live != nil && e.live.alive():
+		refuse(conn, hasHost)
+	case e.candidate != nil && !gone(e.candidate.conn):
+		refuse(conn, "another host is connecting to the worker")
+	default:
+		if e.candidate != nil {
+			e.candidate.conn.Close()
+		}
+		_ = conn.SetDeadline(time.Time{})
+		e.candidate = &candidate{conn, hello}
+		select {
+		case e.arrived <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// gone reports whether the other end of conn was closed.
+func gone(conn netConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	away := false
+	err = raw.Control(func(fd uintptr) { away = hungUp(int(fd)) })
+	return err != nil || away
+}

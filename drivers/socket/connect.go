@@ -1,0 +1,73 @@
+package socket
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+)
+
+// Connect says how [Channel.Reconnect] tries to reach its worker. The zero
+// value makes 5 attempts with pauses of about 100, 200, 400 and 800 ms.
+type Connect struct {
+	// Attempts bounds how often the worker is dialled; 0 means 5.
+	Attempts int
+	// Delay is the pause after the first attempt that failed; 0 means 100 ms.
+	// Each later one is twice as long, and each is varied by up to a quarter,
+	// so that hosts that failed together do not return together.
+	Delay time.Duration
+	// DelayFunc, if set, replaces Delay: it returns the pause after the attempt
+	// of this number, counted from 1, has failed. It is not called after the
+	// last one. It is called by one Reconnect of a channel at a time, but must
+	// be safe for concurrent use if channels share it.
+	DelayFunc func(attempt int) time.Duration
+	// MaxDelay bounds every pause; 0 means 5 s.
+	MaxDelay time.Duration
+}
+
+const (
+	defaultAttempts = 5
+	defaultDelay    = 100 * time.Millisecond
+	defaultMaxDelay = 5 * time.Second
+
+	delayGrowth = 2
+	delayJitter = 0.25
+)
+
+// check panics if c is out of range.
+func (c Connect) check() {
+	if c.Attempts < 0 || c.Delay < 0 || c.MaxDelay < 0 {
+		panic(fmt.Sprintf("tandem: socket: Connect{Attempts: %d, Delay: %v, MaxDelay: %v} has a negative field",
+			c.Attempts, c.Delay, c.MaxDelay))
+	}
+}
+
+func (c Connect) attempts() int {
+	if c.Attempts == 0 {
+		return defaultAttempts
+	}
+	return c.Attempts
+}
+
+// delays returns the function that gives the pauses of one Reconnect. It has
+// to be called for 1, 2, 3 ... in turn.
+func (c Connect) delays() func(attempt int) time.Duration {
+	limit := c.MaxDelay
+	if limit == 0 {
+		limit = defaultMaxDelay
+	}
+	next := c.DelayFunc
+	if next == nil {
+		b := &backoff.ExponentialBackOff{
+			InitialInterval:     c.Delay,
+			RandomizationFactor: delayJitter,
+			Multiplier:          delayGrowth,
+			MaxInterval:         limit,
+		}
+		if b.InitialInterval == 0 {
+			b.InitialInterval = defaultDelay
+		}
+		next = func(int) time.Duration { return b.NextBackOff() }
+	}
+	return func(attempt int) time.Duration { return min(max(next(attempt), 0), limit) }
+}

@@ -1,0 +1,119 @@
+package socket
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const (
+	driverName = "socket"
+	importPath = "github.com/tandemipc/tandem/drivers/socket"
+
+	// layoutVersion is that of the framing in the package's comment.
+	layoutVersion = 1
+)
+
+func init() { ipc.RegisterDriver(Driver{}) }
+
+var (
+	_ ipc.Driver[*Channel] = Driver{}
+	_ ipc.Acceptor         = Driver{}
+)
+
+// Driver starts workers that are linked by Unix sockets. Its zero value is
+// useful. It is a plain value: methods do not change it, and it may be used by
+// many goroutines and for any number of workers, save that a Path serves one
+// worker at a time.
+type Driver struct {
+	// Path is where the worker listens for a host that connects again. It is
+	// made absolute, and may be at most 107 bytes long on Linux and 103 on the
+	// BSDs and macOS, as the systems' addresses allow. A socket that a dead
+	// process left there is replaced; anything else there is an error. The
+	// worker removes the file when it ends, or else the host does.
+	//
+	// If empty, the worker listens in a new directory that only the user can
+	// enter. On Linux file and directory are gone as soon as the worker is
+	// ready, except for a detached worker's, and Reconnect works all the same.
+	Path string
+	// Detached gives the worker a session of its own and lets it outlive the
+	// host. Its stdin, stdout and stderr have to be files; what else was set
+	// is replaced by the null device.
+	Detached bool
+	// Connect says how [Channel.Reconnect] tries.
+	Connect Connect
+}
+
+// Name returns "socket".
+func (Driver) Name() string { return driverName }
+
+// Capabilities returns Reconnect and Detach.
+func (Driver) Capabilities() ipc.Capabilities {
+	return ipc.Capabilities{Reconnect: true, Detach: true}
+}
+
+// options are what the worker is told of its driver.
+type options struct {
+	// Private: the directory of the socket is ours and goes with it.
+	Private bool `cbor:"1,keyasint,omitempty"`
+	// Detached is Driver.Detached.
+	Detached bool `cbor:"2,keyasint,omitempty"`
+}
+
+// Spawn starts cmd and returns when the worker listens and has said hello, or
+// when ctx ends. A Path that is too long or in use is an error before anything
+// is started; so is a system without Unix sockets, and then the error wraps
+// [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.
+// It panics if d.Connect is out of range.
+func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
+	d.Connect.check()
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	limit, err := messageLimit(cmd.Startup.MaxMessage)
+	if err != nil {
+		return nil, err
+	}
+	place, err := choosePlace(d.Path, cmd.Cmd.SysProcAttr)
+	if err != nil {
+		return nil, err
+	}
+	data, err := ipc.CBOR.Append(nil, options{Private: place.dir != "", Detached: d.Detached})
+	if err != nil {
+		place.discard()
+		return nil, fmt.Errorf("tandem: socket: encode options: %w", err)
+	}
+	s := &cmd.Startup
+	s.Driver, s.Address, s.DriverData, s.MaxMessage = driverName, place.path, data, limit
+	if s.Import == "" {
+		s.Import = importPath
+	}
+	local := process.Hello(ipc.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
+	var l *link
+	p, _, err := process.Spawn(ctx, cmd, process.Options{Detached: d.Detached}, func(conn netConn) error {
+		remote, err := exchange(conn, local)
+		if err != nil {
+			return err
+		}
+		l, err = newLink(conn, local, remote, hostSide)
+		return err
+	})
+	if err != nil {
+		place.discard()
+		return nil, err
+	}
+	return newChannel(d, place, p, local, l, workerUID(cmd.Cmd.SysProcAttr)), nil
+}
+
+// messageLimit completes and checks the largest message of a host or worker.
+func messageLimit(n int) (int, error) {
+	switch {
+	case n == 0:
+		return ipc.DefaultMaxMessage, nil
+	case n < ipc.MinMaxMessage || n > maxFrame:
+		return 0, fmt.Errorf("tandem: socket: largest message of %d bytes: choose %d to %d", n, ipc.MinMaxMessage, maxFrame)
+	}
+	return n, nil
+}

@@ -1,0 +1,226 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Open prepares a worker's end: it listens at s.Address, so that the kernel
+// names this process to hosts that connect, and takes the control socket, over
+// which the first link runs. If it cannot listen it tells the host why.
+func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	var opts options
+	if err := ipc.CBOR.Decode(s.DriverData, &opts); err != nil {
+		return nil, fmt.Errorf("tandem: socket: read the driver's options in the startup data: %w", err)
+	}
+	at := place{path: s.Address}
+	if opts.Private {
+		at.dir = filepath.Dir(s.Address)
+	}
+	ln, id, err := listen(s.Address)
+	if err != nil {
+		// Best effort: the host finds out anyway, but not why.
+		_ = s.Refuse(err.Error())
+		return nil, err
+	}
+	control, err := process.Control(s)
+	if err != nil {
+		ln.Close()
+		at.remove(id)
+		return nil, err
+	}
+	e := &endpoint{
+		at: at, id: id, ln: ln, control: control, uids: []int{os.Geteuid()},
+		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
+		shaking: make(map[netConn]struct{}),
+		sem:     make(chan struct{}, maxHandshakes),
+	}
+	// Who made the control socket is the host, which may have started this
+	// process as another user.
+	if cred, err := peerCredentials(control); err == nil {
+		e.uids = append(e.uids, cred.uid)
+	}
+	return e, nil
+}
+
+// endpoint is a worker's end of the driver.
+type endpoint struct {
+	at   place
+	id   fs.FileInfo
+	ln   *net.UnixListener
+	uids []int // whose processes may connect
+
+	arrived chan struct{} // capacity 1: candidate was set
+	closing chan struct{} // closed by Close
+	wg      sync.WaitGroup
+	sem     chan struct{} // one for each handshake that runs
+
+	mu        sync.Mutex           // guards the following
+	control   netConn              // until the first Accept
+	live      *link                // the last one yielded
+	candidate *candidate           // has said hello, waits for an Accept
+	shaking   map[netConn]struct{} // say hello just now
+	closed    bool
+}
+
+// candidate is a host that has said hello and was not answered yet.
+type candidate struct {
+	conn  netConn
+	hello ipc.Hello
+}
+
+var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
+
+// Accept yields the link over the control socket first. Then it waits for a
+// host to connect; one that does not agree is told so and does not end it.
+func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	limit, err := messageLimit(local.MaxMessage)
+	if err != nil {
+		return nil, err
+	}
+	local.MaxMessage = limit
+	local = process.Hello(local, driverName, layoutVersion)
+
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil, errEndpointClosed
+	}
+	control := e.control
+	e.control = nil
+	if control != nil {
+		e.shaking[control] = struct{}{}
+	}
+	e.mu.Unlock()
+	if control != nil {
+		return e.acceptFirst(ctx, control, local)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-e.closing:
+			return nil, errEndpointClosed
+		case <-e.arrived:
+		}
+		e.mu.Lock()
+		c := e.candidate
+		e.candidate = nil
+		e.mu.Unlock()
+		if c == nil {
+			continue
+		}
+		l, err := e.answer(c, local)
+		if err == nil {
+			return l, nil
+		}
+		c.conn.Close()
+		if errors.Is(err, errEndpointClosed) {
+			return nil, err
+		}
+		slog.Warn("tandem: socket: a host connected and was turned away", "err", err)
+	}
+}
+
+func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local ipc.Hello) (ipc.Link, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
+	remote, err := exchange(conn, local)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	e.mu.Lock()
+	delete(e.shaking, conn)
+	if e.closed {
+		err = errEndpointClosed
+	}
+	e.mu.Unlock()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	l, err := e.yield(conn, local, remote)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	e.wg.Go(e.acceptLoop)
+	return l, nil
+}
+
+// answer says hello to a candidate and makes its link.
+func (e *endpoint) answer(c *candidate, local ipc.Hello) (ipc.Link, error) {
+	if err := sayHello(c.conn, local); err != nil {
+		return nil, err
+	}
+	if err := ipc.Agree(local, c.hello); err != nil {
+		return nil, err
+	}
+	return e.yield(c.conn, local, c.hello)
+}
+
+func (e *endpoint) yield(conn netConn, local, remote ipc.Hello) (ipc.Link, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, errEndpointClosed
+	}
+	l, err := newLink(conn, local, remote, workerSide)
+	if err != nil {
+		return nil, err
+	}
+	e.live = l
+	if e.candidate != nil && l.alive() {
+		// It came in while this one was being answered, and this one did not
+		// leave meanwhile.
+		refuse(e.candidate.conn, hasHost)
+		e.candidate = nil
+	}
+	return l, nil
+}
+
+// Close stops listening and removes the socket file.
+func (e *endpoint) Close() error {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		e.wg.Wait()
+		return nil
+	}
+	e.closed = true
+	close(e.closing)
+	if e.control != nil {
+		e.control.Close()
+	}
+	if e.candidate != nil {
+		e.candidate.conn.Close()
+		e.candidate = nil
+	}
+	for conn := range e.shaking {
+		_ = conn.SetDeadline(past) // its goroutine closes it
+	}
+	e.mu.Unlock()
+	// First the name, so that nobody finds the path taken and nobody there.
+	e.at.remove(e.id)
+	err := e.ln.Close()
+	e.wg.Wait()
+	if err != nil {
+		return fmt.Errorf("tandem: socket: stop listening: %w", err)
+	}
+	return nil
+}

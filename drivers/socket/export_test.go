@@ -1,0 +1,72 @@
+//go:build linux
+
+package socket
+
+import (
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const (
+	MaxPath   = maxPath
+	MaxBuffer = maxBuffer
+)
+
+func (c Connect) Delays() func(int) time.Duration { return c.delays() }
+
+func CheckUser(uid int, allowed ...int) error { return credentials{uid: uid}.checkUser(allowed...) }
+
+func CheckProcess(pid int, allowed ...int) error {
+	return credentials{pid: pid}.checkProcess(allowed...)
+}
+
+// SetHelloTimeout changes how long a hello may take, until the test ends.
+func SetHelloTimeout(t *testing.T, d time.Duration) {
+	old := helloTimeout
+	helloTimeout = d
+	t.Cleanup(func() { helloTimeout = old })
+}
+
+// Pair returns both ends of a link within this process.
+func Pair(t testing.TB, limit int) (host, worker ipc.Link) {
+	a, b := ConnPair(t)
+	return LinkOf(t, a, limit, false), LinkOf(t, b, limit, true)
+}
+
+// LinkOf makes a link of a connection over which no hellos were exchanged.
+func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) ipc.Link {
+	s := hostSide
+	if worker {
+		s = workerSide
+	}
+	l, err := newLink(c, ipc.Hello{MaxMessage: limit}, ipc.Hello{MaxMessage: limit}, s)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// ConnPair returns a connected pair.
+func ConnPair(t testing.TB) (a, b *net.UnixConn) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	conns := [2]*net.UnixConn{}
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		require.NoError(t, err)
+		f.Close()
+		conns[i] = c.(*net.UnixConn)
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	return conns[0], conns[1]
+}
+
+// Alive tells whether either side has ended the link.
+func (l *link) Alive() bool { return l.alive() }

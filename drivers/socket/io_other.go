@@ -1,0 +1,24 @@
+//go:build !unix
+
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+var errAgain = errors.New("tandem: socket: would block")
+
+func supported() error {
+	return fmt.Errorf("%w: %s cannot hand a Unix socket down to a worker", ipc.ErrUnsupported, runtime.GOOS)
+}
+
+func recv(int, []byte) (int, error)     { return 0, supported() }
+func send(int, *[3][]byte) (int, error) { return 0, supported() }
+func poll(int) bool                     { return true }
+func hungUp(int) bool                   { return true }
+func endStream(int)                     {}
+func widen(int, int)                    {}

@@ -1,0 +1,210 @@
+package socket
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const (
+	// minBuffer and maxBuffer bound the read buffer of a link. Frames that do
+	// not fit the largest one get memory of their own. It is this large because
+	// fresh memory costs more than the socket does: a megabyte to another
+	// process and back takes five times as long with an allocation on each side.
+	minBuffer = 8 << 10
+	maxBuffer = 1<<20 + 4<<10
+)
+
+// reader is the receiving half of a link. Only whoever holds the reader role
+// touches it, except for complete.
+type reader struct {
+	// buf[r:w] has arrived and was not returned yet.
+	buf  []byte
+	r, w int
+
+	// large is a frame that is too large for buf, of which got bytes have
+	// arrived; nil between such frames. Its tag is largeTag.
+	large    []byte
+	got      int
+	largeTag byte
+
+	// err is why Next failed. It fails so ever after.
+	err error
+
+	// complete says whether Next would return something without the socket.
+	complete atomic.Bool
+
+	spin spinner
+
+	// small counts the frames in a row that keepBuffer would have held.
+	small int
+}
+
+const (
+	// keepBuffer is the buffer that a link keeps for ever; a larger one goes
+	// after keepFor frames that did not need it.
+	keepBuffer = 64 << 10
+	keepFor    = 256
+)
+
+// Next returns the next frame.
+func (l *link) Next() (f ipc.Frame, ok bool, err error) {
+	rd := &l.reader
+	if rd.err != nil {
+		return ipc.Frame{}, false, rd.err
+	}
+	if l.closed.Load() {
+		return ipc.Frame{}, false, ipc.ErrDisconnected
+	}
+	for {
+		var dropped bool
+		f, ok, dropped, err = rd.take(l.limit)
+		if ok || dropped {
+			// After one that was given up, too, Next returns: a peer that sends
+			// nothing else must not keep its caller here.
+			rd.setComplete(rd.holdsFrame(l.limit))
+			rd.spin.found()
+			return f, ok, nil
+		}
+		if err != nil {
+			return ipc.Frame{}, false, l.stop(l.finish(err))
+		}
+		err := l.fill()
+		if err == errAgain {
+			if end := l.end.Load(); end != nil {
+				return ipc.Frame{}, false, l.stop(*end)
+			}
+			rd.setComplete(false)
+			return ipc.Frame{}, false, nil
+		}
+		if err != nil {
+			return ipc.Frame{}, false, l.stop(l.failed(err, rd.where()))
+		}
+	}
+}
+
+// stop makes err what Next returns from now on, and lets go of the buffers.
+func (l *link) stop(err error) error {
+	l.reader.err = err
+	l.reader.buf, l.reader.large = nil, nil
+	l.reader.setComplete(true)
+	return err
+}
+
+// fill reads once from the socket.
+func (l *link) fill() error {
+	rd := &l.reader
+	dst := rd.room(l.limit)
+	l.fdMu.RLock()
+	if l.closed.Load() {
+		l.fdMu.RUnlock()
+		return l.finish(ipc.ErrDisconnected)
+	}
+	n, err := recv(l.fd, dst)
+	l.fdMu.RUnlock()
+	if err != nil {
+		return err
+	}
+	if rd.large != nil {
+		rd.got += n
+	} else {
+		rd.w += n
+	}
+	return nil
+}
+
+// take returns a frame if all of it is here. dropped is true if what was here
+// is a frame that its sender gave up.
+func (rd *reader) take(limit int) (f ipc.Frame, ok, dropped bool, err error) {
+	if rd.large == nil {
+		if rd.w-rd.r < prefixSize {
+			return f, false, false, nil
+		}
+		size, tag, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
+		if err != nil {
+			return f, false, false, err
+		}
+		body := rd.buf[rd.r+prefixSize : rd.w]
+		need := size + endSize(size)
+		if prefixSize+need <= maxBuffer {
+			if len(body) < need {
+				return f, false, false, nil
+			}
+			rd.r += prefixSize + need
+			if rd.small++; prefixSize+need > keepBuffer {
+				rd.small = 0
+			}
+			f, ok, err = parseFrame(tag, body, size)
+			return f, ok, !ok && err == nil, err
+		}
+		// One exact allocation of what was agreed on; the rest of the frame is
+		// read right into it.
+		rd.large, rd.largeTag = make([]byte, need), tag
+		rd.got = copy(rd.large, body)
+		rd.r += prefixSize + rd.got
+	}
+	if rd.got < len(rd.large) {
+		return f, false, false, nil
+	}
+	f, ok, err = parseFrame(rd.largeTag, rd.large, len(rd.large)-1)
+	f.Owned = true // nobody else knows of this memory
+	rd.large, rd.got = nil, 0
+	return f, ok, !ok && err == nil, err
+}
+
+// holdsFrame reports whether take would return a frame or an error.
+func (rd *reader) holdsFrame(limit int) bool {
+	if rd.w-rd.r < prefixSize {
+		return false
+	}
+	size, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
+	return err != nil || rd.w-rd.r >= wireSize(size)
+}
+
+// room returns where to read to. What earlier frames have left in front of it
+// is given up, which is why a payload lives until the following Next.
+func (rd *reader) room(limit int) []byte {
+	if rd.large != nil {
+		return rd.large[rd.got:]
+	}
+	need := minBuffer
+	if rd.w-rd.r >= prefixSize {
+		if size, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit); err == nil {
+			need = max(need, wireSize(size)) // at most maxBuffer, or it would be large
+		}
+	}
+	switch {
+	case rd.r == rd.w:
+		rd.r, rd.w = 0, 0
+		if len(rd.buf) > keepBuffer && rd.small >= keepFor {
+			rd.buf = nil
+		}
+	case len(rd.buf)-rd.r < need || rd.w == len(rd.buf):
+		rd.w = copy(rd.buf, rd.buf[rd.r:rd.w])
+		rd.r = 0
+	}
+	if len(rd.buf) < need {
+		grown := make([]byte, min(max(2*len(rd.buf), 2*need, minBuffer), maxBuffer))
+		copy(grown, rd.buf[:rd.w])
+		rd.buf = grown
+	}
+	return rd.buf[rd.w:]
+}
+
+// where says where the stream has ended, for errors.
+func (rd *reader) where() string {
+	switch {
+	case rd.large != nil:
+		return fmt.Sprintf(" after %d of %d bytes of a frame", rd.got, len(rd.large)-1)
+	case rd.w > rd.r:
+		return fmt.Sprintf(" in the middle of a frame, %d bytes into it", rd.w-rd.r)
+	}
+	return ""
+}
+
+func (rd *reader) setComplete(v bool) {
+	if rd.complete.Load() != v {
+		rd.complete.Store(v)
+	}
+}

@@ -1,0 +1,65 @@
+package socket
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const (
+	// prefixSize is what precedes each frame: its size and tag, and zeros.
+	prefixSize = 8
+
+	// wholeWrite is the most bytes that every system writes to a socket either
+	// all at once or not at all. A longer frame may be cut when its sender gives
+	// up, so it has an end byte that says whether it is good.
+	wholeWrite = 2 << 10
+
+	endGood    = 1 // the frame is whole
+	endGivenUp = 0 // the sender gave up: what is missing was filled with zeros
+)
+
+// endSize returns how many bytes follow a frame of this size.
+func endSize(size int) int {
+	if prefixSize+size > wholeWrite {
+		return 1
+	}
+	return 0
+}
+
+// wireSize returns what a frame of this size takes on the wire.
+func wireSize(size int) int { return prefixSize + size + endSize(size) }
+
+// parsePrefix takes a prefix apart that a peer has sent.
+func parsePrefix(b []byte, limit int) (size int, tag byte, err error) {
+	word := binary.LittleEndian.Uint64(b)
+	n, tag := uint32(word), byte(word>>32)
+	if zeros := word >> 40; zeros != 0 {
+		return 0, 0, fmt.Errorf("%w: prefix of a frame is %#016x, bytes 5 to 7 must be zero", ipc.ErrProtocol, word)
+	}
+	if uint64(n) > uint64(limit) {
+		return 0, 0, fmt.Errorf("%w: peer sends a frame of %d bytes, agreed were at most %d", ipc.ErrProtocol, n, limit)
+	}
+	return int(n), tag, nil
+}
+
+func appendPrefix(dst []byte, size int, tag byte) []byte {
+	return binary.LittleEndian.AppendUint64(dst, uint64(uint32(size))|uint64(tag)<<32)
+}
+
+// parseFrame takes apart a frame of size bytes and its end byte, if it has one.
+// ok is false if the sender gave the frame up.
+func parseFrame(tag byte, b []byte, size int) (f ipc.Frame, ok bool, err error) {
+	if endSize(size) > 0 {
+		switch end := b[size]; end {
+		case endGood:
+		case endGivenUp:
+			return f, false, nil
+		default:
+			return f, false, fmt.Errorf("%w: a frame of %d bytes ends with byte %#02x, expected 0 or 1", ipc.ErrProtocol, size, end)
+		}
+	}
+	f, err = ipc.ParseFrame(tag, b[:size:size])
+	return f, err == nil, err
+}
