@@ -1,0 +1,345 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// job is one request on its way through a handler.
+type job struct {
+	handler *handler
+	tx      uint64 // of the request, meaningless for a notification
+	oneWay  bool
+	ctx     *handlerContext
+	request []byte
+	owned   bool // request is nobody else's
+	// memory that request and response are put into
+	in, out []byte
+}
+
+var jobs = sync.Pool{New: func() any { return new(job) }}
+
+// maxKept bounds the buffers that wait for the next job.
+const maxKept = 64 << 10
+
+func (j *job) free() {
+	in, out := j.in[:0], j.out[:0]
+	if cap(in) > maxKept {
+		in = nil
+	}
+	if cap(out) > maxKept {
+		out = nil
+	}
+	*j = job{in: in, out: out}
+	jobs.Put(j)
+}
+
+// accept makes a job of a request, or answers it at once if there is no
+// handler or the session is draining.
+func (s *session) accept(f ipc.Frame) *job {
+	h := s.registry.find(f.Method)
+	var refusal error
+	switch {
+	case h == nil:
+		refusal = &ipc.Error{
+			Code:    ipc.CodeUnimplemented,
+			Message: fmt.Sprintf("no handler for method %#x; there are handlers for: %s", f.Method, s.registry.names()),
+			Details: map[string]string{detailUnknownMethod: fmt.Sprintf("%#x", f.Method), detailHandlers: s.registry.names()},
+		}
+	case !s.active.begin():
+		refusal = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
+	}
+	if refusal != nil {
+		if f.Kind == ipc.KindRequest {
+			s.handling.Go(func() { s.answer(ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, refusal)}) })
+		} else {
+			s.log.Warn("tandem: notification dropped", "error", refusal)
+		}
+		return nil
+	}
+	j := jobs.Get().(*job)
+	j.handler, j.tx, j.oneWay = h, f.Tx, f.Kind == ipc.KindNotify
+	j.ctx = newHandlerContext(s.baseCtx, f.Tx, f.Remaining)
+	if f.Owned {
+		j.request, j.owned = f.Payload, true
+	} else {
+		j.in = append(j.in, f.Payload...)
+		j.request = j.in
+	}
+	return j
+}
+
+// The details of the error for an unknown method.
+const (
+	detailUnknownMethod = "tandem.unknown_method"
+	detailHandlers      = "tandem.handlers"
+)
+
+// nameMethod puts the method's name, which the other side cannot know, into
+// its error for an unknown method.
+func (s *session) nameMethod(err error, m ipc.MethodInfo) error {
+	var e *ipc.Error
+	if errors.As(err, &e) && e.Details[detailUnknownMethod] != "" {
+		e.Message = fmt.Sprintf("no handler for method %q; there are handlers for: %s", m.Name, e.Details[detailHandlers])
+	}
+	return err
+}
+
+// runConcurrently runs a job in a goroutine of its own.
+func (s *session) runConcurrently(j *job) {
+	s.running.add(j.ctx)
+	s.handling.Go(func() {
+		ctx := j.ctx
+		s.run(j, true)
+		s.running.remove(ctx)
+	})
+}
+
+// run runs the handler, sends the answer and frees the job.
+func (s *session) run(j *job, timed bool) {
+	h := j.handler
+	if !timed && h.runs.Add(1)%sampleEvery == 0 {
+		timed = true
+	}
+	var start time.Time
+	if timed {
+		start = time.Now()
+	}
+	defer s.active.end()
+	defer j.ctx.finish()
+	response, err := s.call(j)
+	if timed {
+		h.took(time.Since(start))
+	}
+	switch {
+	case j.oneWay:
+		if err != nil {
+			s.log.Warn("tandem: handler of a notification failed", "method", h.info.Name, "error", err)
+		}
+	case err != nil:
+		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: ipc.AppendError(nil, err)})
+	default:
+		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
+	}
+	if err == nil && h.codec(s.codec) != ipc.Raw {
+		j.out = response // which may have grown
+	}
+	j.free()
+}
+
+// call calls the handler and turns a panic into an error. If the handler ends
+// its goroutine, the caller gets an error too.
+func (s *session) call(j *job) (response []byte, err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		p := recover()
+		if p == nil {
+			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: ipc.AppendError(nil,
+				ipc.NewError(ipc.CodeInternal, fmt.Sprintf("the handler of %q called runtime.Goexit", j.handler.info.Name)))})
+			return
+		}
+		response, err = nil, &ipc.Error{
+			Code:    ipc.CodeInternal,
+			Message: fmt.Sprintf("the handler of %q panicked: %v", j.handler.info.Name, p),
+			Stack:   string(debug.Stack()),
+		}
+	}()
+	response, err = j.handler.invoke(j.ctx, j.handler.codec(s.codec), j.request, j.owned, j.out)
+	returned = true
+	return response, err
+}
+
+// answer sends a response or an error. The link's end is the only thing that
+// can keep it from arriving.
+func (s *session) answer(f ipc.Frame) {
+	err := s.link.Send(s.baseCtx, f)
+	var tooLarge *ipc.SizeError
+	if errors.As(err, &tooLarge) {
+		// Too large for the link, which the caller must learn.
+		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
+		err = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
+	}
+	if err != nil && s.baseCtx.Err() == nil {
+		s.lost(err)
+	}
+}
+
+// sendCancel tells the peer that nobody waits for the answer any more.
+func (s *session) sendCancel(tx uint64) {
+	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
+	defer cancel()
+	// If it cannot be sent, the answer will come late and be dropped.
+	_ = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+}
+
+// running knows the handlers that a cancel frame or the end of the session can
+// reach: those in goroutines of their own, and the one that the keeper runs.
+type running struct {
+	inline atomic.Pointer[handlerContext]
+
+	mu   sync.Mutex
+	byTx map[uint64]*handlerContext
+}
+
+func (r *running) add(c *handlerContext) {
+	r.mu.Lock()
+	if r.byTx == nil {
+		r.byTx = make(map[uint64]*handlerContext)
+	}
+	r.byTx[c.tx] = c
+	r.mu.Unlock()
+}
+
+// adopt lists the handler that the keeper runs, for the keeper may run others
+// before this one ends.
+func (r *running) adopt() {
+	if c := r.inline.Load(); c != nil {
+		r.add(c)
+	}
+}
+
+func (r *running) remove(c *handlerContext) {
+	r.mu.Lock()
+	if r.byTx[c.tx] == c {
+		delete(r.byTx, c.tx)
+	}
+	r.mu.Unlock()
+}
+
+func (r *running) cancel(tx uint64) {
+	r.mu.Lock()
+	c := r.byTx[tx]
+	r.mu.Unlock()
+	if c == nil {
+		if c = r.inline.Load(); c == nil || c.tx != tx {
+			return
+		}
+	}
+	c.cancel()
+}
+
+// handlerContext is the context of one handler. It makes a real one only when
+// somebody waits for it, since most handlers are done before.
+type handlerContext struct {
+	base      context.Context
+	tx        uint64
+	remaining time.Duration
+	received  time.Time // only if remaining is set
+
+	mu    sync.Mutex
+	ended bool
+	real  context.Context
+	stop  context.CancelFunc
+}
+
+func newHandlerContext(base context.Context, tx uint64, remaining time.Duration) *handlerContext {
+	c := &handlerContext{base: base, tx: tx, remaining: remaining}
+	if remaining > 0 {
+		c.received = time.Now()
+	}
+	return c
+}
+
+func (c *handlerContext) Deadline() (time.Time, bool) {
+	if c.remaining == 0 {
+		return time.Time{}, false
+	}
+	return c.received.Add(c.remaining), true
+}
+
+func (c *handlerContext) inner() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.real == nil {
+		if deadline, ok := c.Deadline(); ok {
+			c.real, c.stop = context.WithDeadline(c.base, deadline)
+		} else {
+			c.real, c.stop = context.WithCancel(c.base)
+		}
+		if c.ended {
+			c.stop()
+		}
+	}
+	return c.real
+}
+
+func (c *handlerContext) Done() <-chan struct{} { return c.inner().Done() }
+func (c *handlerContext) Err() error            { return c.inner().Err() }
+
+func (c *handlerContext) Value(key any) any {
+	if key == (sessionKey{}) {
+		return c.base.Value(key)
+	}
+	return c.inner().Value(key)
+}
+
+// cancel ends the context because the caller gave up.
+func (c *handlerContext) cancel() {
+	c.mu.Lock()
+	c.ended = true
+	if c.stop != nil {
+		c.stop()
+	}
+	c.mu.Unlock()
+}
+
+// finish ends the context because the handler has returned.
+func (c *handlerContext) finish() { c.cancel() }
+
+// activity counts the handlers that have not answered.
+type activity struct {
+	n        atomic.Int64
+	draining atomic.Bool
+	once     sync.Once
+	drained  chan struct{}
+}
+
+// begin counts a handler. It returns false if the session is draining.
+func (a *activity) begin() bool {
+	a.n.Add(1)
+	if a.draining.Load() {
+		a.end()
+		return false
+	}
+	return true
+}
+
+func (a *activity) end() {
+	if a.n.Add(-1) == 0 && a.draining.Load() {
+		a.once.Do(func() { close(a.drained) })
+	}
+}
+
+// drain lets no more handlers begin, and returns a channel that is closed when
+// the last one has answered. It is called once.
+func (a *activity) drain() <-chan struct{} {
+	a.drained = make(chan struct{})
+	a.draining.Store(true)
+	if a.n.Load() == 0 {
+		a.once.Do(func() { close(a.drained) })
+	}
+	return a.drained
+}
+
+// Host returns a [ipc.Caller] for the process whose call ctx, the context of a
+// handler, belongs to: with it a handler calls back. It returns nil for any
+// other context.
+func Host(ctx context.Context) ipc.Caller {
+	if s, ok := ctx.Value(sessionKey{}).(*session); ok {
+		return s
+	}
+	return nil
+}
+
+// Codec returns the codec of the link. It makes a session an [ipc.Caller].
+func (s *session) Codec() ipc.Codec { return s.codec }

@@ -1,0 +1,288 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/drivers/shm"
+	"github.com/tandemipc/tandem/drivers/socket"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ipc/ipctest"
+	"github.com/tandemipc/tandem/worker"
+)
+
+type pair struct{ A, B int }
+
+var errSentinel = errors.New("test sentinel")
+
+func init() { ipc.RegisterError("worker_test.sentinel", errSentinel) }
+
+// The contract of the test worker.
+var (
+	rawEcho  = ipc.NewMethod[[]byte, []byte]("test.raw_echo", ipc.WithCodec(ipc.Raw))
+	add      = ipc.NewMethod[pair, int]("test.add")
+	fail     = ipc.NewMethod[string, int]("test.fail")
+	block    = ipc.NewMethod[string, string]("test.block")     // until its context ends
+	events   = ipc.NewMethod[string, int]("test.events")       // how often something happened
+	crash    = ipc.NewMethod[string, int]("test.crash")        // ends the process
+	callback = ipc.NewMethod[int, int]("test.callback")        // calls double on the host
+	double   = ipc.NewMethod[int, int]("test.double")          // the host's
+	busy     = ipc.NewMethod[time.Duration, int]("test.busy")  // computes for so long
+	sleep    = ipc.NewMethod[time.Duration, int]("test.sleep") // sleeps for so long
+	unknown  = ipc.NewMethod[int, int]("test.no_handler")
+	notify   = ipc.NewMethod[string, struct{}]("test.notify")
+	pid      = ipc.NewMethod[int, pids]("test.pid")
+	anyCodec = ipc.NewMethod[[]byte, []byte]("test.any_codec")
+)
+
+type pids struct {
+	PID, Parent int
+	Startup     bool
+	Env         bool // a child of the worker sees the startup data
+	Data        map[string]int
+	Driver      string
+	Goroutines  int
+}
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	worker.Main("test", func() error { return serveTest(worker.NewServer()) })
+	worker.Main("codec", func() error {
+		s := worker.NewServer()
+		s.RequireCodec(ipc.JSON)
+		return serveTest(s)
+	})
+	worker.Main("socket", func() error {
+		s := worker.NewServer()
+		s.RequireDriver(socket.Driver{})
+		return serveTest(s)
+	})
+	worker.Main("exit", func() error {
+		fmt.Fprintln(os.Stderr, "no configuration found")
+		os.Exit(7)
+		return nil
+	})
+	worker.Main("mute", func() error {
+		fmt.Fprintln(os.Stderr, "thinking")
+		forever()
+		return nil
+	})
+	worker.Main("stubborn", func() error {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM) // and never look
+		s := worker.NewServer()
+		err := serveTest(s)
+		fmt.Fprintln(os.Stderr, "served", err)
+		forever()
+		return err
+	})
+	worker.Main("twice", func() error {
+		if err := serveTest(worker.NewServer()); err != nil {
+			return err
+		}
+		if err := serveTest(worker.NewServer()); err == nil {
+			return errors.New("served twice")
+		}
+		return nil
+	})
+	if ipc.Startup() != nil { // for an entry that is not above: go on as a host would
+		_, err := worker.Start(context.Background(), worker.Self("test"))
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if name, ok := os.LookupEnv(hostEnv); ok {
+		beHost(name)
+	}
+	os.Exit(ipctest.VerifyNoLeaks(m.Run))
+}
+
+// hostEnv names the driver in a process that is to be a host itself.
+const hostEnv = "TANDEM_TEST_HOST"
+
+// beHost starts a worker, prints its pid, and waits to be killed.
+func beHost(driver string) {
+	for _, s := range spawners {
+		if s.name == driver {
+			w, err := s.spawn(context.Background(), worker.Self("test"))
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			fmt.Println(w.PID())
+			forever()
+		}
+	}
+}
+
+func serveTest(s *worker.Server) error {
+	var mu sync.Mutex
+	counts := make(map[string]int)
+	happened := func(what string) {
+		mu.Lock()
+		counts[what]++
+		mu.Unlock()
+	}
+	worker.Handle(s, rawEcho, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.Handle(s, anyCodec, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.Handle(s, add, func(_ context.Context, p pair) (int, error) { return p.A + p.B, nil })
+	worker.Handle(s, fail, func(_ context.Context, how string) (int, error) {
+		switch how {
+		case "plain":
+			return 0, errors.New("plain failure")
+		case "code":
+			return 0, &ipc.Error{Code: ipc.CodeNotFound, Message: "no such thing", Details: map[string]string{"thing": "x"}}
+		case "sentinel":
+			return 0, fmt.Errorf("in context: %w", errSentinel)
+		case "panic":
+			panic("out of cheese")
+		case "goexit":
+			runtime.Goexit()
+		case "exit":
+			return 0, io.EOF
+		}
+		return 1, nil
+	})
+	worker.Handle(s, block, func(ctx context.Context, name string) (string, error) {
+		happened(name + ".begin")
+		defer happened(name + ".end")
+		if _, ok := ctx.Deadline(); ok {
+			happened(name + ".deadline")
+		}
+		<-ctx.Done()
+		return "", ctx.Err()
+	})
+	worker.Handle(s, notify, func(_ context.Context, name string) (struct{}, error) {
+		happened(name)
+		return struct{}{}, nil
+	})
+	worker.Handle(s, events, func(_ context.Context, name string) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return counts[name], nil
+	})
+	worker.Handle(s, crash, func(_ context.Context, how string) (int, error) {
+		fmt.Fprintln(os.Stderr, "last words:", how)
+		switch how {
+		case "exit":
+			os.Exit(3)
+		case "kill":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case "panic":
+			go panic("in a goroutine")
+		}
+		forever()
+		return 0, nil
+	})
+	worker.Handle(s, callback, func(ctx context.Context, n int) (int, error) { return double.Call(ctx, worker.Host(ctx), n) })
+	worker.Handle(s, busy, func(_ context.Context, d time.Duration) (int, error) {
+		n := 0
+		for end := time.Now().Add(d); time.Now().Before(end); n++ {
+		}
+		return n, nil
+	})
+	worker.Handle(s, sleep, func(_ context.Context, d time.Duration) (int, error) {
+		happened("sleep.begin")
+		time.Sleep(d)
+		happened("sleep.end")
+		return 1, nil
+	})
+	worker.Handle(s, pid, func(context.Context, int) (pids, error) {
+		p := pids{PID: os.Getpid(), Parent: os.Getppid(), Startup: ipc.Startup() != nil, Goroutines: runtime.NumGoroutine()}
+		_, inEnv := os.LookupEnv(ipc.StartupEnv)
+		out, err := exec.Command("/bin/sh", "-c", "echo $"+ipc.StartupEnv).Output()
+		p.Env = inEnv || err != nil || strings.TrimSpace(string(out)) != ""
+		_ = ipc.Startup().Data(&p.Data) // only one test passes data
+		p.Driver = ipc.Startup().Driver
+		return p, nil
+	})
+	return s.Serve(context.Background())
+}
+
+// client is what the tests need of a worker.Client of any driver.
+type client interface {
+	ipc.Caller
+	worker.Registrar
+	PID() int
+	Capabilities() ipc.Capabilities
+	Active() bool
+	Connected() bool
+	Late() uint64
+	Close() error
+}
+
+// spawner starts the test worker with one driver.
+type spawner struct {
+	name  string
+	spawn func(ctx context.Context, cmd *exec.Cmd, opts ...worker.Option) (client, error)
+}
+
+func spawnerFor[C ipc.Channel](name string, d ipc.Driver[C]) spawner {
+	return spawner{name, func(ctx context.Context, cmd *exec.Cmd, opts ...worker.Option) (client, error) {
+		c, err := worker.Spawn(ctx, cmd, d, opts...)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}}
+}
+
+// start starts the test worker, which is closed with the test.
+func (s spawner) start(t testing.TB, opts ...worker.Option) client {
+	t.Helper()
+	w, err := s.spawn(context.Background(), worker.Self("test"), opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+// spawners are the drivers, and options that change how they work.
+var spawners = []spawner{
+	spawnerFor("shm", shm.Driver{}),
+	spawnerFor("shm-spin", shm.Driver{Wait: shm.Spin}),
+	spawnerFor("shm-park", shm.Driver{Wait: shm.Park, RingSize: 64 << 10, Prefault: true}),
+	spawnerFor("socket", socket.Driver{}),
+}
+
+// eachDriver runs a test with every driver.
+func eachDriver(t *testing.T, test func(t *testing.T, s spawner)) {
+	for _, s := range spawners {
+		t.Run(s.name, func(t *testing.T) { test(t, s) })
+	}
+}
+
+// eventually waits for a condition, without a limit but the test's.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for start := time.Now(); !ok(); {
+		if time.Since(start) > time.Minute {
+			t.Fatalf("still not: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func count(t testing.TB, w client, what string) int {
+	t.Helper()
+	n, err := events.Call(context.Background(), w, what)
+	require.NoError(t, err)
+	return n
+}
+
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}

@@ -1,0 +1,69 @@
+package worker
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Option is an option of [Spawn].
+type Option func(*options)
+
+type options struct {
+	codec      ipc.Codec
+	data       any
+	hasData    bool
+	limits     ipc.Limits
+	maxMessage int
+	log        *slog.Logger
+}
+
+func newOptions(opts []Option) *options {
+	o := &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+	for _, opt := range opts {
+		opt(o)
+	}
+	return o
+}
+
+// WithCodec sets the codec of methods that do not choose one. It is
+// [ipc.CBOR] by default. The worker follows, unless it insists on another with
+// [Server.RequireCodec].
+func WithCodec(c ipc.Codec) Option { return func(o *options) { o.codec = c } }
+
+// WithData passes v, of any type that CBOR can encode, to the worker, which
+// finds it with [ipc.StartupData.Data]. Encoded it takes up to about 80 KiB.
+func WithData(v any) Option { return func(o *options) { o.data, o.hasData = v, true } }
+
+// WithMaxMessage sets the largest message, in bytes, header included, that the
+// host sends and accepts: [ipc.DefaultMaxMessage] by default. The sender of a
+// larger one gets an [*ipc.SizeError]. It is also the most memory that a
+// hostile peer can make this side allocate for one message.
+func WithMaxMessage(bytes int) Option {
+	if bytes < ipc.MinMaxMessage {
+		panic(fmt.Sprintf("tandem: largest message of %d bytes, need at least %d", bytes, ipc.MinMaxMessage))
+	}
+	return func(o *options) { o.maxMessage = bytes }
+}
+
+// WithStartLimit bounds the time from starting the process to its hello: 10 s
+// by default, 0 for no limit.
+func WithStartLimit(d time.Duration) Option { return func(o *options) { o.limits.Start = d } }
+
+// WithHostLimit bounds how long the worker waits for a host, at its start and
+// after the link was disconnected: 30 s by default, 0 for no limit. It then ends.
+func WithHostLimit(d time.Duration) Option { return func(o *options) { o.limits.Host = d } }
+
+// WithCallLimit bounds each call: 5 min by default, 0 for no limit. Methods and
+// calls can have limits of their own: see [ipc.WithLimit].
+func WithCallLimit(d time.Duration) Option { return func(o *options) { o.limits.Call = d } }
+
+// WithGrace bounds how long Close, on either side, waits for pending calls to
+// finish: 5 s by default, 0 not to wait.
+func WithGrace(d time.Duration) Option { return func(o *options) { o.limits.Grace = d } }
+
+// WithLogger sets where the host writes what nobody would learn otherwise. It
+// is [slog.Default] by default.
+func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }

@@ -1,0 +1,223 @@
+package worker
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// One goroutine at a time reads a session's link: it holds the reader role.
+// That is a caller that waits for its answer (it polls, so that no goroutine
+// has to be switched to), or else the keeper, which sleeps while there is
+// nothing to read.
+//
+//	          acquire                        leave
+//	idle ----------------> reading ----------------------> idle
+//	  the link is armed,    |   ^
+//	  the keeper sleeps     v   | the handler has returned
+//	                       inline ---------------------> reading, by a thief,
+//	                  the keeper runs a handler   steal    the keeper is away
+//
+// While the keeper runs a handler it does not touch the link, so anyone may
+// steal the role from it: calls do that the handler itself makes, and the
+// stand-by does if the handler runs for longer than a tick. A keeper that finds
+// the role stolen goes back to sleep, or ends if it has been replaced.
+//
+// All of this is one word:
+//
+//	bit 0-1    idle, reading or inline
+//	bit 2      away: the role was stolen from the keeper, so nobody sleeps
+//	bit 3-22   number of the keeper
+//	bit 23-63  count of the times a role was taken or a handler was run inline
+const (
+	roleIdle    uint64 = 0
+	roleReading uint64 = 1
+	roleInline  uint64 = 2
+	roleState   uint64 = 3
+
+	roleAway uint64 = 1 << 2
+
+	roleKeeper    uint64 = (roleOne - 1) &^ (roleAway<<1 - 1)
+	roleKeeperOne uint64 = 1 << 3
+
+	roleOne uint64 = 1 << 23
+)
+
+// acquire takes the reader role if it is free, or if its holder runs a handler.
+func (s *session) acquire() bool {
+	role := s.role.Load()
+	switch role & roleState {
+	case roleIdle:
+		if !s.role.CompareAndSwap(role, role+roleOne+roleReading) {
+			return false
+		}
+		s.link.Disarm()
+		return true
+	case roleInline:
+		return s.steal(role)
+	}
+	return false
+}
+
+// steal takes the reader role from a keeper that is in a handler since role.
+func (s *session) steal(role uint64) bool {
+	if !s.role.CompareAndSwap(role, role+roleOne-roleInline+roleReading|roleAway) {
+		return false
+	}
+	s.running.adopt()
+	s.standby.activate(s)
+	return true
+}
+
+// leave gives the reader role up. If handOver is set and a follower waits, it
+// becomes the reader; otherwise the link is armed and the keeper sees to it.
+func (s *session) leave(handOver bool) {
+	if handOver && s.followers.promote() {
+		return
+	}
+	s.link.Arm()
+	s.role.Add(^(roleReading - roleIdle) + 1)
+	// What came before the link was armed has rung no bell, and the keeper may
+	// have looked when the role was not free.
+	if s.link.Ready() {
+		s.link.Wake()
+	}
+}
+
+// startKeeper starts keeper number id, which begins by reading if it is given
+// the role.
+func (s *session) startKeeper(id uint64, reading bool) {
+	s.handling.Go(func() {
+		if reading && !s.read(id) {
+			return
+		}
+		for !s.ending.Load() {
+			s.link.Sleep(s.wanted)
+			if s.role.Load()&roleState == roleIdle && s.acquire() && !s.read(id) {
+				return
+			}
+		}
+	})
+}
+
+// wanted reports whether the keeper has something to do.
+func (s *session) wanted() bool {
+	return s.ending.Load() || s.role.Load()&roleState == roleIdle && s.link.Ready()
+}
+
+// read is a keeper's reading: until nothing comes for a while. It returns false
+// if the keeper was replaced meanwhile.
+func (s *session) read(id uint64) bool {
+	for {
+		f, ok, err := s.link.Next()
+		if err != nil {
+			s.lost(err)
+			s.leave(false)
+			return true
+		}
+		if !ok {
+			if s.ending.Load() || !s.link.Spin() {
+				s.leave(false)
+				return true
+			}
+			continue
+		}
+		j := s.receive(f)
+		switch {
+		case j == nil:
+		case !j.handler.quick():
+			s.runConcurrently(j)
+		default:
+			s.running.inline.Store(j.ctx) // before a thief can look for it
+			role := s.role.Add(roleOne + roleInline - roleReading)
+			s.standby.activate(s)
+			h, ctx := j.handler, j.ctx
+			s.run(j, false)
+			if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
+				continue
+			}
+			h.wasStolen()
+			s.running.remove(ctx)
+			return s.returned(id)
+		}
+	}
+}
+
+// returned is called by keeper id when it was robbed of the role. It reports
+// whether it still is the keeper.
+func (s *session) returned(id uint64) bool {
+	for {
+		role := s.role.Load()
+		if role&roleKeeper != id {
+			return false
+		}
+		if s.role.CompareAndSwap(role, role&^roleAway) {
+			return true
+		}
+	}
+}
+
+// tick is how long a handler may keep a keeper before the stand-by takes over.
+const tick = 500 * time.Microsecond
+
+// quietTicks is after how many ticks without work the stand-by ends.
+const quietTicks = 8
+
+// standby looks, while a link is busy, whether its keeper is stuck in a handler.
+type standby struct{ active atomic.Bool }
+
+// activate starts the stand-by if it does not run.
+func (b *standby) activate(s *session) {
+	if b.active.Load() || !b.active.CompareAndSwap(false, true) {
+		return
+	}
+	s.handling.Go(func() { b.run(s) })
+}
+
+func (b *standby) run(s *session) {
+	for {
+		last, quiet := s.role.Load(), 0
+		for quiet < quietTicks && !s.ending.Load() {
+			time.Sleep(tick)
+			role := s.role.Load()
+			switch {
+			case role == last && role&roleState == roleInline:
+				if s.steal(role) {
+					s.replaceKeeper(true)
+				}
+			case role&roleAway != 0 && last&roleAway != 0 && role&roleKeeper == last&roleKeeper:
+				s.replaceKeeper(false)
+			case role == last:
+				quiet++
+			default:
+				quiet = 0
+			}
+			last = role
+		}
+		b.active.Store(false)
+		// A keeper that found us active just now relies on us.
+		role := s.role.Load()
+		if s.ending.Load() || role&roleState != roleInline && role&roleAway == 0 || !b.active.CompareAndSwap(false, true) {
+			return
+		}
+	}
+}
+
+// replaceKeeper starts a new keeper if the present one is away. The new one
+// reads at once if the caller holds the reader role.
+func (s *session) replaceKeeper(reading bool) {
+	for {
+		role := s.role.Load()
+		if role&roleAway == 0 {
+			// It is back; if we hold the role it must not be lost.
+			if reading {
+				s.leave(true)
+			}
+			return
+		}
+		next := (role + roleKeeperOne) & roleKeeper
+		if s.role.CompareAndSwap(role, role&^(roleKeeper|roleAway)|next) {
+			s.startKeeper(next, reading)
+			return
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package worker
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// selfPrefix opens argument 0 of a process that Self describes, where ps shows it.
+const selfPrefix = "tandem-worker:"
+
+// entered is set when Main has run the entry that this process was started for.
+var entered atomic.Bool
+
+// Self returns a command that runs this program again as a worker, in the entry
+// that [Main] has under this name. So one file can be host and worker, and
+// go run works on it. Args of the program can be appended to the command's Args.
+func Self(name string) *exec.Cmd {
+	path, err := os.Executable()
+	if runtime.GOOS == "linux" {
+		// The very file that runs, even if it was replaced or removed meanwhile.
+		path, err = "/proc/self/exe", nil
+	}
+	return &exec.Cmd{Path: path, Args: []string{selfPrefix + name}, Err: err}
+}
+
+// Main runs entry and ends the process, if a host started this process with
+// [Self] and this name; otherwise it does nothing. Call it first thing in main,
+// once for each name. If entry fails the error goes to stderr and the exit code
+// is 1.
+func Main(name string, entry func() error) {
+	if ipc.Startup() == nil || os.Args[0] != selfPrefix+name {
+		return
+	}
+	entered.Store(true)
+	if err := entry(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// checkEntry fails in a process that was started for an entry that it does not
+// have: as a host it would start itself again and again.
+func checkEntry() error {
+	name, isWorker := strings.CutPrefix(os.Args[0], selfPrefix)
+	if !isWorker || entered.Load() {
+		return nil
+	}
+	err := fmt.Errorf("tandem: this process was started as worker.Self(%q), but main has not called worker.Main(%q, ...)", name, name)
+	if s := ipc.Startup(); s != nil {
+		_ = s.Refuse(err.Error()) // the error itself is returned as well
+	}
+	return err
+}

@@ -1,0 +1,155 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Server is the worker's side: it answers the calls of the host that started
+// this process.
+type Server struct {
+	registry
+
+	driver ipc.Acceptor
+	codec  ipc.Codec
+	log    *slog.Logger
+}
+
+// NewServer returns a server without handlers. Add them with [Handle].
+func NewServer() *Server { return &Server{log: slog.Default()} }
+
+// RequireDriver makes Serve insist on a driver, instead of following the host.
+// If the host uses another, both get an error at once.
+func (s *Server) RequireDriver(d ipc.Acceptor) { s.driver = d }
+
+// RequireCodec makes Serve insist on a codec, instead of following the host.
+// If the host uses another, both get an error at once.
+func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
+
+// Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
+// It then lets the handlers finish, for as long as the host's grace allows
+// ([WithGrace]), ends their contexts, and returns nil. If the host goes without
+// a goodbye Serve ends the contexts of the handlers at once and returns an error
+// that wraps [ipc.ErrPeerGone]; with a driver that can reconnect it first waits
+// for the host to come back ([WithHostLimit]).
+//
+// It returns an error at once, which the host gets too, if no host started this
+// process, or they do not agree. A process can serve its host once.
+func (s *Server) Serve(ctx context.Context) error {
+	if err := checkEntry(); err != nil {
+		return err
+	}
+	startup, err := ipc.LoadStartup()
+	if err != nil {
+		return err
+	}
+	if startup == nil {
+		return fmt.Errorf("tandem: this process was not started by a host: there is no %s in its environment (see worker.Spawn)", ipc.StartupEnv)
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
+	driver, codec, err := s.agree(startup)
+	if err != nil {
+		_ = startup.Refuse(err.Error()) // the host is told if it still listens; the error is returned as well
+		return err
+	}
+	endpoint, err := driver.Open(startup)
+	if err != nil {
+		err = fmt.Errorf("tandem: open driver %s: %w", driver.Name(), err)
+		_ = startup.Refuse(err.Error())
+		return err
+	}
+	defer endpoint.Close()
+	for {
+		link, err := accept(ctx, endpoint, startup, codec)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		again, err := s.serveLink(ctx, link, codec, startup.Limits)
+		if !again {
+			return err
+		}
+	}
+}
+
+// agree finds the driver and codec that the host asks for.
+func (s *Server) agree(startup *ipc.StartupData) (ipc.Acceptor, ipc.Codec, error) {
+	if startup.Protocol != ipc.ProtocolVersion {
+		return nil, nil, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(ipc.ProtocolVersion), Remote: fmt.Sprint(startup.Protocol)}
+	}
+	codec, ok := ipc.FindCodec(startup.Codec)
+	if s.codec != nil {
+		codec, ok = s.codec, s.codec.Name() == startup.Codec
+	}
+	if !ok {
+		name := "cbor, json or raw"
+		if s.codec != nil {
+			name = s.codec.Name()
+		}
+		return nil, nil, &ipc.MismatchError{What: "codec", Local: name, Remote: startup.Codec}
+	}
+	if s.driver != nil {
+		if s.driver.Name() != startup.Driver {
+			return nil, nil, &ipc.MismatchError{What: "driver", Local: s.driver.Name(), Remote: startup.Driver}
+		}
+		return s.driver, codec, nil
+	}
+	driver, ok := ipc.FindDriver(startup.Driver)
+	if !ok {
+		return nil, nil, fmt.Errorf("tandem: the host uses driver %q, which is not linked into this worker (linked: %s): import _ %q",
+			startup.Driver, strings.Join(ipc.DriverNames(), ", "), startup.Import)
+	}
+	return driver, codec, nil
+}
+
+// accept waits for a host within the host's limit.
+func accept(ctx context.Context, endpoint ipc.Endpoint, startup *ipc.StartupData, codec ipc.Codec) (ipc.Link, error) {
+	if limit := startup.Limits.Host; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: "waiting for the host", Limit: limit})
+		defer cancel()
+	}
+	link, err := endpoint.Accept(ctx, ipc.Hello{Codec: codec.Name(), MaxMessage: startup.MaxMessage})
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return link, err
+}
+
+// lostGrace is how long handlers may run on after their host is gone.
+const lostGrace = 500 * time.Millisecond
+
+// serveLink serves one link to its end. again is true if the host may come back.
+func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, limits ipc.Limits) (again bool, err error) {
+	host := newSession(link, 1, codec, limits, &s.registry, s.log, nil)
+	select {
+	case <-host.done:
+		err := host.err
+		if errors.Is(err, ipc.ErrDisconnected) {
+			go host.close(0) // its handlers run on
+			return true, nil
+		}
+		host.close(lostGrace)
+		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
+	case <-ctx.Done():
+	case <-host.goodbye:
+	}
+	within(host.active.drain(), limits.Grace, host.done)
+	// Tell the host that the end of the link will be no accident.
+	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
+	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort
+	cancel()
+	host.close(lostGrace)
+	return false, nil
+}

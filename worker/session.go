@@ -1,0 +1,292 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// session runs calls and handlers over one link, in both directions. It is the
+// same for hosts and workers, and ends when its link does.
+type session struct {
+	link     ipc.Link
+	codec    ipc.Codec
+	limits   ipc.Limits
+	registry *registry
+	log      *slog.Logger
+
+	role      atomic.Uint64 // see role.go
+	followers followers
+	calls     calls
+	standby   standby
+
+	handling sync.WaitGroup  // keepers, the stand-by, and handlers in goroutines of their own
+	running  running         // handlers that can be cancelled
+	active   activity        // handlers that have not answered
+	baseCtx  context.Context // of handlers
+	cancel   context.CancelFunc
+
+	// explain, if set, turns the error that ended the link into one that says
+	// more, and may wait for a moment to do so.
+	explain func(error) error
+	ending  atomic.Bool
+	done    chan struct{} // closed when err is set and all calls have failed
+	err     error
+
+	goodbye     chan struct{} // closed when the peer has said goodbye
+	goodbyeOnce sync.Once
+
+	late atomic.Uint64 // answers to calls that were given up
+}
+
+// newSession starts a session. side is 0 for the host and 1 for the worker.
+func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(error) error) *session {
+	s := &session{
+		link: link, codec: codec, limits: limits, registry: reg, log: log, explain: explain,
+		done: make(chan struct{}), goodbye: make(chan struct{}),
+	}
+	s.calls.side = side
+	ctx := context.WithValue(context.Background(), sessionKey{}, s)
+	s.baseCtx, s.cancel = context.WithCancel(ctx)
+	link.Arm()
+	s.startKeeper(0, false)
+	return s
+}
+
+type sessionKey struct{}
+
+// lead is a caller's reading: until its own call is settled, or nothing comes
+// for a while, or its context has ended. It leaves the role.
+func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
+	var deadline time.Time
+	for empty := 1; ; {
+		f, ok, err := s.link.Next()
+		if err != nil {
+			s.lost(err)
+			s.leave(false)
+			return
+		}
+		if ok {
+			if h := s.receive(f); h != nil {
+				// A caller does not run other people's handlers.
+				s.runConcurrently(h)
+			}
+			if c.state.Load() == callDone {
+				s.leave(true)
+				return
+			}
+			continue
+		}
+		if empty++; empty%64 == 0 {
+			if c.state.Load() == callDone || ctx.Err() != nil || s.ending.Load() {
+				s.leave(true)
+				return
+			}
+			if limit > 0 && empty%4096 == 0 {
+				// On the way to here the clock was never read.
+				if now := time.Now(); deadline.IsZero() {
+					deadline = now.Add(limit)
+				} else if now.After(deadline) {
+					s.leave(true)
+					return
+				}
+			}
+		}
+		if !s.link.Spin() {
+			s.leave(false)
+			return
+		}
+	}
+}
+
+// receive deals with one frame, all but the running of a handler, which it
+// returns. It has copied what it needs of f.
+func (s *session) receive(f ipc.Frame) *job {
+	switch f.Kind {
+	case ipc.KindResponse, ipc.KindError:
+		s.settle(f)
+	case ipc.KindRequest, ipc.KindNotify:
+		return s.accept(f)
+	case ipc.KindCancel:
+		s.running.cancel(f.Tx)
+	case ipc.KindGoodbye:
+		s.goodbyeOnce.Do(func() { close(s.goodbye) })
+	default:
+		s.lost(fmt.Errorf("%w: unexpected frame of kind %v", ipc.ErrProtocol, f.Kind))
+	}
+	return nil
+}
+
+// settle delivers an answer to its call.
+func (s *session) settle(f ipc.Frame) {
+	c, parked := s.calls.take(f.Tx)
+	if c == nil {
+		s.late.Add(1)
+		return
+	}
+	switch {
+	case f.Kind == ipc.KindError:
+		c.err = ipc.ParseError(f.Payload)
+	case f.Owned:
+		c.response = f.Payload
+	default:
+		c.response = append(c.response, f.Payload...)
+	}
+	c.finish(parked)
+}
+
+// lost ends the session because its link has ended with err.
+func (s *session) lost(err error) {
+	if !s.ending.CompareAndSwap(false, true) {
+		return
+	}
+	s.cancel()
+	s.link.Shutdown()
+	go func() {
+		if s.explain != nil {
+			err = s.explain(err)
+		}
+		s.err = err
+		s.calls.end(err)
+		close(s.done)
+	}()
+}
+
+// close ends the session from this side and frees the link. Handlers that do
+// not heed their context are left behind, with their link shut.
+func (s *session) close(grace time.Duration) {
+	s.lost(ipc.ErrClosed)
+	<-s.done
+	idle := make(chan struct{})
+	go func() {
+		<-s.calls.idle() // so that no caller reads any more
+		s.handling.Wait()
+		s.link.Close()
+		close(idle)
+	}()
+	if grace <= 0 {
+		<-idle
+		return
+	}
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case <-idle:
+	case <-t.C:
+	}
+}
+
+// Invoke makes one call.
+func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+	var remaining time.Duration
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if remaining = time.Until(deadline); remaining <= 0 {
+			return nil, context.DeadlineExceeded // its timer has not fired yet
+		}
+	}
+	limit := inv.Limit
+	if limit == ipc.DefaultLimit {
+		limit = s.limits.Call
+	}
+	if inv.OneWay {
+		return nil, s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+	}
+	c, err := s.calls.add()
+	if err != nil {
+		return nil, err
+	}
+	c.response = inv.Response
+	tx := c.tx.Load()
+	err = s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
+	if err != nil {
+		if c.giveUp() {
+			s.calls.remove(c)
+			return nil, err
+		}
+	} else if err := s.await(ctx, c, limit); err != nil {
+		s.calls.remove(c)
+		go s.sendCancel(tx)
+		if errors.Is(err, errLimit) {
+			return nil, &ipc.LimitError{What: fmt.Sprintf("call of %q", inv.Method.Name), Limit: limit}
+		}
+		return nil, err
+	}
+	response, err := c.response, c.err
+	s.calls.remove(c)
+	if err != nil {
+		return nil, s.nameMethod(err, inv.Method)
+	}
+	return response, nil
+}
+
+// send sends a frame within the limits of its call. If the link has ended it
+// fails with the session's error.
+func (s *session) send(ctx context.Context, limit time.Duration, method string, f ipc.Frame) error {
+	sendCtx, limited := withLimit(ctx, limit)
+	err := s.link.Send(sendCtx, f)
+	overLimit := limited.release()
+	if err == nil {
+		return nil
+	}
+	var tooLarge *ipc.SizeError
+	switch {
+	case errors.As(err, &tooLarge):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case overLimit:
+		return &ipc.LimitError{What: fmt.Sprintf("call of %q", method), Limit: limit}
+	}
+	s.lost(err)
+	select {
+	case <-s.done: // which says more
+		return s.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errLimit = errors.New("limit")
+
+// await waits until c is settled. If it returns an error the call was given up.
+func (s *session) await(ctx context.Context, c *call, limit time.Duration) error {
+	var deadline time.Time
+	for promoted := false; ; {
+		if promoted || s.acquire() {
+			s.lead(ctx, c, limit)
+		}
+		if !c.park() {
+			return nil
+		}
+		s.followers.add(c)
+		if deadline.IsZero() && limit > 0 {
+			deadline = time.Now().Add(limit)
+		}
+		err := c.sleep(ctx, deadline)
+		promoted = s.followers.remove(c)
+		if err == nil && c.settled() {
+			if promoted {
+				s.leave(true)
+			}
+			return nil
+		}
+		if err != nil {
+			if promoted {
+				s.leave(true)
+			}
+			if c.giveUp() {
+				return err
+			}
+			return nil
+		}
+	}
+}
