@@ -66,8 +66,10 @@ type calls struct {
 	all atomic.Pointer[[]*call]
 }
 
-// add returns a call that waits with a new tx.
-func (t *calls) add() (*call, error) {
+// add returns a call that waits with a new tx, for a response that will be
+// appended to response. From then on that memory is the reader's, for a peer
+// may answer what it was not asked yet.
+func (t *calls) add(response []byte) (*call, error) {
 	t.mu.Lock()
 	if t.ended != nil {
 		t.mu.Unlock()
@@ -84,6 +86,7 @@ func (t *calls) add() (*call, error) {
 	t.pending++
 	uses := c.tx.Load()>>(1+callIndexBits) + 1
 	c.tx.Store(uses<<(1+callIndexBits) | uint64(c.index)<<1 | t.side)
+	c.response = response
 	c.state.Store(callWaiting)
 	t.mu.Unlock()
 	return c, nil

@@ -139,7 +139,7 @@ func (c *Client[C]) explain(err error) error {
 }
 
 // exitDelay is how long a process may outlive its end of the link.
-const exitDelay = time.Second
+const exitDelay = 3 * time.Second
 
 // watch ends the session of a process that has ended, should the end of the
 // link itself not be seen, as when a descendant holds it open.

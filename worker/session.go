@@ -200,11 +200,10 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 	if inv.OneWay {
 		return nil, s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
 	}
-	c, err := s.calls.add()
+	c, err := s.calls.add(inv.Response)
 	if err != nil {
 		return nil, err
 	}
-	c.response = inv.Response
 	tx := c.tx.Load()
 	err = s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
 	if err != nil {

@@ -104,10 +104,7 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 		fromChild.Close() // ends the copying, if a grandchild holds the other end
 		<-copied
 	}
-	exit := &ipc.ExitError{PID: p.PID(), Program: p.cmd.Path, Code: -1, Stderr: p.Stderr()}
-	if len(p.cmd.Args) > 0 {
-		exit.Program = p.cmd.Args[0]
-	}
+	exit := &ipc.ExitError{PID: p.PID(), Program: p.program(), Code: -1, Stderr: p.Stderr()}
 	if state := p.cmd.ProcessState; state != nil {
 		exit.Code = state.ExitCode()
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
@@ -118,6 +115,14 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 	}
 	p.exit = exit
 	close(p.done)
+}
+
+// program is what to call the process in errors.
+func (p *Process) program() string {
+	if len(p.cmd.Args) > 0 {
+		return p.cmd.Args[0]
+	}
+	return p.cmd.Path
 }
 
 // PID returns the process id.

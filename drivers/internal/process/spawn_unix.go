@@ -88,15 +88,15 @@ func (p *Process) failed(ctx context.Context, err error) error {
 	var mismatch *ipc.MismatchError
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
-		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.cmd.Args[0], p.PID(), err)
-	case exit != nil:
+		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
+	case exit != nil && gone(err):
 		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
 	case ctx.Err() != nil:
-		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s", p.cmd.Args[0], p.PID(), context.Cause(ctx), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s", p.program(), p.PID(), context.Cause(ctx), p.lastWords())
 	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello: does it call Serve?%s", p.cmd.Args[0], p.PID(), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello: does it call Serve?%s", p.program(), p.PID(), p.lastWords())
 	}
-	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.cmd.Args[0], p.PID(), err, p.lastWords())
+	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
 }
 
 func gone(err error) bool {

@@ -1,0 +1,219 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ipc/ipctest"
+)
+
+// TestMain makes this program a worker that answers a byte on its control
+// socket with a line about itself.
+func TestMain(m *testing.M) {
+	if s := ipc.Startup(); s != nil {
+		control, err := Control(s)
+		if err != nil {
+			panic(err)
+		}
+		var b [1]byte
+		if _, err := io.ReadFull(control, b[:]); err != nil {
+			os.Exit(9)
+		}
+		switch b[0] {
+		case 'f': // the user's file, at the number that os/exec promises
+			_, _ = io.Copy(control, os.NewFile(3, "extra"))
+		case 'g':
+			_, _ = io.WriteString(control, strings.Join([]string{os.Getenv("USERS"), cwd(), group()}, " "))
+		case 's':
+			_, _ = io.WriteString(os.Stderr, strings.Repeat("x", 2*tailSize)+"end")
+			_, _ = io.WriteString(os.Stdout, "to stdout")
+			os.Exit(5)
+		case 'k':
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		case 'c': // a child that holds stderr open
+			c := exec.Command("/bin/sleep", "60")
+			c.Stderr = os.Stderr
+			if c.Start() != nil {
+				os.Exit(8)
+			}
+			_, _ = io.WriteString(control, "started")
+			_, _ = control.Read(b[:])
+		case 't':
+			_, _ = io.WriteString(control, "x")
+			_, _ = control.Read(b[:])
+		}
+		os.Exit(0)
+	}
+	os.Exit(ipctest.VerifyNoLeaks(m.Run))
+}
+
+func cwd() string {
+	d, _ := os.Getwd()
+	return d
+}
+
+func group() string {
+	if syscall.Getpgrp() == os.Getpid() {
+		return "leader"
+	}
+	return "member"
+}
+
+// spawn starts this program, says word to it, and returns what it answers.
+func spawn(t *testing.T, cmd *exec.Cmd, opts Options, word string) (*Process, *net.UnixConn) {
+	t.Helper()
+	cmd.Path, cmd.Args = "/proc/self/exe", []string{"test worker"}
+	p, conn, err := Spawn(t.Context(), &ipc.Command{Cmd: cmd}, opts, func(c *net.UnixConn) error {
+		_, err := c.Write([]byte(word))
+		return err
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		conn.Close()
+		p.Kill()
+	})
+	return p, conn
+}
+
+func TestFilesOfTheUser(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	_, _ = w.WriteString("from the user's file")
+	w.Close()
+	p, conn := spawn(t, &exec.Cmd{ExtraFiles: []*os.File{r}}, Options{}, "f")
+	b, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, "from the user's file", string(b))
+	<-p.Done()
+	require.Zero(t, p.Exit().Code)
+}
+
+func TestSettingsOfTheUser(t *testing.T) {
+	dir := t.TempDir()
+	_, conn := spawn(t, &exec.Cmd{Dir: dir, Env: []string{"USERS=own"}}, Options{}, "g")
+	b, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, "own "+dir+" leader", string(b), "environment, directory, and a process group of its own")
+}
+
+func TestExit(t *testing.T) {
+	var mu sync.Mutex
+	var stderr bytes.Buffer
+	var stdout bytes.Buffer
+	p, _ := spawn(t, &exec.Cmd{Stdout: &stdout, Stderr: lockedWriter{&mu, &stderr}}, Options{}, "s")
+	require.Nil(t, (&Process{done: make(chan struct{})}).Exit(), "nil while it runs")
+	<-p.Done()
+	exit := p.Exit()
+	require.Equal(t, 5, exit.Code)
+	require.Nil(t, exit.Signal)
+	require.Equal(t, p.PID(), exit.PID)
+	require.Equal(t, "..."+strings.Repeat("x", tailSize-3)+"end", exit.Stderr, "the tail, with a mark that it is one")
+	mu.Lock()
+	require.Equal(t, 2*tailSize+3, stderr.Len(), "the user's writer has all of it")
+	mu.Unlock()
+	require.Equal(t, "to stdout", stdout.String())
+	require.ErrorIs(t, p.Signal(syscall.SIGTERM), os.ErrProcessDone)
+	p.Kill() // does nothing
+
+	p, _ = spawn(t, &exec.Cmd{}, Options{}, "k")
+	<-p.Done()
+	require.Equal(t, syscall.SIGKILL, p.Exit().Signal)
+	require.Equal(t, -1, p.Exit().Code)
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+// A grandchild that holds stderr open does not keep the end of its parent from
+// being noticed, and a signal to the group reaches it.
+func TestGrandchild(t *testing.T) {
+	p, conn := spawn(t, &exec.Cmd{}, Options{}, "c")
+	_, err := io.ReadFull(conn, make([]byte, len("started")))
+	require.NoError(t, err)
+	pgid := p.PID()
+	p.Kill()
+	require.Equal(t, syscall.SIGKILL, p.Exit().Signal)
+	// The group's last member may take a moment to be reaped by its new parent.
+	for syscall.Kill(-pgid, 0) == nil && !onlyZombies(pgid) {
+	}
+}
+
+// onlyZombies reports whether no process of the group runs any more.
+func onlyZombies(pgid int) bool {
+	out, _ := exec.Command("/bin/sh", "-c", "cat /proc/[0-9]*/stat").Output()
+	for line := range strings.Lines(string(out)) {
+		_, rest, ok := strings.Cut(line, ") ")
+		f := strings.Fields(rest)
+		if ok && len(f) > 2 && f[2] == strconv.Itoa(pgid) && f[0] != "Z" {
+			return false
+		}
+	}
+	return true
+}
+
+func TestHandshakeFails(t *testing.T) {
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"test worker"}}
+	wrong := errors.New("wrong hello")
+	var pid uint64
+	_, _, err := Spawn(t.Context(), &ipc.Command{Cmd: cmd}, Options{}, func(*net.UnixConn) error {
+		pid = uint64(cmd.Process.Pid)
+		return wrong
+	})
+	require.ErrorIs(t, err, wrong)
+	require.ErrorIs(t, syscall.Kill(int(pid), 0), syscall.ESRCH, "the process has been reaped")
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("changed our mind")
+	_, _, err = Spawn(ctx, &ipc.Command{Cmd: &exec.Cmd{Path: "/proc/self/exe"}}, Options{}, func(c *net.UnixConn) error {
+		cancel(reason)
+		_, err := c.Read(make([]byte, 1))
+		return err
+	})
+	require.ErrorIs(t, err, reason)
+}
+
+func TestDetached(t *testing.T) {
+	p, conn := spawn(t, &exec.Cmd{}, Options{Detached: true}, "t")
+	_, err := io.ReadFull(conn, make([]byte, 1))
+	require.NoError(t, err)
+	sid, err := unix.Getsid(p.PID())
+	require.NoError(t, err)
+	require.Equal(t, p.PID(), sid, "a session of its own")
+	p2, conn2 := spawn(t, &exec.Cmd{}, Options{}, "t")
+	_, err = io.ReadFull(conn2, make([]byte, 1))
+	require.NoError(t, err)
+	sid, err = unix.Getsid(p2.PID())
+	require.NoError(t, err)
+	require.NotEqual(t, p2.PID(), sid)
+}
+
+func TestStartTime(t *testing.T) {
+	require.NotZero(t, StartTime(os.Getpid()))
+	require.Equal(t, StartTime(os.Getpid()), StartTime(os.Getpid()))
+	require.Zero(t, StartTime(1<<30))
+}
