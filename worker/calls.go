@@ -14,18 +14,20 @@ import (
 // owns its result: the reader that delivers, the caller that gives up, or the
 // session that ends.
 const (
-	callFree uint32 = iota
-	callWaiting
-	callParked // waiting, and its goroutine sleeps or is about to
-	callTaken  // somebody writes the result
+	callFree    uint64 = iota
+	callWaiting        // its goroutine runs
+	callParked         // its goroutine sleeps or is about to
+	callTaken          // somebody writes the result
 	callDone
+	callState uint64 = 7
 )
 
-// call is one pending call. Calls are reused; tx tells the uses apart.
+// call is one pending call. Calls are reused; word tells the uses apart.
 type call struct {
-	tx    atomic.Uint64
-	state atomic.Uint32
-	index uint32
+	// word is a count of the uses, times 8, plus a state. One compare-and-swap
+	// on it finds out whether an answer is for this use, and takes the call.
+	word  atomic.Uint64
+	index uint64
 
 	// The result: written in state callTaken, read in callDone.
 	response []byte
@@ -33,8 +35,10 @@ type call struct {
 
 	// wake has a token when the state became callDone or promoted was set,
 	// while the call was parked.
-	wake  chan struct{}
-	timer *time.Timer
+	wake   chan struct{}
+	timer  *time.Timer
+	parked bool    // in this use, so wake may have a token
+	limit  limited // of its request
 
 	// Guarded by followers.mu.
 	next, prev *call
@@ -43,10 +47,11 @@ type call struct {
 }
 
 // A tx is, from the lowest bit: the side that made it, 1 bit; the index of the
-// call in the table, callIndexBits; how often that place was used, the rest.
+// call in the table, callIndexBits; the count of its uses, the rest.
 const (
 	callIndexBits = 20
 	maxCalls      = 1 << callIndexBits
+	txUses        = 1 + callIndexBits
 )
 
 var errTooManyCalls = ipc.Errorf(ipc.CodeResourceExhausted, "tandem: %d calls are pending on one link", maxCalls)
@@ -55,45 +60,49 @@ var errTooManyCalls = ipc.Errorf(ipc.CodeResourceExhausted, "tandem: %d calls ar
 type calls struct {
 	side uint64 // lowest bit of our txs: 0 for hosts, 1 for workers
 
-	mu      sync.Mutex
-	free    []*call
-	pending int
-	ended   error         // set once: no more calls
-	drained chan struct{} // if not nil, closed when pending falls to 0
+	// spare is a free call that is on no list, so that a lone caller needs no lock.
+	spare atomic.Pointer[call]
+
+	mu    sync.Mutex
+	free  []*call
+	ended atomic.Pointer[error] // set once: no more calls
 
 	// all is replaced, never changed, when it grows, so that readers of the
 	// link can look calls up without the lock.
 	all atomic.Pointer[[]*call]
 }
 
-// add returns a call that waits with a new tx, for a response that will be
-// appended to response. From then on that memory is the reader's, for a peer
-// may answer what it was not asked yet.
-func (t *calls) add(response []byte) (*call, error) {
-	t.mu.Lock()
-	if t.ended != nil {
-		t.mu.Unlock()
-		return nil, t.ended
+// add returns a call that waits, and its tx. The result may be appended to
+// response. From now on an answer can come, even before the request was sent: the
+// peer may guess the tx.
+func (t *calls) add(response []byte) (c *call, tx uint64, err error) {
+	if c = t.spare.Swap(nil); c == nil {
+		if c = t.more(); c == nil {
+			return nil, 0, errTooManyCalls
+		}
 	}
-	var c *call
-	if n := len(t.free); n > 0 {
-		c = t.free[n-1]
-		t.free = t.free[:n-1]
-	} else if c = t.grow(); c == nil {
-		t.mu.Unlock()
-		return nil, errTooManyCalls
-	}
-	t.pending++
-	uses := c.tx.Load()>>(1+callIndexBits) + 1
-	c.tx.Store(uses<<(1+callIndexBits) | uint64(c.index)<<1 | t.side)
+	uses := (c.word.Load()>>3 + 1) & (1<<(64-txUses) - 1)
 	c.response = response
-	c.state.Store(callWaiting)
-	t.mu.Unlock()
-	return c, nil
+	c.word.Store(uses<<3 | callWaiting)
+	// end sets ended and then looks at all calls, so one of us sees the other.
+	if ended := t.ended.Load(); ended != nil {
+		c.giveUp()
+		t.remove(c)
+		return nil, 0, *ended
+	}
+	return c, uses<<txUses | c.index<<1 | t.side, nil
 }
 
-// grow doubles the table and returns one of its new calls, or nil if it is full.
-func (t *calls) grow() *call {
+// more takes a call from the list, and makes new ones if there is none. It
+// returns nil if the table is full.
+func (t *calls) more() *call {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.free); n > 0 {
+		c := t.free[n-1]
+		t.free = t.free[:n-1]
+		return c
+	}
 	var old []*call
 	if p := t.all.Load(); p != nil {
 		old = *p
@@ -104,7 +113,7 @@ func (t *calls) grow() *call {
 	all := make([]*call, max(8, 2*len(old)))
 	copy(all, old)
 	for i := len(old); i < len(all); i++ {
-		all[i] = &call{index: uint32(i), wake: make(chan struct{}, 1)}
+		all[i] = &call{index: uint64(i), wake: make(chan struct{}, 1)}
 	}
 	t.all.Store(&all)
 	t.free = append(t.free, all[len(old)+1:]...)
@@ -113,19 +122,20 @@ func (t *calls) grow() *call {
 
 // remove ends the use of c, whose result nobody else will touch any more.
 func (t *calls) remove(c *call) {
-	select {
-	case <-c.wake:
-	default:
+	if c.parked {
+		c.parked = false
+		select {
+		case <-c.wake:
+		default:
+		}
 	}
 	c.response, c.err = nil, nil
-	c.state.Store(callFree)
+	c.word.Store(c.word.Load()&^callState | callFree)
+	if t.spare.CompareAndSwap(nil, c) {
+		return
+	}
 	t.mu.Lock()
 	t.free = append(t.free, c)
-	t.pending--
-	if t.pending == 0 && t.drained != nil {
-		close(t.drained)
-		t.drained = nil
-	}
 	t.mu.Unlock()
 }
 
@@ -141,27 +151,21 @@ func (t *calls) take(tx uint64) (c *call, parked bool) {
 		return nil, false
 	}
 	c = (*p)[index]
-	for c.tx.Load() == tx {
-		state := c.state.Load()
-		if state != callWaiting && state != callParked {
+	use := tx >> txUses << 3
+	for {
+		word := c.word.Load()
+		if word != use|callWaiting && word != use|callParked {
 			return nil, false
 		}
-		if !c.state.CompareAndSwap(state, callTaken) {
-			continue
+		if c.word.CompareAndSwap(word, use|callTaken) {
+			return c, word&callState == callParked
 		}
-		if c.tx.Load() == tx {
-			return c, state == callParked
-		}
-		// The place was used anew between the two looks. Whoever finds the
-		// state taken waits until it is not.
-		c.state.Store(state)
 	}
-	return nil, false
 }
 
 // finish publishes the result that was written into a taken call.
 func (c *call) finish(parked bool) {
-	c.state.Store(callDone)
+	c.word.Store(c.word.Load()&^callState | callDone)
 	if parked {
 		c.notify()
 	}
@@ -174,11 +178,16 @@ func (c *call) notify() {
 	}
 }
 
+func (c *call) state() uint64 { return c.word.Load() & callState }
+
+// done reports whether the result is there.
+func (c *call) done() bool { return c.state() == callDone }
+
 // settled reports whether the result is there, and waits for it if somebody is
 // writing it just now.
 func (c *call) settled() bool {
 	for {
-		switch c.state.Load() {
+		switch c.state() {
 		case callDone:
 			return true
 		case callTaken:
@@ -191,12 +200,19 @@ func (c *call) settled() bool {
 
 // park announces that the caller sleeps. It returns false if the result is there.
 func (c *call) park() bool {
-	for !c.state.CompareAndSwap(callWaiting, callParked) && c.state.Load() != callParked {
+	c.parked = true
+	for {
+		word := c.word.Load()
+		if word&callState == callParked {
+			return true
+		}
+		if word&callState == callWaiting && c.word.CompareAndSwap(word, word&^callState|callParked) {
+			return true
+		}
 		if c.settled() {
 			return false
 		}
 	}
-	return true
 }
 
 // sleep waits for wake. It returns an error when ctx ends or the deadline, if
@@ -226,9 +242,9 @@ func (c *call) sleep(ctx context.Context, deadline time.Time) error {
 // the result is there after all.
 func (c *call) giveUp() bool {
 	for {
-		state := c.state.Load()
-		if state == callWaiting || state == callParked {
-			if c.state.CompareAndSwap(state, callTaken) {
+		word := c.word.Load()
+		if state := word & callState; state == callWaiting || state == callParked {
+			if c.word.CompareAndSwap(word, word&^callState|callTaken) {
 				return true
 			}
 			continue
@@ -241,20 +257,21 @@ func (c *call) giveUp() bool {
 
 // end fails all pending calls, and those that are added later, with err.
 func (t *calls) end(err error) {
-	t.mu.Lock()
-	t.ended = err
-	t.mu.Unlock()
+	t.ended.Store(&err)
+	t.mu.Lock() // so that the table does not grow
+	defer t.mu.Unlock()
 	p := t.all.Load()
 	if p == nil {
 		return
 	}
 	for _, c := range *p {
 		for {
-			state := c.state.Load()
+			word := c.word.Load()
+			state := word & callState
 			if state == callFree || state == callDone {
 				break
 			}
-			if state != callTaken && c.state.CompareAndSwap(state, callTaken) {
+			if state != callTaken && c.word.CompareAndSwap(word, word&^callState|callTaken) {
 				c.err = err
 				c.finish(state == callParked)
 				break
@@ -264,24 +281,41 @@ func (t *calls) end(err error) {
 	}
 }
 
-// idle returns a channel that is closed when no call is pending.
-func (t *calls) idle() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.drained == nil {
-		c := make(chan struct{})
-		if t.pending == 0 {
-			close(c)
-			return c
+// pending counts the calls that have not been removed.
+func (t *calls) pending() int {
+	n := 0
+	if p := t.all.Load(); p != nil {
+		for _, c := range *p {
+			if c.state() != callFree {
+				n++
+			}
 		}
-		t.drained = c
 	}
-	return t.drained
+	return n
+}
+
+// drained waits until no call is pending, for at most d, or until stop is
+// closed. It looks now and then, so that calls need not be counted.
+func (t *calls) drained(d time.Duration, stop <-chan struct{}) bool {
+	deadline := time.Now().Add(d)
+	for pause := 50 * time.Microsecond; t.pending() > 0; pause = min(2*pause, 2*time.Millisecond) {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false
+		}
+		select {
+		case <-time.After(min(pause, left)):
+		case <-stop:
+			return false
+		}
+	}
+	return true
 }
 
 // followers are the parked calls, in the order in which they parked. One of
 // them is promoted to read when the reader leaves.
 type followers struct {
+	n           atomic.Int32
 	mu          sync.Mutex
 	first, last *call
 }
@@ -296,6 +330,7 @@ func (f *followers) add(c *call) {
 		f.first = c
 	}
 	f.last = c
+	f.n.Add(1)
 	f.mu.Unlock()
 }
 
@@ -324,16 +359,20 @@ func (f *followers) unlink(c *call) {
 		f.last = c.prev
 	}
 	c.next, c.prev, c.listed = nil, nil, false
+	f.n.Add(-1)
 }
 
 // promote gives the reader role to one follower that still waits. It returns
 // false if there is none.
 func (f *followers) promote() bool {
+	if f.n.Load() == 0 {
+		return false
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for c := f.first; c != nil; c = f.first {
 		f.unlink(c)
-		if c.state.Load() == callParked {
+		if c.state() == callParked {
 			c.promoted = true
 			c.notify()
 			return true

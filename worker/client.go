@@ -210,7 +210,7 @@ func (c *Client[C]) shutdown() error {
 	p := c.channel.Process()
 	s := c.session.Load()
 	grace := c.opts.limits.Grace
-	within(s.calls.idle(), grace, p.Done())
+	s.calls.drained(grace, p.Done())
 	if !s.ending.Load() {
 		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
 		if s.link.Send(ctx, ipc.Frame{Kind: ipc.KindGoodbye}) == nil {

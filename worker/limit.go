@@ -18,30 +18,24 @@ type limited struct {
 	cancel context.CancelFunc
 }
 
-var limitedPool = sync.Pool{New: func() any { return new(limited) }}
-
-// withLimit returns ctx bounded by limit, if there is one. The second result has
-// to be released after the last use of the first; it is nil without a limit.
-func withLimit(ctx context.Context, limit time.Duration) (context.Context, *limited) {
+// bound returns ctx bounded by limit, if there is one. l has to be released after
+// the last use of what bound returns, and can then be used anew.
+func (l *limited) bound(ctx context.Context, limit time.Duration) context.Context {
 	if limit <= 0 {
-		return ctx, nil
+		return ctx
 	}
-	l := limitedPool.Get().(*limited)
 	l.Context, l.limit = ctx, limit
-	return l, l
+	return l
 }
 
 // release ends the context and reports whether the limit ran out.
 func (l *limited) release() (ranOut bool) {
-	if l == nil {
-		return false
-	}
 	if l.cancel != nil {
 		ranOut = l.Context.Err() == nil && l.timed.Err() != nil
 		l.cancel()
+		l.timed, l.cancel = nil, nil
 	}
-	*l = limited{}
-	limitedPool.Put(l)
+	l.Context = nil
 	return ranOut
 }
 

@@ -11,11 +11,16 @@ import (
 // nothing to read.
 //
 //	          acquire                        leave
-//	idle ----------------> reading ----------------------> idle
+//	idle ----------------> reading ----------------------> idle or lazy
 //	  the link is armed,    |   ^
 //	  the keeper sleeps     v   | the handler has returned
 //	                       inline ---------------------> reading, by a thief,
 //	                  the keeper runs a handler   steal    the keeper is away
+//
+// Arming the link and taking that back costs both sides a cache miss. While calls
+// follow each other closely the role is therefore left lazy: free, but not armed,
+// and the stand-by arms the link when a tick has passed without a call. That is
+// done only where nothing but answers is expected, so nothing is late by it.
 //
 // While the keeper runs a handler it does not touch the link, so anyone may
 // steal the role from it: calls do that the handler itself makes, and the
@@ -24,15 +29,17 @@ import (
 //
 // All of this is one word:
 //
-//	bit 0-1    idle, reading or inline
+//	bit 0-1    idle, reading, lazy or inline; free if bit 0 is 0
 //	bit 2      away: the role was stolen from the keeper, so nobody sleeps
 //	bit 3-22   number of the keeper
 //	bit 23-63  count of the times a role was taken or a handler was run inline
 const (
 	roleIdle    uint64 = 0
 	roleReading uint64 = 1
-	roleInline  uint64 = 2
+	roleLazy    uint64 = 2
+	roleInline  uint64 = 3
 	roleState   uint64 = 3
+	roleTaken   uint64 = 1
 
 	roleAway uint64 = 1 << 2
 
@@ -45,12 +52,14 @@ const (
 // acquire takes the reader role if it is free, or if its holder runs a handler.
 func (s *session) acquire() bool {
 	role := s.role.Load()
-	switch role & roleState {
-	case roleIdle:
-		if !s.role.CompareAndSwap(role, role+roleOne+roleReading) {
+	switch state := role & roleState; state {
+	case roleIdle, roleLazy:
+		if !s.role.CompareAndSwap(role, role+roleOne+roleReading-state) {
 			return false
 		}
-		s.link.Disarm()
+		if state == roleIdle {
+			s.link.Disarm()
+		}
 		return true
 	case roleInline:
 		return s.steal(role)
@@ -69,10 +78,24 @@ func (s *session) steal(role uint64) bool {
 }
 
 // leave gives the reader role up. If handOver is set and a follower waits, it
-// becomes the reader; otherwise the link is armed and the keeper sees to it.
+// becomes the reader; otherwise the link is armed, or will be by the stand-by, and
+// the keeper sees to it.
 func (s *session) leave(handOver bool) {
-	if handOver && s.followers.promote() {
-		return
+	if handOver {
+		if s.followers.promote() {
+			return
+		}
+		if s.lazy.Load() {
+			s.role.Add(roleLazy - roleReading)
+			// Whoever parked, and the stand-by if it ended, before they could
+			// see that, are seen here.
+			if s.followers.n.Load() == 0 && s.standby.active.Load() || !s.acquire() {
+				return
+			}
+			s.leave(s.followers.n.Load() > 0)
+			return
+		}
+		s.noteDensity()
 	}
 	s.link.Arm()
 	s.role.Add(^(roleReading - roleIdle) + 1)
@@ -81,6 +104,25 @@ func (s *session) leave(handOver bool) {
 	if s.link.Ready() {
 		s.link.Wake()
 	}
+}
+
+// Calls are dense when so many of them end within a time.
+const (
+	denseCalls = 16
+	denseTime  = time.Millisecond
+)
+
+// noteDensity starts the stand-by when calls come close upon each other. It is
+// called with the reader role.
+func (s *session) noteDensity() {
+	if s.leaves++; s.leaves%denseCalls != 0 || s.registry.byID.Load() != nil {
+		return
+	}
+	now := time.Now()
+	if now.Sub(s.densityFrom) < denseTime {
+		s.standby.activate(s)
+	}
+	s.densityFrom = now
 }
 
 // startKeeper starts keeper number id, which begins by reading if it is given
@@ -92,7 +134,7 @@ func (s *session) startKeeper(id uint64, reading bool) {
 		}
 		for !s.ending.Load() {
 			s.link.Sleep(s.wanted)
-			if s.role.Load()&roleState == roleIdle && s.acquire() && !s.read(id) {
+			if s.role.Load()&roleTaken == 0 && s.acquire() && !s.read(id) {
 				return
 			}
 		}
@@ -101,7 +143,7 @@ func (s *session) startKeeper(id uint64, reading bool) {
 
 // wanted reports whether the keeper has something to do.
 func (s *session) wanted() bool {
-	return s.ending.Load() || s.role.Load()&roleState == roleIdle && s.link.Ready()
+	return s.ending.Load() || s.role.Load()&roleTaken == 0 && s.link.Ready()
 }
 
 // read is a keeper's reading: until nothing comes for a while. It returns false
@@ -162,7 +204,8 @@ const tick = 500 * time.Microsecond
 // quietTicks is after how many ticks without work the stand-by ends.
 const quietTicks = 8
 
-// standby looks, while a link is busy, whether its keeper is stuck in a handler.
+// standby looks, while a link is busy, whether its keeper is stuck in a handler,
+// and arms it when it is not busy any more.
 type standby struct{ active atomic.Bool }
 
 // activate starts the stand-by if it does not run.
@@ -184,6 +227,10 @@ func (b *standby) run(s *session) {
 				if s.steal(role) {
 					s.replaceKeeper(true)
 				}
+			case role == last && role&roleState == roleLazy:
+				if s.acquire() {
+					s.leave(false)
+				}
 			case role&roleAway != 0 && last&roleAway != 0 && role&roleKeeper == last&roleKeeper:
 				s.replaceKeeper(false)
 			case role == last:
@@ -191,12 +238,16 @@ func (b *standby) run(s *session) {
 			default:
 				quiet = 0
 			}
+			// One call takes the role once.
+			s.lazy.Store(role/roleOne-last/roleOne >= denseCalls*uint64(tick)/uint64(denseTime) && s.registry.byID.Load() == nil)
 			last = role
 		}
+		s.lazy.Store(false)
 		b.active.Store(false)
-		// A keeper that found us active just now relies on us.
+		// Who found us active just now relies on us.
 		role := s.role.Load()
-		if s.ending.Load() || role&roleState != roleInline && role&roleAway == 0 || !b.active.CompareAndSwap(false, true) {
+		state := role & roleState
+		if s.ending.Load() || state != roleInline && state != roleLazy && role&roleAway == 0 || !b.active.CompareAndSwap(false, true) {
 			return
 		}
 	}

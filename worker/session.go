@@ -25,6 +25,12 @@ type session struct {
 	followers followers
 	calls     calls
 	standby   standby
+	lazy      atomic.Bool // leave the role unarmed; set by the stand-by alone
+
+	// With the reader role: how often it was left, and when that was last
+	// looked at.
+	leaves      uint
+	densityFrom time.Time
 
 	handling sync.WaitGroup  // keepers, the stand-by, and handlers in goroutines of their own
 	running  running         // handlers that can be cancelled
@@ -77,14 +83,14 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				// A caller does not run other people's handlers.
 				s.runConcurrently(h)
 			}
-			if c.state.Load() == callDone {
+			if c.done() {
 				s.leave(true)
 				return
 			}
 			continue
 		}
 		if empty++; empty%64 == 0 {
-			if c.state.Load() == callDone || ctx.Err() != nil || s.ending.Load() {
+			if c.done() || ctx.Err() != nil || s.ending.Load() {
 				s.leave(true)
 				return
 			}
@@ -165,7 +171,7 @@ func (s *session) close(grace time.Duration) {
 	<-s.done
 	idle := make(chan struct{})
 	go func() {
-		<-s.calls.idle() // so that no caller reads any more
+		s.calls.drained(forever, nil) // so that no caller reads any more
 		s.handling.Wait()
 		s.link.Close()
 		close(idle)
@@ -198,14 +204,13 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 		limit = s.limits.Call
 	}
 	if inv.OneWay {
-		return nil, s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+		return nil, s.send(ctx, new(limited), limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
 	}
-	c, err := s.calls.add(inv.Response)
+	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
 		return nil, err
 	}
-	tx := c.tx.Load()
-	err = s.send(ctx, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
+	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
 	if err != nil {
 		if c.giveUp() {
 			s.calls.remove(c)
@@ -227,12 +232,11 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 	return response, nil
 }
 
-// send sends a frame within the limits of its call. If the link has ended it
-// fails with the session's error.
-func (s *session) send(ctx context.Context, limit time.Duration, method string, f ipc.Frame) error {
-	sendCtx, limited := withLimit(ctx, limit)
-	err := s.link.Send(sendCtx, f)
-	overLimit := limited.release()
+// send sends a frame within the limits of its call, for which it uses l. If the
+// link has ended it fails with the session's error.
+func (s *session) send(ctx context.Context, l *limited, limit time.Duration, method string, f ipc.Frame) error {
+	err := s.link.Send(l.bound(ctx, limit), f)
+	overLimit := l.release()
 	if err == nil {
 		return nil
 	}
@@ -254,6 +258,9 @@ func (s *session) send(ctx context.Context, limit time.Duration, method string, 
 	}
 }
 
+// forever is longer than anything takes.
+const forever = 100 * 365 * 24 * time.Hour
+
 var errLimit = errors.New("limit")
 
 // await waits until c is settled. If it returns an error the call was given up.
@@ -267,6 +274,12 @@ func (s *session) await(ctx context.Context, c *call, limit time.Duration) error
 			return nil
 		}
 		s.followers.add(c)
+		if s.role.Load()&roleState == roleLazy && s.acquire() {
+			// The last reader left before it could see us, and has armed nothing.
+			s.followers.remove(c)
+			promoted = true
+			continue
+		}
 		if deadline.IsZero() && limit > 0 {
 			deadline = time.Now().Add(limit)
 		}
