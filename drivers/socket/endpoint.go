@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
@@ -48,6 +49,9 @@ func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
 		shaking: make(map[netConn]struct{}),
 		sem:     make(chan struct{}, maxHandshakes),
 	}
+	if !opts.Detached {
+		e.parent = os.Getppid()
+	}
 	// Who made the control socket is the host, which may have started this
 	// process as another user.
 	if cred, err := peerCredentials(control); err == nil {
@@ -62,6 +66,9 @@ type endpoint struct {
 	id   fs.FileInfo
 	ln   *net.UnixListener
 	uids []int // whose processes may connect
+	// parent started us, as the host or on its behalf, and we end with it; 0 if
+	// the worker is detached.
+	parent int
 
 	arrived chan struct{} // capacity 1: candidate was set
 	closing chan struct{} // closed by Close
@@ -84,8 +91,14 @@ type candidate struct {
 
 var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
 
+// parentCheck is how often a worker that waits for its host looks whether the
+// process that started it is alive.
+const parentCheck = 200 * time.Millisecond
+
 // Accept yields the link over the control socket first. Then it waits for a
 // host to connect; one that does not agree is told so and does not end it.
+// Unless the worker is detached, it fails when the process that started it has
+// ended.
 func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -111,8 +124,14 @@ func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error
 	if control != nil {
 		return e.acceptFirst(ctx, control, local)
 	}
+	check := time.NewTicker(parentCheck)
+	defer check.Stop()
 	for {
 		select {
+		case <-check.C:
+			if e.parent != 0 && os.Getppid() != e.parent {
+				return nil, fmt.Errorf("%w: the process that started this worker (pid %d) has ended", ipc.ErrPeerGone, e.parent)
+			}
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-e.closing:

@@ -70,3 +70,6 @@ func ConnPair(t testing.TB) (a, b *net.UnixConn) {
 
 // Alive tells whether either side has ended the link.
 func (l *link) Alive() bool { return l.alive() }
+
+// Address is where the worker listens, or has listened.
+func (c *Channel) Address() string { return c.place.path }

@@ -182,7 +182,7 @@ func TestConcurrentSends(t *testing.T) {
 
 func TestStoppedWorker(t *testing.T) {
 	h := spawn(t, socket.Driver{}, "echo", "")
-	require.NoError(t, h.Process().Signal(syscall.SIGSTOP))
+	h.stop()
 	p := random(1 << 20)
 	sum := crc32.ChecksumIEEE(p)
 	full, cancel := context.WithCancel(h.ctx)
@@ -203,7 +203,7 @@ func TestStoppedWorker(t *testing.T) {
 	go func() {
 		left <- h.link().Send(behind, ipc.Frame{Kind: ipc.KindNotify, Tx: 1 << 40, Method: methodEcho})
 	}()
-	eventually(t, "a second sender waits", func() bool { return goroutineIn("(*sendLock).lock") })
+	eventually(t, "a second sender waits", func() bool { return goroutineIn("sendlock.(*Lock).Lock") })
 	leave()
 	require.ErrorIs(t, <-left, context.Canceled)
 	cancel()
@@ -300,7 +300,7 @@ func TestEndUnblocks(t *testing.T) {
 			a.Arm()
 			go func() { a.Sleep(func() bool { return false }); close(slept) }()
 			eventually(t, "all wait", func() bool {
-				return goroutineIn("(*link).writeSlowly") && goroutineIn("(*sendLock).lock") && goroutineIn("(*link).Sleep")
+				return goroutineIn("(*link).writeSlowly") && goroutineIn("sendlock.(*Lock).Lock") && goroutineIn("(*link).Sleep")
 			})
 			c.end(a, b)
 			wg.Wait()

@@ -345,6 +345,23 @@ func (h *host) recv() ipc.Frame {
 	return f
 }
 
+// stop stops the worker, and returns when all of its threads stand still: one
+// that is in the system when the signal comes first ends what it does there.
+func (h *host) stop() {
+	h.t.Helper()
+	require.NoError(h.t, h.Process().Signal(syscall.SIGSTOP))
+	eventually(h.t, "the worker stops", func() bool {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.Process().PID()))
+		for _, task := range tasks {
+			stat, err := os.ReadFile(task)
+			if err != nil || !strings.Contains(string(stat), ") T ") {
+				return false
+			}
+		}
+		return len(tasks) > 0
+	})
+}
+
 // works checks that a frame comes back.
 func (h *host) works() {
 	h.t.Helper()

@@ -70,7 +70,7 @@ func TestReconnectWhileConnectedDoesNothing(t *testing.T) {
 
 func TestReconnectWithinAFrame(t *testing.T) {
 	h := spawn(t, socket.Driver{}, "echo", "")
-	require.NoError(t, h.Process().Signal(syscall.SIGSTOP))
+	h.stop()
 	ctx, cancel := context.WithCancel(h.ctx)
 	started := make(chan error)
 	go func() { started <- h.link().Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 16<<20)}) }()

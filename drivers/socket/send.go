@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/internal/sendlock"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -15,7 +16,7 @@ const smallPayload = 4 << 10
 
 // writer is the sending half of a link. All but lock belongs to who holds it.
 type writer struct {
-	lock    sendLock
+	lock    sendlock.Lock
 	scratch []byte // prefix, header and small payloads
 
 	// debt is how much is missing of a frame whose sender gave up halfway. The
@@ -35,7 +36,7 @@ var (
 )
 
 func (w *writer) init(l *link) {
-	w.lock.init()
+	w.lock.Init()
 	w.scratch = make([]byte, 0, prefixSize+ipc.MaxHeader+smallPayload+1)
 	w.flush = func(uintptr) bool { return l.write() != errAgain }
 }
@@ -52,10 +53,10 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 			return &ipc.SizeError{Size: size, Limit: l.limit}
 		}
 	}
-	if !w.lock.lock(ctx, l.done) {
+	if !w.lock.Lock(ctx, l.done) {
 		return l.gaveUp(ctx)
 	}
-	defer w.lock.unlock()
+	defer w.lock.Unlock()
 	if l.end.Load() != nil {
 		return l.gaveUp(ctx)
 	}
