@@ -79,7 +79,8 @@ const (
 // quick reports whether the handler may be run inline.
 func (h *handler) quick() bool { return h.score.Load() >= scoreInline }
 
-// wasStolen notes that an inline run outlasted a tick.
+// wasStolen notes that an inline run outlasted a tick, or waited for a call of its
+// own.
 func (h *handler) wasStolen() { h.score.Store(scoreStuck) }
 
 // took notes how long a run took.

@@ -66,7 +66,7 @@ func (s *session) accept(f ipc.Frame) *job {
 	}
 	j := jobs.Get().(*job)
 	j.handler, j.tx, j.oneWay = h, f.Tx, f.Kind == ipc.KindNotify
-	j.ctx = newHandlerContext(s.baseCtx, f.Tx, f.Remaining)
+	j.ctx = newHandlerContext(s.baseCtx, h, f.Tx, f.Remaining)
 	if f.Owned {
 		j.request, j.owned = f.Payload, true
 	} else {
@@ -200,10 +200,11 @@ func (r *running) add(c *handlerContext) {
 	r.mu.Unlock()
 }
 
-// adopt lists the handler that the keeper runs, for the keeper may run others
-// before this one ends.
+// adopt lists the handler from whose keeper the role was stolen, for the next
+// keeper may run another one before it ends, though not of this method.
 func (r *running) adopt() {
 	if c := r.inline.Load(); c != nil {
+		c.handler.wasStolen()
 		r.add(c)
 	}
 }
@@ -232,6 +233,7 @@ func (r *running) cancel(tx uint64) {
 // somebody waits for it, since most handlers are done before.
 type handlerContext struct {
 	base      context.Context
+	handler   *handler
 	tx        uint64
 	remaining time.Duration
 	received  time.Time // only if remaining is set
@@ -242,8 +244,8 @@ type handlerContext struct {
 	stop  context.CancelFunc
 }
 
-func newHandlerContext(base context.Context, tx uint64, remaining time.Duration) *handlerContext {
-	c := &handlerContext{base: base, tx: tx, remaining: remaining}
+func newHandlerContext(base context.Context, h *handler, tx uint64, remaining time.Duration) *handlerContext {
+	c := &handlerContext{base: base, handler: h, tx: tx, remaining: remaining}
 	if remaining > 0 {
 		c.received = time.Now()
 	}

@@ -277,7 +277,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 func count(t testing.TB, w client, what string) int {
 	t.Helper()
-	n, err := events.Call(context.Background(), w, what)
+	n, err := events.Call(context.Background(), w, what, ipc.WithLimit(0))
 	require.NoError(t, err)
 	return n
 }

@@ -172,12 +172,11 @@ func (s *session) read(id uint64) bool {
 			s.running.inline.Store(j.ctx) // before a thief can look for it
 			role := s.role.Add(roleOne + roleInline - roleReading)
 			s.standby.activate(s)
-			h, ctx := j.handler, j.ctx
+			ctx := j.ctx
 			s.run(j, false)
 			if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
 				continue
 			}
-			h.wasStolen()
 			s.running.remove(ctx)
 			return s.returned(id)
 		}

@@ -1,0 +1,275 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// fakeLink is a link whose peer is the test: push sends to the session, and sent
+// has what the session sends.
+type fakeLink struct {
+	mu     sync.Mutex
+	change *sync.Cond
+	in     []ipc.Frame
+	end    error
+	woken  bool
+	armed  bool
+	spin   atomic.Bool // Spin says to go on
+
+	sent chan ipc.Frame
+}
+
+func newFakeLink() *fakeLink {
+	l := &fakeLink{sent: make(chan ipc.Frame, 1000)}
+	l.change = sync.NewCond(&l.mu)
+	return l
+}
+
+func (l *fakeLink) push(f ipc.Frame) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.in = append(l.in, f)
+	if l.armed {
+		l.change.Broadcast()
+	}
+}
+
+func (l *fakeLink) finish(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.end == nil {
+		l.end = err
+	}
+	l.change.Broadcast()
+}
+
+func (l *fakeLink) Send(_ context.Context, f ipc.Frame) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.end != nil {
+		return l.end
+	}
+	f.Payload = append([]byte(nil), f.Payload...)
+	l.sent <- f
+	return nil
+}
+
+func (l *fakeLink) Next() (ipc.Frame, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.in) > 0 {
+		f := l.in[0]
+		l.in = l.in[1:]
+		return f, true, nil
+	}
+	return ipc.Frame{}, false, l.end
+}
+
+func (l *fakeLink) set(armed bool) {
+	l.mu.Lock()
+	l.armed = armed
+	l.mu.Unlock()
+}
+
+func (l *fakeLink) Arm()    { l.set(true) }
+func (l *fakeLink) Disarm() { l.set(false) }
+
+func (l *fakeLink) Spin() bool {
+	time.Sleep(time.Microsecond)
+	return l.spin.Load()
+}
+
+func (l *fakeLink) Ready() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.in) > 0 || l.end != nil
+}
+
+func (l *fakeLink) Sleep(until func() bool) {
+	if until() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// A frame that came since until looked has rung, if the link was armed.
+	for !l.woken && l.end == nil && !(l.armed && len(l.in) > 0) {
+		l.change.Wait()
+	}
+	l.woken = false
+}
+
+func (l *fakeLink) Wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.woken = true
+	l.change.Broadcast()
+}
+
+func (l *fakeLink) Peer() ipc.Hello { return ipc.Hello{} }
+func (l *fakeLink) Shutdown()       { l.finish(ipc.ErrDisconnected) }
+func (l *fakeLink) Close() error    { l.Shutdown(); return nil }
+
+var echo = ipc.NewMethod[[]byte, []byte]("echo", ipc.WithCodec(ipc.Raw))
+
+// newTestSession returns a session of a host over a fake link.
+func newTestSession(t *testing.T, reg *registry) (*session, *fakeLink) {
+	t.Helper()
+	l := newFakeLink()
+	s := newSession(l, 0, ipc.CBOR, ipc.Limits{Call: time.Minute}, reg, slog.New(slog.DiscardHandler), nil)
+	t.Cleanup(func() { s.close(0) })
+	return s, l
+}
+
+// start starts a call and returns its request and where its end will be.
+func start(t *testing.T, s *session, l *fakeLink) (request ipc.Frame, result chan error) {
+	t.Helper()
+	result = make(chan error, 1)
+	go func() {
+		b, err := echo.Call(context.Background(), s, []byte("x"))
+		if err == nil && string(b) != "answer" {
+			err = ipc.NewError(ipc.CodeDataLoss, string(b))
+		}
+		result <- err
+	}()
+	return <-l.sent, result
+}
+
+func TestAnswersThatNobodyWaitsFor(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	request, result := start(t, s, l)
+	forged := []uint64{0, 1, request.Tx ^ 1, request.Tx + 1<<txUses, request.Tx - 1<<txUses, request.Tx + 2, ^uint64(0), 1 << 63, request.Tx | 1<<txUses<<42}
+	for _, tx := range forged {
+		l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: tx, Payload: []byte("forged")})
+		l.push(ipc.Frame{Kind: ipc.KindError, Tx: tx, Payload: []byte("forged")})
+		l.push(ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+	}
+	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("answer")})
+	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("again")})
+	require.NoError(t, <-result)
+	next, result := start(t, s, l)
+	require.NotEqual(t, request.Tx, next.Tx, "the place is the same, the use is another")
+	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("late")})
+	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: next.Tx, Payload: []byte("answer")})
+	require.NoError(t, <-result)
+	require.EqualValues(t, 2*len(forged)+2, s.late.Load())
+}
+
+func TestErrorThatCannotBeRead(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	request, result := start(t, s, l)
+	l.push(ipc.Frame{Kind: ipc.KindError, Tx: request.Tx, Payload: []byte{0xff, 0xff}})
+	err := <-result
+	require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err))
+	require.ErrorContains(t, err, "cannot be read")
+}
+
+func TestUnexpectedFrameEndsTheSession(t *testing.T) {
+	for _, kind := range []ipc.Kind{0, 6, 9, 15} {
+		s, l := newTestSession(t, new(registry))
+		_, result := start(t, s, l)
+		l.push(ipc.Frame{Kind: kind})
+		require.ErrorIs(t, <-result, ipc.ErrProtocol)
+		<-s.done
+		_, err := echo.Call(t.Context(), s, nil)
+		require.ErrorIs(t, err, ipc.ErrProtocol)
+	}
+}
+
+// What was sent before the link ended is delivered, then the calls that are left fail.
+func TestLinkEnds(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	first, firstResult := start(t, s, l)
+	_, secondResult := start(t, s, l)
+	l.mu.Lock()
+	l.in = append(l.in, ipc.Frame{Kind: ipc.KindResponse, Tx: first.Tx, Payload: []byte("answer")})
+	l.mu.Unlock()
+	l.finish(ipc.ErrPeerGone)
+	require.NoError(t, <-firstResult)
+	require.ErrorIs(t, <-secondResult, ipc.ErrPeerGone)
+}
+
+// Callers that come and go while readers spin, park, and hand the role on.
+func TestManyCallers(t *testing.T) {
+	for _, spin := range []bool{true, false} {
+		s, l := newTestSession(t, new(registry))
+		l.spin.Store(spin)
+		go func() {
+			for {
+				select {
+				case f := <-l.sent:
+					l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: f.Tx, Payload: f.Payload})
+				case <-s.done:
+					return
+				}
+			}
+		}()
+		var wg sync.WaitGroup
+		for g := range 50 {
+			wg.Go(func() {
+				for i := range 100 {
+					want := []byte{byte(g), byte(i)}
+					got, err := echo.Call(context.Background(), s, want)
+					if err != nil || string(got) != string(want) {
+						t.Errorf("got %v, %v, want %v", got, err, want)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// A quick handler is run by the keeper; when it blocks the link is still read,
+// also by the handler's own calls, and the keeper comes back afterwards.
+func TestKeeperIsReplaced(t *testing.T) {
+	reg := new(registry)
+	release := make(chan struct{})
+	var blocking atomic.Bool
+	var blocked atomic.Int32
+	Handle(reg, echo, func(ctx context.Context, b []byte) ([]byte, error) {
+		if blocking.Load() {
+			blocked.Add(1)
+			<-release
+		}
+		return b, nil
+	})
+	s, l := newTestSession(t, reg)
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	l.spin.Store(true)
+	request := func(tx uint64) {
+		l.push(ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: echo.Info().ID, Payload: []byte("r")})
+	}
+	h := reg.find(echo.Info().ID)
+	for tx := uint64(1); !h.quick(); tx += 2 {
+		request(tx)
+		require.Equal(t, tx, (<-l.sent).Tx)
+	}
+	before := s.role.Load() & roleKeeper
+	blocking.Store(true)
+	request(1001)
+	for s.role.Load()&roleState != roleInline && s.role.Load()&roleKeeper == before {
+		time.Sleep(time.Microsecond)
+	}
+	// Nobody but a new keeper can read this. It is not run inline any more.
+	request(1003)
+	for blocked.Load() != 2 {
+		time.Sleep(time.Microsecond)
+	}
+	require.False(t, h.quick(), "it has been caught")
+	blocking.Store(false)
+	for range 2 {
+		release <- struct{}{}
+	}
+	require.ElementsMatch(t, []uint64{1001, 1003}, []uint64{(<-l.sent).Tx, (<-l.sent).Tx})
+	request(1005)
+	require.EqualValues(t, 1005, (<-l.sent).Tx)
+}
