@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Setenv("TMPDIR", tmp)
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the processes that the tests start
 	before := openFiles()
 	code := m.Run()
 	if code == 0 {

@@ -1,0 +1,178 @@
+//go:build linux
+
+package shm
+
+import (
+	"net"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring"
+)
+
+// pair returns a connected pair of Unix sockets.
+func pair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	conn := func(fd int) *net.UnixConn {
+		f := os.NewFile(uintptr(fd), "")
+		defer f.Close()
+		c, err := net.FileConn(f)
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		return c.(*net.UnixConn)
+	}
+	return conn(fds[0]), conn(fds[1])
+}
+
+func localHello() ipc.Hello {
+	return process.Hello(ipc.Hello{Codec: "cbor", MaxMessage: ipc.DefaultMaxMessage}, Name, ring.LayoutVersion)
+}
+
+// A peer that does not pass what it has to pass is refused before anything of
+// its is mapped, and its descriptors are closed.
+func TestHandshakeWithHostilePeer(t *testing.T) {
+	segment := func(t *testing.T) *os.File {
+		s, err := ring.Create(64 << 10)
+		require.NoError(t, err)
+		t.Cleanup(func() { s.Close() })
+		return s.File()
+	}
+	memfd := func(t *testing.T, size int64, seals int) *os.File {
+		fd, err := unix.MemfdCreate("hostile", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		require.NoError(t, err)
+		f := os.NewFile(uintptr(fd), "hostile")
+		t.Cleanup(func() { f.Close() })
+		require.NoError(t, unix.Fallocate(fd, 0, 0, size))
+		if seals != 0 {
+			_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+			require.NoError(t, err)
+		}
+		return f
+	}
+	const allSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SEAL
+	for _, c := range []struct {
+		name  string
+		hello func(ipc.Hello) ipc.Hello
+		files func(t *testing.T) []*os.File
+		want  []string
+	}{
+		{"no descriptor", nil, func(*testing.T) []*os.File { return nil }, []string{"0 descriptors"}},
+		{"two descriptors", nil, func(t *testing.T) []*os.File { return []*os.File{segment(t), segment(t)} }, []string{"2 descriptors"}},
+		{"unsealed memory", nil, func(t *testing.T) []*os.File { return []*os.File{memfd(t, ring.ControlSize+64<<10, 0)} }, []string{"seal"}},
+		{"memory that its maker can resize", nil, func(t *testing.T) []*os.File {
+			return []*os.File{memfd(t, ring.ControlSize+64<<10, unix.F_SEAL_FUTURE_WRITE|unix.F_SEAL_SEAL)}
+		}, []string{"seal"}},
+		{"sealed memory that is no segment", nil, func(t *testing.T) []*os.File { return []*os.File{memfd(t, ring.ControlSize+64<<10, allSeals)} }, []string{"magic"}},
+		{"sealed memory of a wrong size", nil, func(t *testing.T) []*os.File { return []*os.File{memfd(t, 12345, allSeals)} }, []string{"ring of 8249 bytes"}},
+		{"a file", nil, func(t *testing.T) []*os.File {
+			f, err := os.CreateTemp(t.TempDir(), "")
+			require.NoError(t, err)
+			t.Cleanup(func() { f.Close() })
+			require.NoError(t, f.Truncate(ring.ControlSize+64<<10))
+			return []*os.File{f}
+		}, []string{"seal"}},
+		{"layout version", func(h ipc.Hello) ipc.Hello { h.Layout = 99; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+			[]string{"layout version mismatch", "has 1", "has 99"}},
+		{"driver", func(h ipc.Hello) ipc.Hello { h.Driver = "other"; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+			[]string{"driver mismatch", "shm", "other"}},
+		{"protocol version", func(h ipc.Hello) ipc.Hello { h.Protocol = 7; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+			[]string{"protocol version mismatch", "has 1", "has 7"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ours, theirs := pair(t)
+			hello := localHello()
+			if c.hello != nil {
+				hello = c.hello(hello)
+			}
+			b, err := ipc.AppendHello(nil, hello)
+			require.NoError(t, err)
+			var fds []int
+			for _, f := range c.files(t) {
+				fds = append(fds, int(f.Fd()))
+			}
+			_, _, err = theirs.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
+			require.NoError(t, err)
+
+			d, err := Driver{}.check()
+			require.NoError(t, err)
+			_, err = d.link(ours, localHello())
+			for _, want := range c.want {
+				require.ErrorContains(t, err, want)
+			}
+		})
+	}
+}
+
+// What comes over the control socket after the hellos is no end, but an offence.
+func TestDataOnControlSocket(t *testing.T) {
+	a, b := pair(t)
+	d, err := Driver{RingSize: 64 << 10}.check()
+	require.NoError(t, err)
+	links := make(chan *link, 2)
+	for _, c := range []*net.UnixConn{a, b} {
+		go func() {
+			l, err := d.link(c, localHello())
+			if err != nil {
+				t.Error(err)
+			}
+			links <- l
+		}()
+	}
+	l, other := <-links, <-links
+	if l.control != a {
+		l, other = other, l
+	}
+	defer l.Close()
+	defer other.Close()
+	l.watch()
+	require.NoError(t, other.Send(t.Context(), ipc.Frame{Kind: ipc.KindGoodbye}))
+	_, err = b.Write([]byte{1})
+	require.NoError(t, err)
+	<-l.gone
+	f, ok, err := l.Next()
+	require.NoError(t, err, "what was sent before is delivered")
+	require.True(t, ok)
+	require.Equal(t, ipc.KindGoodbye, f.Kind)
+	_, _, err = l.Next()
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+}
+
+func TestOptions(t *testing.T) {
+	for size, want := range map[int]int{0: DefaultRingSize, 4096: 4096, 5000: 8192, 1 << 20: 1 << 20, 1<<20 + 1: 2 << 20} {
+		d, err := Driver{RingSize: size}.check()
+		require.NoError(t, err)
+		require.Equal(t, want, d.RingSize)
+	}
+	for _, size := range []int{-1, 1, 4095, ring.MaxSize + 1} {
+		_, err := Driver{RingSize: size}.check()
+		require.ErrorContains(t, err, "allowed are 4096 to 1073741824")
+	}
+	_, err := Driver{Wait: 9}.check()
+	require.ErrorContains(t, err, "unknown way to wait 9")
+}
+
+// Both sides use the size and the strategy that the host chose.
+func TestOptionsReachTheWorker(t *testing.T) {
+	var s ipc.StartupData
+	var err error
+	s.DriverData, err = ipc.CBOR.Append(nil, workerOptions{RingSize: 8192, Wait: Park, Prefault: true})
+	require.NoError(t, err)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fds[1])
+	s.Control = fds[0]
+	e, err := Driver{}.Open(&s)
+	require.NoError(t, err)
+	require.Equal(t, Driver{RingSize: 8192, Wait: Park, Prefault: true}, e.(*endpoint).driver)
+	require.NoError(t, e.Close())
+	require.NoError(t, e.Close())
+	_, err = Driver{}.Open(&s)
+	require.ErrorContains(t, err, "in use already")
+}
