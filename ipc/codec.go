@@ -25,7 +25,7 @@ var (
 	// CBOR is the default: RFC 8949, compact, and strict about what it takes.
 	// Input with duplicate map keys, indefinite lengths, nesting deeper than 32,
 	// arrays of more than 16 Mi elements or maps of more than 1 Mi pairs is an
-	// error. Its name is "cbor".
+	// error. Strings may hold any bytes, as in Go. Its name is "cbor".
 	CBOR Codec = cborCodec{}
 	// JSON is encoding/json, for workers that are debugged with other tools.
 	// Its name is "json".
@@ -53,6 +53,9 @@ var (
 		MaxNestedLevels:  32,
 		MaxArrayElements: 16 << 20,
 		MaxMapPairs:      1 << 20,
+		// A Go string may hold any bytes, a file's name for instance, and what
+		// was encoded has to arrive.
+		UTF8: cbor.UTF8DecodeInvalid,
 	}.DecMode())
 )
 

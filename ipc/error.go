@@ -7,9 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
-	"strings"
 	"sync"
-	"unicode/utf8"
 )
 
 // Error is an error with a code. It is what a handler's error becomes when it
@@ -119,27 +117,7 @@ func AppendError(dst []byte, err error) []byte {
 		}
 	}
 	sentinels.RUnlock()
-	// The encoder takes text that is not UTF-8, the decoder does not.
-	w.Message, w.Stack = validUTF8(w.Message), validUTF8(w.Stack)
-	w.Details = validDetails(w.Details)
 	return must(CBOR.Append(dst, &w))
-}
-
-func validUTF8(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
-
-// validDetails returns details as they are, or a copy with text that can cross.
-func validDetails(details map[string]string) map[string]string {
-	for k, v := range details {
-		if utf8.ValidString(k) && utf8.ValidString(v) {
-			continue
-		}
-		valid := make(map[string]string, len(details))
-		for k, v := range details {
-			valid[validUTF8(k)] = validUTF8(v)
-		}
-		return valid
-	}
-	return details
 }
 
 // ParseError decodes the payload of an error frame.

@@ -12,7 +12,7 @@ import (
 // the heap of one process. A sleeper polls with growing pauses: correct, not
 // quick. It returns after a while even if nothing happened, so that an interrupt
 // is noticed within about 10 ms.
-func futexWait(word *uint32, value uint32) error {
+func futexWait(word *uint32, value uint32, _ time.Duration) error {
 	pause := 20 * time.Microsecond
 	for range 12 {
 		if atomic.LoadUint32(word) != value {

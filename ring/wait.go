@@ -79,7 +79,7 @@ func (s *sleeper) prepare() uint32 {
 func (s *sleeper) block(bell uint32) error {
 	var err error
 	if !s.woken.Load() {
-		err = futexWait(s.bell, bell)
+		err = blockOn(s.bell, bell)
 	}
 	s.cancel()
 	return err

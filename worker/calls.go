@@ -130,7 +130,7 @@ func (t *calls) remove(c *call) {
 		}
 	}
 	c.response, c.err = nil, nil
-	c.word.Store(c.word.Load()&^callState | callFree)
+	c.word.Store(c.word.Load() &^ callState) // callFree is 0
 	if t.spare.CompareAndSwap(nil, c) {
 		return
 	}

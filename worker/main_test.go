@@ -106,7 +106,6 @@ func TestMain(m *testing.M) {
 	if name, ok := os.LookupEnv(hostEnv); ok {
 		beHost(name)
 	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the workers: a process under the race detector ends a second late
 	os.Exit(ipctest.VerifyNoLeaks(m.Run))
 }
 

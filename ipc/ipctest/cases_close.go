@@ -80,7 +80,12 @@ func testShutdownAsleep(t *testing.T, s *suite) {
 	// Close waits for the Sleep; the reader role is free meanwhile.
 	p := s.start(t, script{Do: "mirror"})
 	woken := make(chan struct{})
-	go func() { sleepBlocked(p.link, never); close(woken) }()
+	go func() {
+		for !p.link.Ready() {
+			sleepBlocked(p.link, p.link.Ready)
+		}
+		close(woken)
+	}()
 	awaitParked("sleepBlocked", 1)
 	require.NoError(t, p.link.Close())
 	<-woken

@@ -2,6 +2,7 @@ package ipctest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -16,9 +17,9 @@ import (
 // bytes: the largest frame that the cases below send, and buffers.
 const held = 48 << 20
 
-// patience is how long a Send of a full link is given. The cases are right
-// whatever it is; a longer one only proves better that a link was full.
-const patience = 100 * time.Millisecond
+// patience is how long a Send on a link that may be full is given. The cases
+// are right whatever it is.
+const patience = 50 * time.Millisecond
 
 var pressureCases = []testCase{
 	{"StalledSmall", func(t *testing.T, s *suite) { testStalled(t, s, 100) }},
@@ -41,7 +42,7 @@ func closeLink(l ipc.Link) { _ = l.Close() }
 func (p *peer) fill(sent *tally, tx uint64, size int) uint64 {
 	p.t.Helper()
 	buf := make([]byte, size)
-	for ; ; tx++ {
+	for full := false; !full; tx++ {
 		pattern(tx, buf)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		err := p.link.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: buf})
@@ -49,13 +50,36 @@ func (p *peer) fill(sent *tally, tx uint64, size int) uint64 {
 		clear(buf)
 		if err != nil {
 			require.ErrorIs(p.t, err, context.DeadlineExceeded)
-			return tx + 1
+			tx++ // what was refused is not tried again
+			full, err = p.refuses(tx, size)
+			require.NoError(p.t, err)
+		}
+		if full {
+			continue
 		}
 		sent.sent(tx, size)
 		if sent.Bytes > held {
 			p.t.Fatalf("the link took %d bytes that nobody reads, in %d frames; at most %d can be right", sent.Bytes, sent.N, held)
 		}
 	}
+	return tx
+}
+
+// refuses sends a frame and reports whether the link is full: then Send blocks,
+// until its context ends. That this process was not given the time to send is
+// no proof.
+func (p *peer) refuses(tx uint64, size int) (bool, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { result <- sendBlocked(ctx, p.link, tx, size) }()
+	await(func() bool { return len(result) > 0 || parked("sendBlocked", 1) })
+	cancel()
+	err := <-result
+	if errors.Is(err, context.Canceled) {
+		return true, nil
+	}
+	return false, err
 }
 
 // testStalled: if the receiver does not read, Send blocks until its context

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,11 +40,18 @@ func testWake(t *testing.T, s *suite) {
 		p.link.Sleep(never)
 	}
 	for range 20 {
-		woken := make(chan struct{})
-		go func() { sleepBlocked(p.link, never); close(woken) }()
+		var woken atomic.Bool
+		left := make(chan struct{})
+		go func() {
+			for !woken.Load() { // Sleep may return for no reason
+				sleepBlocked(p.link, woken.Load)
+			}
+			close(left)
+		}()
 		awaitParked("sleepBlocked", 1)
+		woken.Store(true)
 		p.link.Wake()
-		<-woken
+		<-left
 	}
 	for range 2000 { // wherever in Sleep it hits
 		woken := make(chan struct{})
@@ -159,8 +167,8 @@ func testIdle(t *testing.T, s *suite) {
 	host0, worker0 := processTime("self"), processTime(worker)
 	time.Sleep(idle) // this is what is measured
 	host, other := processTime("self")-host0, processTime(worker)-worker0
-	assert.Less(t, host, idle/4, "CPU time of the host in %v", idle)
-	assert.Less(t, other, idle/4, "CPU time of the worker in %v", idle)
+	assert.Less(t, host, idle/10, "CPU time of the host in %v", idle)
+	assert.Less(t, other, idle/10, "CPU time of the worker in %v", idle)
 
 	p.link.Shutdown()
 	assert.ErrorIs(t, <-ended, ipc.ErrDisconnected)
