@@ -35,10 +35,11 @@ type call struct {
 
 	// wake has a token when the state became callDone or promoted was set,
 	// while the call was parked.
-	wake   chan struct{}
-	timer  *time.Timer
-	parked bool    // in this use, so wake may have a token
-	limit  limited // of its request
+	wake     chan struct{}
+	parked   bool // in this use, so wake may have a token
+	timer    *time.Timer
+	deadline time.Time // zero until somebody asks
+	limit    limited   // of its request
 
 	// Guarded by followers.mu.
 	next, prev *call
@@ -129,7 +130,7 @@ func (t *calls) remove(c *call) {
 		default:
 		}
 	}
-	c.response, c.err = nil, nil
+	c.response, c.err, c.deadline = nil, nil, time.Time{}
 	c.word.Store(c.word.Load() &^ callState) // callFree is 0
 	if t.spare.CompareAndSwap(nil, c) {
 		return
@@ -215,15 +216,25 @@ func (c *call) park() bool {
 	}
 }
 
-// sleep waits for wake. It returns an error when ctx ends or the deadline, if
-// there is one, passes.
-func (c *call) sleep(ctx context.Context, deadline time.Time) error {
+// deadlineOf returns when a call with this limit has to end. The time begins with
+// the first look.
+func (c *call) deadlineOf(limit time.Duration) time.Time {
+	if c.deadline.IsZero() {
+		c.deadline = time.Now().Add(limit)
+	}
+	return c.deadline
+}
+
+// sleep waits for wake. It returns an error when ctx ends or the limit, if there
+// is one, runs out.
+func (c *call) sleep(ctx context.Context, limit time.Duration) error {
 	var timeout <-chan time.Time
-	if !deadline.IsZero() {
+	if limit > 0 {
+		left := time.Until(c.deadlineOf(limit))
 		if c.timer == nil {
-			c.timer = time.NewTimer(time.Until(deadline))
+			c.timer = time.NewTimer(left)
 		} else {
-			c.timer.Reset(time.Until(deadline))
+			c.timer.Reset(left)
 		}
 		defer c.timer.Stop()
 		timeout = c.timer.C

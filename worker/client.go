@@ -87,7 +87,7 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 	c.close = sync.OnceValue(c.shutdown)
 	channel.Links(func(link ipc.Link) {
 		if old := c.session.Swap(newSession(link, 0, o.codec, o.limits, &c.registry, o.log, c.explain)); old != nil {
-			old.close(0)
+			go old.close(0) // when its handlers have ended
 		}
 	})
 	go c.watch()
@@ -229,8 +229,7 @@ func (c *Client[C]) shutdown() error {
 			within(p.Done(), step.wait, nil)
 		}
 	}
-	s.lost(ipc.ErrClosed)
-	s.close(0)
+	s.close(lostGrace)
 	err := c.channel.Close()
 	exit := p.Exit()
 	if exit == nil {

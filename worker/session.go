@@ -70,7 +70,6 @@ type sessionKey struct{}
 // lead is a caller's reading: until its own call is settled, or nothing comes
 // for a while, or its context has ended. It leaves the role.
 func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
-	var deadline time.Time
 	for empty := 1; ; {
 		f, ok, err := s.link.Next()
 		if err != nil {
@@ -95,10 +94,8 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				return
 			}
 			if limit > 0 && empty%4096 == 0 {
-				// On the way to here the clock was never read.
-				if now := time.Now(); deadline.IsZero() {
-					deadline = now.Add(limit)
-				} else if now.After(deadline) {
+				// An answer that comes sooner costs no look at the clock.
+				if time.Now().After(c.deadlineOf(limit)) {
 					s.leave(true)
 					return
 				}
@@ -265,7 +262,6 @@ var errLimit = errors.New("limit")
 
 // await waits until c is settled. If it returns an error the call was given up.
 func (s *session) await(ctx context.Context, c *call, limit time.Duration) error {
-	var deadline time.Time
 	for promoted := false; ; {
 		if promoted || s.acquire() {
 			s.lead(ctx, c, limit)
@@ -280,10 +276,7 @@ func (s *session) await(ctx context.Context, c *call, limit time.Duration) error
 			promoted = true
 			continue
 		}
-		if deadline.IsZero() && limit > 0 {
-			deadline = time.Now().Add(limit)
-		}
-		err := c.sleep(ctx, deadline)
+		err := c.sleep(ctx, limit)
 		promoted = s.followers.remove(c)
 		if err == nil && c.settled() {
 			if promoted {
