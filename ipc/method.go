@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"reflect"
 	"time"
 )
 
@@ -40,8 +41,9 @@ const DefaultLimit time.Duration = -1
 type MethodInfo struct {
 	// Name is the name that was given to NewMethod.
 	Name string
-	// ID stands for the method in frames: FNV-1a, 64 bits, of the name and of
-	// the codec where the method chooses one. It is never 0.
+	// ID stands for the method in frames: FNV-1a, 64 bits, of the name, of the
+	// codec where the method chooses one, and of the layout of both types where
+	// the codec is Fixed. It is never 0.
 	ID uint64
 }
 
@@ -94,7 +96,8 @@ func (c codecOption) applyMethod(o *methodOptions) { o.codec = c.codec }
 func WithCodec(c Codec) MethodOption { return codecOption{c} }
 
 // NewMethod declares a method. It panics if name is empty, or if the method is
-// to use the codec Raw for anything but []byte.
+// to use a codec that cannot carry its types: Raw for anything but []byte, [Fixed]
+// for types that are more than their memory.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
 	if name == "" {
 		panic("tandem: method without a name")
@@ -110,6 +113,15 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 		h.Write([]byte("\x00" + o.codec.Name()))
 		if o.codec == Raw && !m.isRaw() {
 			panic(fmt.Sprintf("tandem: method %q: codec raw carries []byte, not %T and %T", name, *new(Req), *new(Res)))
+		}
+		if o.codec == Fixed {
+			for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
+				layout, err := fixedLayout(t)
+				if err != nil {
+					panic(fmt.Sprintf("tandem: method %q: %v", name, err))
+				}
+				h.Write([]byte("\x00" + layout))
+			}
 		}
 	}
 	m.info.ID = max(h.Sum64(), 1)
@@ -161,17 +173,22 @@ func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Code
 	in, out := getBuffer(), getBuffer()
 	defer putBuffer(in)
 	defer putBuffer(out)
-	if err := m.encode(codec, in, &req); err != nil {
-		return res, err
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		return res, m.notEncoded(err)
 	}
-	out.b, err = c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, Response: out.b, Limit: limit})
+	response, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, Response: out.b, Limit: limit})
 	if err != nil {
 		return res, err
 	}
-	if err := codec.Decode(out.b, &res); err != nil {
+	out.b = response
+	if res, err = Unmarshal[Res](codec, response); err != nil {
 		return res, Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
 	}
 	return res, nil
+}
+
+func (m *Method[Req, Res]) notEncoded(err error) error {
+	return Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
 }
 
 // Notify sends a request that is not answered, and returns when it is on its
@@ -193,21 +210,14 @@ func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts .
 	return m.notifyEncoded(ctx, c, codec, req, limit)
 }
 
-func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) error {
+func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) (err error) {
 	in := getBuffer()
 	defer putBuffer(in)
-	if err := m.encode(codec, in, &req); err != nil {
-		return err
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		return m.notEncoded(err)
 	}
-	_, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, OneWay: true, Limit: limit})
+	_, err = c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, OneWay: true, Limit: limit})
 	return err
-}
-
-func (m *Method[Req, Res]) encode(codec Codec, in *buffer, req *Req) (err error) {
-	if in.b, err = codec.Append(in.b, req); err != nil {
-		return Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
-	}
-	return nil
 }
 
 func applyCallOptions(limit time.Duration, opts []CallOption) time.Duration {

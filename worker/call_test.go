@@ -270,7 +270,20 @@ func TestCodecs(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, 42, sum)
 		}
-		w := s.start(t, worker.WithCodec(ipc.Raw))
+		w := s.start(t)
+		for i := range 100 {
+			q := quote{int64(i), 1.5}
+			back, err := fixed.Call(t.Context(), w, q)
+			require.NoError(t, err)
+			require.Equal(t, q, back)
+		}
+		// Another layout by the same name is another method.
+		other := ipc.NewMethod[[3]int64, quote]("test.fixed", ipc.WithCodec(ipc.Fixed))
+		_, err := other.Call(t.Context(), w, [3]int64{})
+		require.Equal(t, ipc.CodeUnimplemented, ipc.CodeOf(err))
+		require.Panics(t, func() { worker.WithCodec(ipc.Fixed) })
+
+		w = s.start(t, worker.WithCodec(ipc.Raw))
 		response, err := anyCodec.Call(t.Context(), w, []byte("raw"))
 		require.NoError(t, err)
 		require.Equal(t, "raw", string(response))

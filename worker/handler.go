@@ -34,9 +34,10 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 		codec: m.Codec,
 		invoke: func(ctx context.Context, codec ipc.Codec, request []byte, owned bool, dst []byte) ([]byte, error) {
 			var req Req
-			if raw, ok := any(&req).(*[]byte); ok && owned && codec == ipc.Raw {
-				*raw = request
-			} else if err := codec.Decode(request, &req); err != nil {
+			var err error
+			if raw, ok := any(request).(Req); ok && owned && codec == ipc.Raw {
+				req = raw
+			} else if req, err = ipc.Unmarshal[Req](codec, request); err != nil {
 				return nil, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", m.Info().Name, err)
 			}
 			res, err := f(ctx, req)
@@ -46,8 +47,7 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 			if raw, ok := any(res).([]byte); ok && codec == ipc.Raw {
 				return raw, nil
 			}
-			dst, err = codec.Append(dst, &res)
-			if err != nil {
+			if dst, err = ipc.Marshal(codec, dst, res); err != nil {
 				return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
 			}
 			return dst, nil

@@ -46,8 +46,14 @@ var (
 	unknown  = ipc.NewMethod[int, int]("test.no_handler")
 	notify   = ipc.NewMethod[string, struct{}]("test.notify")
 	pid      = ipc.NewMethod[int, pids]("test.pid")
+	fixed    = ipc.NewMethod[quote, quote]("test.fixed", ipc.WithCodec(ipc.Fixed))
 	anyCodec = ipc.NewMethod[[]byte, []byte]("test.any_codec")
 )
+
+type quote struct {
+	Time  int64
+	Price float64
+}
 
 type pids struct {
 	PID, Parent int
@@ -137,6 +143,7 @@ func serveTest(s *worker.Server) error {
 	}
 	worker.Handle(s, rawEcho, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 	worker.Handle(s, anyCodec, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.Handle(s, fixed, func(_ context.Context, q quote) (quote, error) { return q, nil })
 	worker.Handle(s, add, func(_ context.Context, p pair) (int, error) { return p.A + p.B, nil })
 	worker.Handle(s, fail, func(_ context.Context, how string) (int, error) {
 		switch how {

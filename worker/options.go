@@ -30,8 +30,14 @@ func newOptions(opts []Option) *options {
 
 // WithCodec sets the codec of methods that do not choose one. It is
 // [ipc.CBOR] by default. The worker follows, unless it insists on another with
-// [Server.RequireCodec].
-func WithCodec(c ipc.Codec) Option { return func(o *options) { o.codec = c } }
+// [Server.RequireCodec]. It panics for [ipc.Fixed], which methods have to choose for
+// themselves, since it does not fit all types.
+func WithCodec(c ipc.Codec) Option {
+	if c == ipc.Fixed {
+		panic("tandem: codec fixed is for methods: ipc.NewMethod(name, ipc.WithCodec(ipc.Fixed))")
+	}
+	return func(o *options) { o.codec = c }
+}
 
 // WithData passes v, of any type that CBOR can encode, to the worker, which
 // finds it with [ipc.StartupData.Data]. Encoded it takes up to about 80 KiB.

@@ -1,0 +1,34 @@
+package ipc
+
+import "slices"
+
+// Marshal appends the encoding of v to dst. With the codecs Raw and Fixed it
+// allocates nothing but room in dst. A type that is not fit for Fixed must not
+// get here: [NewMethod] refuses it.
+func Marshal[T any](c Codec, dst []byte, v T) ([]byte, error) {
+	switch c {
+	case Fixed:
+		return appendFixed(dst, v), nil
+	case Raw:
+		if b, ok := any(v).([]byte); ok {
+			return append(dst, b...), nil
+		}
+	}
+	escaped := v // so that v itself does not
+	return c.Append(dst, &escaped)
+}
+
+// Unmarshal decodes data, which it does not keep.
+func Unmarshal[T any](c Codec, data []byte) (T, error) {
+	switch c {
+	case Fixed:
+		return decodeFixed[T](data)
+	case Raw:
+		if v, ok := any(slices.Clone(data)).(T); ok {
+			return v, nil
+		}
+	}
+	v := new(T)
+	err := c.Decode(data, v)
+	return *v, err
+}
