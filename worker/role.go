@@ -157,7 +157,16 @@ func (s *session) read(id uint64) bool {
 			return true
 		}
 		if !ok {
-			if s.ending.Load() || !s.link.Spin() {
+			switch {
+			case s.registry.byID.Load() == nil:
+				// Only answers come, and who waits for one polls, or has given
+				// that up. New callers find the role free.
+				s.leave(false)
+				return true
+			case s.followers.n.Load() > 0:
+				s.leave(true)
+				return true
+			case s.ending.Load() || !s.link.Spin():
 				s.leave(false)
 				return true
 			}
