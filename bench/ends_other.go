@@ -1,0 +1,18 @@
+//go:build !linux
+
+package main
+
+import (
+	"github.com/tandemipc/tandem/bench/internal/suite"
+	"github.com/tandemipc/tandem/worker"
+)
+
+func registerEnds(*worker.Server) {}
+
+func planLimits(*suite.Options) (suite.Plan, error) {
+	return suite.Plan{Skipped: []string{"the limits need Linux"}}, nil
+}
+
+func planRings(*suite.Options) (suite.Plan, error) {
+	return suite.Plan{Skipped: []string{"rings between two processes need Linux"}}, nil
+}

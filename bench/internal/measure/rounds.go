@@ -1,0 +1,103 @@
+package measure
+
+import (
+	"slices"
+	"time"
+)
+
+// Sample is what one subject did in one round.
+type Sample struct {
+	// Latencies is nil where single operations are not timed.
+	Latencies *Histogram
+	// Ops were done in Busy, which leaves out preparing and checking where that
+	// is possible, and moved Bytes of payload. Elapsed includes everything
+	// between the two readings of Host and Worker.
+	Ops, Bytes    int64
+	Busy, Elapsed time.Duration
+	// Host and Worker are what the two processes used meanwhile.
+	Host, Worker Usage
+	// Note says what a figure cannot.
+	Note string
+}
+
+// OpsPerSecond is 0 if nothing was counted.
+func (s Sample) OpsPerSecond() float64 {
+	if s.Busy <= 0 {
+		return 0
+	}
+	return float64(s.Ops) / s.Busy.Seconds()
+}
+
+// P50 is the median latency in nanoseconds, 0 if latencies were not timed.
+func (s Sample) P50() float64 {
+	if s.Latencies == nil {
+		return 0
+	}
+	return float64(s.Latencies.ValueAtPercentile(50))
+}
+
+// P99 is like P50.
+func (s Sample) P99() float64 {
+	if s.Latencies == nil {
+		return 0
+	}
+	return float64(s.Latencies.ValueAtPercentile(99))
+}
+
+// Cost is what a sample is compared by, smaller being better: the median
+// latency, or else the time per operation.
+func (s Sample) Cost() float64 {
+	if p := s.P50(); p > 0 {
+		return p
+	}
+	if ops := s.OpsPerSecond(); ops > 0 {
+		return 1e9 / ops
+	}
+	return 0
+}
+
+// Spread is a figure over several rounds.
+type Spread struct {
+	Median, Low, High float64
+	N                 int
+}
+
+// SpreadOf returns the median, the least and the greatest of those.
+func SpreadOf(values []float64) Spread {
+	if len(values) == 0 {
+		return Spread{}
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return Spread{Median: (sorted[(n-1)/2] + sorted[n/2]) / 2, Low: sorted[0], High: sorted[n-1], N: n}
+}
+
+// Noise is half the way from the least to the greatest, relative to the median.
+func (s Spread) Noise() float64 {
+	if s.Median == 0 {
+		return 0
+	}
+	return (s.High - s.Low) / 2 / s.Median
+}
+
+// Ratios divides value by base, round by round: a machine that drifts from one
+// round to the next changes both alike. Rounds that one of them lacks are
+// left out.
+func Ratios(value, base []float64) Spread {
+	var ratios []float64
+	for i := range min(len(value), len(base)) {
+		if value[i] > 0 && base[i] > 0 {
+			ratios = append(ratios, value[i]/base[i])
+		}
+	}
+	return SpreadOf(ratios)
+}
+
+// Each maps samples to figures.
+func Each(samples []Sample, f func(Sample) float64) []float64 {
+	figures := make([]float64, len(samples))
+	for i, s := range samples {
+		figures[i] = f(s)
+	}
+	return figures
+}

@@ -1,0 +1,44 @@
+package report
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestUpdateDocument(t *testing.T) {
+	d := document()
+	more := d.Results[2]
+	more.Bytes, more.P50 = new(4096), 900
+	p := Page{Env: d.Env, Sections: []Section{{Name: "call", Results: []Result{d.Results[2], more, d.Results[3]}}}}
+	path := filepath.Join(t.TempDir(), "doc.md")
+	text := `# Doc
+<!-- figures: bench environment -->
+<!-- end of figures -->
+Between.
+<!-- figures: bench call p50 raw -->
+old
+<!-- end of figures -->
+<!-- figures: bench call list 4 KiB -->
+<!-- end of figures -->
+<!-- figures: bench rate p50 -->
+not measured
+<!-- end of figures -->
+<!-- figures: peers call p50 -->
+another's
+<!-- end of figures -->
+![a chart](img/round-trip-by-size.svg)
+`
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	for range 2 { // the second time changes nothing
+		require.NoError(t, UpdateDocument(path, "bench", p))
+		got, err := os.ReadFile(path)
+		require.NoError(t, err)
+		golden(t, "document.md", got)
+	}
+	require.FileExists(t, filepath.Join(filepath.Dir(path), "img", "round-trip-by-size.svg"))
+	require.ErrorContains(t, UpdateDocument(path, "other", p), "no block of figures")
+	require.Error(t, UpdateDocument(path+"x", "bench", p))
+}

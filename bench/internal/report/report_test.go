@@ -1,0 +1,265 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/bench/internal/measure"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+}
+
+func sample(p50 time.Duration, ops int64) measure.Sample {
+	s := measure.Sample{
+		Latencies: measure.NewHistogram(1), Ops: ops, Bytes: 128 * ops, Busy: 100 * time.Millisecond, Elapsed: 110 * time.Millisecond,
+		Host:   measure.Usage{CPU: 90 * time.Millisecond, Switches: ops, Mallocs: uint64(2 * ops)},
+		Worker: measure.Usage{CPU: 80 * time.Millisecond, Switches: 0, Mallocs: uint64(ops)},
+	}
+	measure.Record(s.Latencies, p50, 980)
+	measure.Record(s.Latencies, 2*p50, 18)
+	measure.Record(s.Latencies, 100*p50, 2)
+	return s
+}
+
+func document() Document {
+	d := Document{Env: measure.Env{Time: "2026-01-02T03:04:05Z", OS: "linux", Arch: "amd64", CPU: "Some CPU", Cores: 2, Virtual: true,
+		Kernel: "Linux 6.1", Go: "go1.26", GOMAXPROCS: 2, ClockNS: 25}}
+	add := func(id Result, samples ...measure.Sample) { d.Results = append(d.Results, Fold(id, samples)) }
+	add(Result{Scenario: "limit", Subject: "cacheline-1"}, sample(100, 1e6))
+	add(Result{Scenario: "ring", Subject: "ring", Wait: "spin", Bytes: new(8), Batch: 32}, measure.Sample{Ops: 1000, Bytes: 8000, Busy: time.Millisecond})
+	add(Result{Scenario: "call", Subject: "shm", Wait: "adaptive", Codec: "raw", Bytes: new(64), Callers: 1}, sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5))
+	add(Result{Scenario: "call", Subject: "socket", Codec: "raw", Bytes: new(0), Callers: 1}, sample(20*time.Microsecond, 5e3))
+	add(Result{Scenario: "rate", Subject: "socket", Codec: "raw", Bytes: new(64), Rate: 1000}, sample(50*time.Microsecond, 100))
+	add(Result{Scenario: "idle", Subject: "shm", Wait: "adaptive", Callers: 100}, measure.Sample{Elapsed: time.Second,
+		Host: measure.Usage{CPU: time.Millisecond, Threads: 12, RSS: 30 << 20}})
+	return d
+}
+
+// The file format. Whoever changes it has to change README.md of bench too.
+func TestSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.json")
+	d := document()
+	require.NoError(t, WriteJSON(path, d))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	golden(t, "schema.json", data)
+
+	back, err := ReadJSON(path)
+	require.NoError(t, err)
+	require.Equal(t, d.Env, back.Env)
+	again := filepath.Join(t.TempDir(), "again.json")
+	require.NoError(t, WriteJSON(again, back))
+	second, err := os.ReadFile(again)
+	require.NoError(t, err)
+	require.Equal(t, string(data), string(second), "what is read is what was written")
+}
+
+// All names of the format are in use, and only they.
+func TestSchemaNames(t *testing.T) {
+	want := strings.Fields("scenario subject codec wait bytes callers rate batch rounds p50_ns p90_ns p99_ns p999_ns max_ns " +
+		"ops_per_s bytes_per_s allocs_per_op host_cpu_s worker_cpu_s threads rss_bytes")
+	data, err := json.Marshal(document())
+	require.NoError(t, err)
+	var d map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(data, &d))
+	require.Len(t, d, 2)
+	require.Contains(t, d, "env")
+	var results []map[string]any
+	require.NoError(t, json.Unmarshal(d["results"], &results))
+	seen := make(map[string]bool)
+	for _, r := range results {
+		for name := range r {
+			require.Contains(t, want, name)
+			seen[name] = true
+		}
+		require.NotContains(t, r, "", "fields that do not apply are left out")
+	}
+	require.Len(t, seen, len(want))
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	for _, name := range want {
+		require.Contains(t, string(readme), "`"+name+"`", "README.md documents the format")
+	}
+}
+
+func TestFold(t *testing.T) {
+	r := Fold(Result{Subject: "x"}, []measure.Sample{sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5)})
+	require.Equal(t, 3, r.Rounds)
+	require.EqualValues(t, 400, r.P50)
+	require.EqualValues(t, 1e6, r.OpsPerS)
+	require.EqualValues(t, 1.28e8, r.BytesPerS)
+	require.InDelta(t, 3, *r.Allocs, 1e-9)
+	require.InDelta(t, 1, *r.HostSwitches, 1e-9)
+	require.InDelta(t, 0.27, *r.HostCPU, 1e-9)
+	require.InDelta(t, 0.05, r.Noise["p50_ns"], 1e-3)
+	require.InDelta(t, 0.1, r.Noise["ops_per_s"], 1e-3)
+	require.EqualValues(t, 3000, r.Latencies.TotalCount())
+}
+
+func TestTable(t *testing.T) {
+	d := document()
+	d.Results[3].Ratio, d.Results[3].Versus = measure.Spread{Median: 50.123, Low: 0.0123, High: 1234, N: 3}, "shm"
+	var b bytes.Buffer
+	Environment(&b, d.Env)
+	for _, r := range d.Results {
+		Table(&b, []Result{r})
+	}
+	Table(&b, d.Results[2:4])
+	golden(t, "table.txt", b.Bytes())
+}
+
+func changed(d Document, i int, change func(r *Result)) Document {
+	d.Results = slices.Clone(d.Results)
+	change(&d.Results[i])
+	return d
+}
+
+func TestCompare(t *testing.T) {
+	before, now := document(), document()
+	same := Compare(before, now)
+	require.Empty(t, same.Worse)
+	require.Empty(t, same.Better)
+	require.Positive(t, same.Same)
+	require.Zero(t, same.Missing)
+	require.Empty(t, same.Warnings)
+
+	// 9 % is less than two runs of the same program differ by.
+	little := Compare(before, changed(now, 3, func(r *Result) { r.P50 += r.P50 * 9 / 100 }))
+	require.Empty(t, little.Worse)
+	// A call whose rounds were calm, 30 % slower.
+	slower := Compare(before, changed(now, 3, func(r *Result) { r.P50 += r.P50 * 3 / 10 }))
+	require.Len(t, slower.Worse, 1)
+	require.Equal(t, "p50_ns", slower.Worse[0].Metric)
+	require.InDelta(t, 1.3, slower.Worse[0].Factor, 0.01)
+	// The same, where rounds were further apart than that.
+	noisy := Compare(before, changed(now, 3, func(r *Result) {
+		r.P50 += r.P50 * 3 / 10
+		r.Noise = map[string]float64{"p50_ns": 0.2}
+	}))
+	require.Empty(t, noisy.Worse)
+	// Less throughput is worse, more is better.
+	require.Equal(t, "ops_per_s", Compare(before, changed(now, 1, func(r *Result) { r.OpsPerS /= 2 })).Worse[0].Metric)
+	require.Equal(t, "ops_per_s", Compare(before, changed(now, 1, func(r *Result) { r.OpsPerS *= 2 })).Better[0].Metric)
+	// One more allocation is worse; so is the first one.
+	require.Equal(t, "allocs_per_op", Compare(before, changed(now, 3, func(r *Result) { r.Allocs = new(*r.Allocs + 1) })).Worse[0].Metric)
+	none := changed(before, 3, func(r *Result) { r.Allocs = new(0.0) })
+	require.Equal(t, "allocs_per_op", Compare(none, changed(now, 3, func(r *Result) { r.Allocs = new(1.0) })).Worse[0].Metric)
+	require.Empty(t, Compare(none, changed(now, 3, func(r *Result) { r.Allocs = new(0.2) })).Worse)
+	// A thread for each idle worker.
+	require.Equal(t, "threads", Compare(before, changed(now, 5, func(r *Result) { r.Threads = 112 })).Worse[0].Metric)
+	// The rate that was asked for is no result.
+	require.Empty(t, Compare(before, changed(now, 4, func(r *Result) { r.OpsPerS /= 2 })).Worse)
+
+	// A machine whose cache lines take twice as long says nothing about a call
+	// that does, too.
+	drifted := changed(changed(now, 0, func(r *Result) { r.P50 *= 2 }), 3, func(r *Result) { r.P50 *= 2 })
+	c := Compare(before, drifted)
+	require.Empty(t, c.Worse)
+	require.InDelta(t, 2, c.Drift, 0.01)
+
+	other := now
+	other.Env.Go, other.Env.Cores = "go1.27", 64
+	other.Results = other.Results[:2]
+	c = Compare(before, other)
+	require.Len(t, c.Warnings, 2)
+	require.Equal(t, 4, c.Missing)
+	var b bytes.Buffer
+	c.Write(&b)
+	slower.Write(&b)
+	golden(t, "comparison.txt", b.Bytes())
+}
+
+func TestPageIsSelfContained(t *testing.T) {
+	d := document()
+	path := filepath.Join(t.TempDir(), "page.html")
+	again := d.Results[2]
+	again.Bytes, again.P50, again.Subject = new(4096), 900, "<script>alert(1)</script>"
+	third := d.Results[2]
+	third.Bytes, third.P50 = new(4096), 900
+	require.NoError(t, WriteHTML(path, Page{Title: "A title", Command: "bench -quick", Env: d.Env, Sections: []Section{
+		{Name: "call", Title: "calls", About: "About calls.", Results: []Result{d.Results[2], d.Results[3], again, third}},
+		{Name: "idle", Title: "idle", Results: d.Results[5:], Notes: []string{"a thousand"}},
+	}, Comparison: &Comparison{}}))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	html := string(data)
+	for _, want := range []string{"A title", "bench -quick", "Some CPU", "About calls.", "Not measured: a thousand", "<svg role=", "400 ns", "4 KiB", "Compared with the baseline"} {
+		require.Contains(t, html, want)
+	}
+	require.NotContains(t, html, "<script", "there is none, and names are escaped")
+	links := regexp.MustCompile(`(?:src|href)="([^"#][^"]*)"|url\(`).FindAllString(html, -1)
+	require.Empty(t, links, "the page needs no other file")
+	for _, url := range regexp.MustCompile(`https?://[^" ]+`).FindAllString(html, -1) {
+		require.Contains(t, url, "www.w3.org", "only names of formats")
+	}
+}
+
+func TestCharts(t *testing.T) {
+	var results []Result
+	for i, size := range []int{0, 64, 4096, 1 << 20} {
+		for _, name := range []string{"shm", "socket"} {
+			results = append(results, Fold(Result{Scenario: "call", Subject: name, Codec: "raw", Bytes: new(size), Callers: 1},
+				[]measure.Sample{sample(time.Duration(100*(i+1)*len(name)), 1000)}))
+		}
+	}
+	dir := t.TempDir()
+	require.NoError(t, WriteSVG(dir, []Section{{Name: "call", Results: results}}))
+	files, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	require.NoError(t, err)
+	var names []string
+	for _, f := range files {
+		names = append(names, filepath.Base(f))
+		data, err := os.ReadFile(f)
+		require.NoError(t, err)
+		require.Contains(t, string(data), "socket", "%s has a legend", f)
+		require.NotContains(t, string(data), "NaN")
+	}
+	require.Equal(t, []string{"call-percentiles.svg", "call-throughput-by-size.svg", "round-trip-by-size.svg"}, names)
+
+	// One point, or equal ones, make no empty axis.
+	one := Chart{ID: "one", X: Count, Y: Count, XTicks: []float64{1}, Lines: []Line{{Name: "x", Points: [][2]float64{{1, 10}}}}}
+	for _, f := range []format{wide, narrow, file} {
+		s, err := one.svg(f)
+		require.NoError(t, err)
+		require.Contains(t, s, "<svg")
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for ns, want := range map[int64]string{0: "", 1: "1 ns", 999: "999 ns", 1000: "1 µs", 1234: "1.23 µs", 12345: "12.3 µs", 123456: "123 µs", 999_600: "1 ms", 5_000_000_000: "5 s"} {
+		require.Equal(t, want, Latency(ns))
+	}
+	for n, want := range map[int]string{0: "0 B", 64: "64 B", 1000: "1000 B", 1024: "1 KiB", 65536: "64 KiB", 1 << 20: "1 MiB", 1<<20 + 1: "1048577 B"} {
+		require.Equal(t, want, Size(n))
+	}
+	for x, want := range map[float64]string{0: "0", 1.5: "1.5", 999: "999", 1000: "1 k", 123_456: "123 k", 9.99e6: "9.99 M", 2e9: "2 G"} {
+		require.Equal(t, want, Count(x))
+	}
+	for x, want := range map[float64]string{1: "1", 0.5: "0.5", 0.0123: "0.012", 12.34: "12.3", 1234.5: "1234"} {
+		require.Equal(t, want, factor(x))
+	}
+	require.Equal(t, "50 %", Percent(50))
+	require.Equal(t, "99.99 %", Percent(99.99))
+}

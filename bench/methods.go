@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
+)
+
+// What the workers do.
+var (
+	// echoRaw returns the bytes that it gets.
+	echoRaw = ipc.NewMethod[[]byte, []byte]("bench.echo", ipc.WithCodec(ipc.Raw))
+	// echoOrder returns the order that it gets, in the codec of the link.
+	echoOrder = ipc.NewMethod[order, order]("bench.order")
+	// sink counts the messages that it gets, and tallyOf returns the tally and
+	// starts a new one.
+	sink    = ipc.NewMethod[[]byte, []byte]("bench.sink", ipc.WithCodec(ipc.Raw))
+	tallyOf = ipc.NewMethod[tallyRequest, tally]("bench.tally")
+)
+
+// order is what a service might exchange: strings, numbers, a list of structs.
+// It takes about 650 bytes as JSON.
+type order struct {
+	ID       uint64            `json:"id" cbor:"1,keyasint"`
+	Customer string            `json:"customer" cbor:"2,keyasint"`
+	Email    string            `json:"email" cbor:"3,keyasint"`
+	Placed   int64             `json:"placed" cbor:"4,keyasint"`
+	Paid     bool              `json:"paid" cbor:"5,keyasint"`
+	Items    []item            `json:"items" cbor:"6,keyasint"`
+	Ship     address           `json:"ship" cbor:"7,keyasint"`
+	Tags     []string          `json:"tags" cbor:"8,keyasint"`
+	Notes    map[string]string `json:"notes" cbor:"9,keyasint"`
+	Total    float64           `json:"total" cbor:"10,keyasint"`
+}
+
+type item struct {
+	SKU      string  `json:"sku" cbor:"1,keyasint"`
+	Name     string  `json:"name" cbor:"2,keyasint"`
+	Quantity int     `json:"quantity" cbor:"3,keyasint"`
+	Price    float64 `json:"price" cbor:"4,keyasint"`
+}
+
+type address struct {
+	Street  string `json:"street" cbor:"1,keyasint"`
+	City    string `json:"city" cbor:"2,keyasint"`
+	Zip     string `json:"zip" cbor:"3,keyasint"`
+	Country string `json:"country" cbor:"4,keyasint"`
+}
+
+func newOrder() order {
+	return order{
+		Customer: "Ada Lovelace", Email: "ada@example.org", Placed: 1_700_000_000_123, Paid: true,
+		Items: []item{
+			{"KB-104-DE", "Keyboard, 104 keys, German layout", 1, 89.90},
+			{"MS-003", "Mouse, wireless", 2, 24.50},
+			{"CB-USBC-2M", "Cable USB-C, 2 m", 3, 9.99},
+			{"ST-17", "Stand for laptops up to 17 inches", 1, 39.00},
+		},
+		Ship:  address{"12 St James's Square", "London", "SW1Y 4LB", "GB"},
+		Tags:  []string{"priority", "gift", "returning-customer"},
+		Notes: map[string]string{"delivery": "leave with the neighbour", "invoice": "by mail"},
+		Total: 207.87,
+	}
+}
+
+// tally is what a sink has got.
+type tally struct {
+	Messages, Bytes uint64
+	// Sum of the numbers that messages begin with, modulo 2^64.
+	Sum uint64
+	// Bad are messages whose end does not fit their beginning.
+	Bad uint64
+}
+
+type tallyRequest struct{ Reset bool }
+
+// add counts a message that stamp has stamped.
+func (t *tally) add(message []byte) {
+	t.Messages++
+	t.Bytes += uint64(len(message))
+	n := len(message)
+	if n < 8 {
+		return
+	}
+	seq := binary.LittleEndian.Uint64(message)
+	t.Sum += seq
+	if n >= 16 && binary.LittleEndian.Uint64(message[n-8:]) != ^seq {
+		t.Bad++
+	}
+}
+
+// stamp numbers a message.
+func stamp(message []byte, seq uint64) {
+	n := len(message)
+	if n >= 8 {
+		binary.LittleEndian.PutUint64(message, seq)
+	}
+	if n >= 16 {
+		binary.LittleEndian.PutUint64(message[n-8:], ^seq)
+	}
+}
+
+// expect returns the tally of messages 0 to n-1 of size bytes.
+func expect(size int, n uint64) tally {
+	t := tally{Messages: n, Bytes: n * uint64(size)}
+	switch {
+	case size < 8:
+	case n%2 == 0:
+		t.Sum = n / 2 * (n - 1)
+	default:
+		t.Sum = (n - 1) / 2 * n
+	}
+	return t
+}
+
+func (t tally) String() string {
+	return fmt.Sprintf("%d messages of %d bytes together, numbers adding up to %d, %d bad", t.Messages, t.Bytes, t.Sum, t.Bad)
+}
+
+// register adds the handlers of a worker.
+func register(s *worker.Server) {
+	worker.Handle(s, echoRaw, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.Handle(s, echoOrder, func(_ context.Context, o order) (order, error) { return o, nil })
+	var mu sync.Mutex
+	var got tally
+	worker.Handle(s, sink, func(_ context.Context, b []byte) ([]byte, error) {
+		mu.Lock()
+		got.add(b)
+		mu.Unlock()
+		return nil, nil
+	})
+	worker.Handle(s, tallyOf, func(_ context.Context, r tallyRequest) (tally, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		t := got
+		if r.Reset {
+			got = tally{}
+		}
+		return t, nil
+	})
+	worker.Handle(s, idleHost, hostIdle)
+	registerEnds(s)
+}
