@@ -25,8 +25,9 @@ const (
 	// Adaptive spins for as long as that has lately been worth it, and then
 	// parks in the kernel. It is the default, and an idle link costs nothing.
 	Adaptive = ring.WaitAdaptive
-	// Spin never parks while a call is pending. It burns a core, and suits
-	// machines with a core to spare for each side.
+	// Spin never parks: a caller spins while its call is pending, and the
+	// worker spins all the time. It burns a core, and suits machines with a
+	// core to spare for each side.
 	Spin = ring.WaitSpin
 	// Park never spins. It suits machines with more busy links than cores.
 	Park = ring.WaitPark
