@@ -212,6 +212,24 @@ func TestSpinnerLearns(t *testing.T) {
 			}
 		}
 		require.InDelta(t, 10, caught, 5, "probes now and then")
+		// A peer that needs our processor answers when we have stopped spinning.
+		// Spinning has to end, also where the whole wait is short.
+		require.True(t, waitUntil(&s, wait), "spins again")
+		spun := 0
+		for range probeEvery {
+			begin := time.Now()
+			for s.again() {
+				time.Sleep(20 * time.Nanosecond)
+			}
+			if time.Since(begin) > 0 {
+				spun++
+			}
+			time.Sleep(5 * time.Microsecond)
+			s.end()
+		}
+		require.Less(t, spun, 12)
+		require.Zero(t, s.budget)
+
 		s.setMode(WaitPark)
 		require.False(t, s.again())
 		s.setMode(WaitSpin)
@@ -219,6 +237,16 @@ func TestSpinnerLearns(t *testing.T) {
 			require.True(t, s.again())
 		}
 	})
+}
+
+// waitUntil waits shortly until that is caught, as it is at a probe at the latest.
+func waitUntil(s *spinner, wait func(time.Duration) bool) bool {
+	for range 2 * probeEvery {
+		if wait(10 * time.Microsecond) {
+			return true
+		}
+	}
+	return false
 }
 
 // TestHotPathsDoNotAllocate covers what runs once per record.

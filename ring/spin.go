@@ -19,9 +19,14 @@ const (
 // spinner decides how long to spin before parking, from how waits on this ring
 // have ended lately:
 //
-//   - one that ended while spinning, or soon after parking, sets the budget to
-//     twice its length, and never lowers it;
-//   - one that parked for longer than spinMax halves the budget, down to none.
+//   - one that ended while spinning raises the budget to twice its length;
+//   - one that parked, but was shorter than spinMax, does so, too, on trial;
+//   - one that parked for longer than spinMax, or on trial, halves the budget, down
+//     to none.
+//
+// The trial is for the case that spinning itself is what makes the wait so long,
+// because the peer needs this processor: then a larger budget catches no more than
+// a small one, and the trial ends at none. It is over when a spin succeeds.
 //
 // Two sides without a budget would wake each other late for ever, each finding
 // that the other takes longer than it is worth waiting. So a spinner without a
@@ -32,6 +37,7 @@ type spinner struct {
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
 	learnt  bool          // budget has been initialised
+	trial   bool          // budget was raised by a wait that parked
 	parks   uint32        // long parks since the last probe
 	budget  time.Duration // of a wait
 	limit   time.Duration // of this wait
@@ -131,8 +137,11 @@ func (s *spinner) end() {
 		took = clock() - s.start
 	}
 	switch {
-	case took < spinMax:
-		s.parks = 0
+	case took < spinMax && !s.gaveUp:
+		s.parks, s.trial = 0, false
+		s.budget = max(s.budget, min(2*took, spinMax))
+	case took < spinMax && !s.trial:
+		s.trial = true
 		s.budget = max(s.budget, min(2*took, spinMax))
 	case s.gaveUp:
 		s.parks++
