@@ -47,6 +47,14 @@ func (c Code) String() string {
 	return fmt.Sprintf("code_%d", uint8(c))
 }
 
+// canonical returns c, or CodeUnknown if c is none of the codes.
+func (c Code) canonical() Code {
+	if c < CodeCanceled || c > CodeUnauthenticated {
+		return CodeUnknown
+	}
+	return c
+}
+
 // CodeOf returns the code that describes err best: that of an [*Error] in its
 // tree, CodeUnavailable for a peer that is gone or disconnected, CodeCanceled
 // and CodeDeadlineExceeded for contexts and limits, 0 for nil, and otherwise
@@ -57,8 +65,8 @@ func CodeOf(err error) Code {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &e):
-		return e.Code
+	case errors.As(err, &e) && e != nil:
+		return e.Code.canonical()
 	case errors.Is(err, context.DeadlineExceeded):
 		return CodeDeadlineExceeded
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):

@@ -72,8 +72,9 @@ type Channel interface {
 	// Links calls fn with the present link, before it returns, and with each
 	// later one when the channel reconnects. It is called once.
 	Links(fn func(Link))
-	// Close releases what the driver holds. It neither ends nor signals the
-	// process. Close may be called more than once and concurrently.
+	// Close releases what the driver holds, and ends the present link without
+	// closing it: that is for whoever Links gave it to. It neither ends nor
+	// signals the process. Close may be called more than once and concurrently.
 	Close() error
 }
 

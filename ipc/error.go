@@ -39,7 +39,12 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: err.Error(), cause: err}
 }
 
-func (e *Error) Error() string { return e.Code.String() + ": " + e.Message }
+func (e *Error) Error() string {
+	if e == nil {
+		return "nil *ipc.Error"
+	}
+	return e.Code.String() + ": " + e.Message
+}
 
 // Remote reports whether the error came from the other process.
 func (e *Error) Remote() bool { return e.remote }
@@ -47,6 +52,9 @@ func (e *Error) Remote() bool { return e.remote }
 // Unwrap returns the registered sentinels that crossed with the error, or what
 // Errorf wrapped.
 func (e *Error) Unwrap() []error {
+	if e == nil {
+		return nil
+	}
 	if e.cause != nil {
 		return []error{e.cause}
 	}
@@ -104,7 +112,7 @@ type wireError struct {
 func AppendError(dst []byte, err error) []byte {
 	w := wireError{Code: CodeOf(err), Message: err.Error()}
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e != nil {
 		w.Details, w.Stack = e.Details, e.Stack
 		if err == error(e) {
 			w.Message = e.Message
@@ -126,7 +134,7 @@ func ParseError(payload []byte) *Error {
 	if err := CBOR.Decode(payload, &w); err != nil {
 		return &Error{Code: CodeInternal, Message: fmt.Sprintf("the peer sent an error that cannot be read: %v", err), remote: true}
 	}
-	e := &Error{Code: w.Code, Message: w.Message, Details: w.Details, Stack: w.Stack, remote: true}
+	e := &Error{Code: w.Code.canonical(), Message: w.Message, Details: w.Details, Stack: w.Stack, remote: true}
 	sentinels.RLock()
 	defer sentinels.RUnlock()
 	for _, name := range w.Sentinels {

@@ -177,10 +177,22 @@ func TestErrorThatIsNotUTF8(t *testing.T) {
 	assert.ErrorIs(t, cross(t, fmt.Errorf("\xff: %w", io.EOF)), io.EOF)
 }
 
+// What is no code is CodeUnknown, so that 0 stays for no error.
+func TestErrorWithoutCode(t *testing.T) {
+	for _, code := range []ipc.Code{0, 17, 255} {
+		in := &ipc.Error{Code: code, Message: "x"}
+		assert.Equal(t, ipc.CodeUnknown, ipc.CodeOf(in))
+		assert.Equal(t, ipc.CodeUnknown, cross(t, in).Code)
+	}
+	var none *ipc.Error
+	assert.Equal(t, ipc.CodeUnknown, ipc.CodeOf(none))
+	assert.Equal(t, "nil *ipc.Error", cross(t, none).Message)
+}
+
 func TestErrorRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := &ipc.Error{
-			Code:    ipc.Code(rapid.Uint8().Draw(t, "code")),
+			Code:    ipc.Code(rapid.Uint8Range(1, 16).Draw(t, "code")),
 			Message: rapid.String().Draw(t, "message"),
 			Details: rapid.MapOfN(rapid.String(), rapid.String(), 1, 5).Draw(t, "details"),
 			Stack:   rapid.String().Draw(t, "stack"),

@@ -174,6 +174,11 @@ func TestErrors(t *testing.T) {
 		e = call("goexit")
 		require.Equal(t, ipc.CodeInternal, e.Code)
 		require.Contains(t, e.Message, "Goexit")
+		e = call("nil")
+		require.Equal(t, ipc.CodeUnknown, e.Code)
+		e = call("bad error")
+		require.Equal(t, ipc.CodeInternal, e.Code)
+		require.Contains(t, e.Message, "no text")
 		for range 50 { // a reader that ran the handler itself would have died
 			_, err := fail.Call(t.Context(), w, "")
 			require.NoError(t, err)

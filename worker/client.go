@@ -132,6 +132,9 @@ func (c *Client[C]) explain(err error) error {
 	p := c.channel.Process()
 	select {
 	case <-p.Done():
+		if c.closing.Load() {
+			return fmt.Errorf("%w: %w", ipc.ErrClosed, p.Exit())
+		}
 		return p.Exit()
 	case <-time.After(exitDelay):
 		return fmt.Errorf("worker (pid %d) has closed its link, and runs: %w", p.PID(), err)
@@ -231,6 +234,9 @@ func (c *Client[C]) shutdown() error {
 	}
 	s.close(lostGrace)
 	err := c.channel.Close()
+	if last := c.session.Load(); last != s { // the channel reconnected meanwhile
+		last.close(lostGrace)
+	}
 	exit := p.Exit()
 	if exit == nil {
 		return fmt.Errorf("tandem: worker (pid %d) has not ended %v after SIGKILL: is it stuck in the kernel?", p.PID(), killDelay)

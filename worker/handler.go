@@ -25,7 +25,8 @@ type Registrar interface{ handlers() *registry }
 //
 // A handler that has been quick lately is run by the goroutine that reads the
 // link, and any other in a goroutine of its own; one that turns slow or blocks
-// holds up the link for a millisecond at most, once.
+// holds up the link for about a millisecond, and then has to be quick many times
+// before the reader runs it again.
 //
 // Handle panics if m has a handler already.
 func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error)) {

@@ -53,15 +53,11 @@ func (s *session) accept(f ipc.Frame) *job {
 			Message: fmt.Sprintf("no handler for method %#x; there are handlers for: %s", f.Method, s.registry.names()),
 			Details: map[string]string{detailUnknownMethod: fmt.Sprintf("%#x", f.Method), detailHandlers: s.registry.names()},
 		}
-	case !s.active.begin():
-		refusal = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
+	default:
+		refusal = s.active.begin(len(f.Payload))
 	}
 	if refusal != nil {
-		if f.Kind == ipc.KindRequest {
-			s.handling.Go(func() { s.answer(ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, refusal)}) })
-		} else {
-			s.log.Warn("tandem: notification dropped", "error", refusal)
-		}
+		s.refuse(f, refusal)
 		return nil
 	}
 	j := jobs.Get().(*job)
@@ -74,6 +70,27 @@ func (s *session) accept(f ipc.Frame) *job {
 		j.request = j.in
 	}
 	return j
+}
+
+// maxRefusing bounds the refusals that wait to be sent. A peer that reads its
+// answers has room for far more of them.
+const maxRefusing = 1024
+
+// refuse answers a request that is not handled.
+func (s *session) refuse(f ipc.Frame, why error) {
+	if f.Kind == ipc.KindNotify {
+		s.log.Warn("tandem: notification dropped", "error", why)
+		return
+	}
+	if s.refusing.Add(1) > maxRefusing {
+		s.lost(fmt.Errorf("%w: the peer does not read the answers to %d requests that were refused: %w", ipc.ErrProtocol, maxRefusing, why))
+		return
+	}
+	// Not here: the reader must not block.
+	s.handling.Go(func() {
+		defer s.refusing.Add(-1)
+		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)})
+	})
 }
 
 // The details of the error for an unknown method.
@@ -96,9 +113,8 @@ func (s *session) nameMethod(err error, m ipc.MethodInfo) error {
 func (s *session) runConcurrently(j *job) {
 	s.running.add(j.ctx)
 	s.handling.Go(func() {
-		ctx := j.ctx
+		defer s.running.remove(j.ctx)
 		s.run(j, true)
-		s.running.remove(ctx)
 	})
 }
 
@@ -112,51 +128,56 @@ func (s *session) run(j *job, timed bool) {
 	if timed {
 		start = time.Now()
 	}
-	defer s.active.end()
+	defer s.active.end(len(j.request))
 	defer j.ctx.finish()
-	response, err := s.call(j)
+	response, failure := s.call(j)
 	if timed {
 		h.took(time.Since(start))
 	}
 	switch {
 	case j.oneWay:
-		if err != nil {
-			s.log.Warn("tandem: handler of a notification failed", "method", h.info.Name, "error", err)
+		if failure != nil {
+			s.log.Warn("tandem: handler of a notification failed", "method", h.info.Name, "error", ipc.ParseError(failure))
 		}
-	case err != nil:
-		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: ipc.AppendError(nil, err)})
+	case failure != nil:
+		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
 	default:
 		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
 	}
-	if err == nil && h.codec(s.codec) != ipc.Raw {
+	if failure == nil && h.codec(s.codec) != ipc.Raw {
 		j.out = response // which may have grown
 	}
 	j.free()
 }
 
-// call calls the handler and turns a panic into an error. If the handler ends
-// its goroutine, the caller gets an error too.
-func (s *session) call(j *job) (response []byte, err error) {
+// call calls the handler. If that fails, or panics, or its error does, it returns
+// the encoded error. If the handler ends its goroutine the caller gets an error, too.
+func (s *session) call(j *job) (response, failure []byte) {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
+		message := "called runtime.Goexit"
 		p := recover()
-		if p == nil {
-			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: ipc.AppendError(nil,
-				ipc.NewError(ipc.CodeInternal, fmt.Sprintf("the handler of %q called runtime.Goexit", j.handler.info.Name)))})
-			return
+		if p != nil {
+			message = fmt.Sprintf("panicked: %v", p)
 		}
-		response, err = nil, &ipc.Error{
+		failure = ipc.AppendError(nil, &ipc.Error{
 			Code:    ipc.CodeInternal,
-			Message: fmt.Sprintf("the handler of %q panicked: %v", j.handler.info.Name, p),
+			Message: fmt.Sprintf("the handler of %q %s", j.handler.info.Name, message),
 			Stack:   string(debug.Stack()),
+		})
+		if p == nil && !j.oneWay {
+			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
 		}
 	}()
-	response, err = j.handler.invoke(j.ctx, j.handler.codec(s.codec), j.request, j.owned, j.out)
+	response, err := j.handler.invoke(j.ctx, j.handler.codec(s.codec), j.request, j.owned, j.out)
+	if err != nil {
+		failure = ipc.AppendError(nil, err)
+	}
 	returned = true
-	return response, err
+	return response, failure
 }
 
 // answer sends a response or an error. The link's end is the only thing that
@@ -170,7 +191,7 @@ func (s *session) answer(f ipc.Frame) {
 		err = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
 	if err != nil && s.baseCtx.Err() == nil {
-		s.lost(err)
+		s.unsent(err)
 	}
 }
 
@@ -204,8 +225,14 @@ func (r *running) add(c *handlerContext) {
 // keeper may run another one before it ends, though not of this method.
 func (r *running) adopt() {
 	if c := r.inline.Load(); c != nil {
-		c.handler.wasStolen()
 		r.add(c)
+		// If the handler has returned meanwhile, the keeper that ran it may
+		// have looked for it in vain.
+		if c.hasEnded() {
+			r.remove(c)
+			return
+		}
+		c.handler.wasStolen()
 	}
 }
 
@@ -295,28 +322,53 @@ func (c *handlerContext) cancel() {
 	c.mu.Unlock()
 }
 
+func (c *handlerContext) hasEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 // finish ends the context because the handler has returned.
 func (c *handlerContext) finish() { c.cancel() }
 
-// activity counts the handlers that have not answered.
+// What a peer can make a session hold at once. No correct one comes near, and
+// beyond it requests are refused, and notifications dropped.
+const (
+	maxHandlers = 1 << 16 // that have not answered
+	maxRequests = 1 << 30 // bytes of their requests
+)
+
+var (
+	errDraining = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
+	errTooBusy  = ipc.Errorf(ipc.CodeResourceExhausted, "%d handlers, or %d bytes of requests, are at work on this link", maxHandlers, maxRequests)
+)
+
+// activity counts the handlers that have not answered, and the bytes of their
+// requests.
 type activity struct {
 	n        atomic.Int64
+	bytes    atomic.Int64
 	draining atomic.Bool
 	once     sync.Once
 	drained  chan struct{}
 }
 
-// begin counts a handler. It returns false if the session is draining.
-func (a *activity) begin() bool {
-	a.n.Add(1)
-	if a.draining.Load() {
-		a.end()
-		return false
+// begin counts a handler. It returns an error if there cannot be one more.
+func (a *activity) begin(size int) error {
+	n, bytes := a.n.Add(1), a.bytes.Add(int64(size))
+	switch {
+	case a.draining.Load():
+		a.end(size)
+		return errDraining
+	case n > maxHandlers || bytes > maxRequests && n > 1:
+		a.end(size)
+		return errTooBusy
 	}
-	return true
+	return nil
 }
 
-func (a *activity) end() {
+func (a *activity) end(size int) {
+	a.bytes.Add(-int64(size))
 	if a.n.Add(-1) == 0 && a.draining.Load() {
 		a.once.Do(func() { close(a.drained) })
 	}

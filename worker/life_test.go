@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
@@ -121,6 +123,47 @@ func TestCloseWithoutGrace(t *testing.T) {
 		require.Error(t, <-pending)
 		require.True(t, gone(w.PID()))
 	})
+}
+
+// A call that outlasts the grace fails because we closed, not because the worker died.
+func TestCloseFailsWhatOutlastsTheGrace(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		t.Parallel()
+		w := s.start(t, worker.WithGrace(50*time.Millisecond))
+		pending := make(chan error)
+		go func() {
+			_, err := sleep.Call(context.Background(), w, 3*time.Second)
+			pending <- err
+		}()
+		eventually(t, "in the handler", func() bool { return count(t, w, "sleep.begin") == 1 })
+		require.NoError(t, w.Close())
+		require.ErrorIs(t, <-pending, ipc.ErrClosed)
+	})
+}
+
+// Closing the channel under a client ends its calls.
+func TestChannelClosedUnderClient(t *testing.T) {
+	for range 5 {
+		w, err := worker.Spawn(t.Context(), worker.Self("test"), shm.Driver{})
+		require.NoError(t, err)
+		failed := make(chan error)
+		var calls atomic.Int32
+		go func() {
+			request := make([]byte, 250<<10)
+			for {
+				if _, err := rawEcho.Call(context.Background(), w, request); err != nil {
+					failed <- err
+					return
+				}
+				calls.Add(1)
+			}
+		}()
+		eventually(t, "calls are under way", func() bool { return calls.Load() > 10 })
+		require.NoError(t, w.Channel().Close())
+		require.Error(t, <-failed)
+		_ = w.Close()
+		require.True(t, gone(w.PID()))
+	}
 }
 
 func TestCloseKillsTheStubborn(t *testing.T) {

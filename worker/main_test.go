@@ -52,6 +52,11 @@ var (
 	anyCodec = ipc.NewMethod[[]byte, []byte]("test.any_codec")
 )
 
+// badError is an error that panics.
+type badError struct{}
+
+func (badError) Error() string { panic("no text") }
+
 type quote struct {
 	Time  int64
 	Price float64
@@ -157,6 +162,11 @@ func serveTest(s *worker.Server) error {
 			return 0, fmt.Errorf("in context: %w", errSentinel)
 		case "panic":
 			panic("out of cheese")
+		case "nil":
+			var e *ipc.Error
+			return 0, e
+		case "bad error":
+			return 0, badError{}
 		case "goexit":
 			runtime.Goexit()
 		case "exit":

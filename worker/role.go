@@ -149,11 +149,15 @@ func (s *session) wanted() bool {
 // read is a keeper's reading: until nothing comes for a while. It returns false
 // if the keeper was replaced meanwhile.
 func (s *session) read(id uint64) bool {
-	for {
+	for frames := 0; ; frames++ {
 		f, ok, err := s.link.Next()
 		if err != nil {
 			s.lost(err)
 			s.leave(false)
+			return true
+		}
+		if frames%64 == 63 && s.over() {
+			s.leave(false) // though the peer goes on sending
 			return true
 		}
 		if !ok {
@@ -189,6 +193,16 @@ func (s *session) read(id uint64) bool {
 			s.running.remove(ctx)
 			return s.returned(id)
 		}
+	}
+}
+
+// over reports whether the session has ended, so that nothing that comes matters.
+func (s *session) over() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,8 @@ type session struct {
 	goodbye     chan struct{} // closed when the peer has said goodbye
 	goodbyeOnce sync.Once
 
-	late atomic.Uint64 // answers to calls that were given up
+	refusing atomic.Int32  // refusals that are being sent
+	late     atomic.Uint64 // answers to calls that were given up
 }
 
 // newSession starts a session. side is 0 for the host and 1 for the worker.
@@ -70,7 +72,7 @@ type sessionKey struct{}
 // lead is a caller's reading: until its own call is settled, or nothing comes
 // for a while, or its context has ended. It leaves the role.
 func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
-	for empty := 1; ; {
+	for empty, frames := 1, 0; ; {
 		f, ok, err := s.link.Next()
 		if err != nil {
 			s.lost(err)
@@ -83,6 +85,11 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				s.runConcurrently(h)
 			}
 			if c.done() {
+				s.leave(true)
+				return
+			}
+			// A peer that goes on sending does not make our time longer.
+			if frames++; frames%64 == 0 && (ctx.Err() != nil || limit > 0 && time.Now().After(c.deadlineOf(limit))) {
 				s.leave(true)
 				return
 			}
@@ -135,7 +142,12 @@ func (s *session) settle(f ipc.Frame) {
 	}
 	switch {
 	case f.Kind == ipc.KindError:
-		c.err = ipc.ParseError(f.Payload)
+		payload := f.Payload
+		if !f.Owned {
+			// The peer may change it meanwhile, and the decoder reads it twice.
+			payload = slices.Clone(payload)
+		}
+		c.err = ipc.ParseError(payload)
 	case f.Owned:
 		c.response = f.Payload
 	default:
@@ -246,12 +258,20 @@ func (s *session) send(ctx context.Context, l *limited, limit time.Duration, met
 	case overLimit:
 		return &ipc.LimitError{What: fmt.Sprintf("call of %q", method), Limit: limit}
 	}
-	s.lost(err)
+	s.unsent(err)
 	select {
 	case <-s.done: // which says more
 		return s.err
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// unsent deals with a frame that could not be sent. If the peer has gone the
+// reader finds that out by itself, when it has delivered what came before.
+func (s *session) unsent(err error) {
+	if !errors.Is(err, ipc.ErrPeerGone) && !errors.Is(err, ipc.ErrDisconnected) {
+		s.lost(err)
 	}
 }
 

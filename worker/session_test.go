@@ -24,11 +24,14 @@ type fakeLink struct {
 	armed  bool
 	spin   atomic.Bool // Spin says to go on
 
-	sent chan ipc.Frame
+	sent  chan ipc.Frame
+	flood atomic.Bool   // there is always another frame
+	full  chan struct{} // if not nil, Send blocks until it is closed or the link ends
+	gone  chan struct{}
 }
 
 func newFakeLink() *fakeLink {
-	l := &fakeLink{sent: make(chan ipc.Frame, 1000)}
+	l := &fakeLink{sent: make(chan ipc.Frame, 1000), gone: make(chan struct{})}
 	l.change = sync.NewCond(&l.mu)
 	return l
 }
@@ -47,11 +50,18 @@ func (l *fakeLink) finish(err error) {
 	defer l.mu.Unlock()
 	if l.end == nil {
 		l.end = err
+		close(l.gone)
 	}
 	l.change.Broadcast()
 }
 
 func (l *fakeLink) Send(_ context.Context, f ipc.Frame) error {
+	if l.full != nil && f.Kind == ipc.KindError {
+		select {
+		case <-l.full:
+		case <-l.gone:
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.end != nil {
@@ -69,6 +79,9 @@ func (l *fakeLink) Next() (ipc.Frame, bool, error) {
 		f := l.in[0]
 		l.in = l.in[1:]
 		return f, true, nil
+	}
+	if l.flood.Load() {
+		return ipc.Frame{Kind: ipc.KindCancel, Tx: 1}, true, nil
 	}
 	return ipc.Frame{}, false, l.end
 }
@@ -194,6 +207,56 @@ func TestLinkEnds(t *testing.T) {
 	l.finish(ipc.ErrPeerGone)
 	require.NoError(t, <-firstResult)
 	require.ErrorIs(t, <-secondResult, ipc.ErrPeerGone)
+}
+
+// A peer that never stops sending neither prolongs a call nor keeps the session.
+func TestFlood(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	l.flood.Store(true)
+	_, err := echo.Call(t.Context(), s, nil, ipc.WithLimit(20*time.Millisecond))
+	require.ErrorAs(t, err, new(*ipc.LimitError))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = echo.Call(ctx, s, nil)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	l.Wake()
+	s.close(0) // returns
+}
+
+// A peer that asks for what there is not, and does not read the answers.
+func TestUnreadRefusals(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	l.full = make(chan struct{})
+	for tx := range uint64(2 * maxRefusing) {
+		l.push(ipc.Frame{Kind: ipc.KindRequest, Tx: 2*tx + 1, Method: 77})
+	}
+	<-s.done
+	require.ErrorIs(t, s.err, ipc.ErrProtocol)
+	require.ErrorContains(t, s.err, "does not read")
+}
+
+func TestActivityIsBounded(t *testing.T) {
+	var a activity
+	require.NoError(t, a.begin(maxRequests+1), "the first one may be of any size")
+	require.Equal(t, errTooBusy, a.begin(0))
+	a.end(maxRequests + 1)
+	for range maxHandlers {
+		require.NoError(t, a.begin(1))
+	}
+	require.Equal(t, errTooBusy, a.begin(1))
+	a.end(1)
+	require.NoError(t, a.begin(1))
+	done := a.drain()
+	require.Equal(t, errDraining, a.begin(1))
+	for range maxHandlers {
+		select {
+		case <-done:
+			t.Fatal("drained too early")
+		default:
+		}
+		a.end(1)
+	}
+	<-done
 }
 
 // Callers that come and go while readers spin, park, and hand the role on.

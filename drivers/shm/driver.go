@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net"
+	"sync/atomic"
 
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
@@ -116,16 +117,27 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 type Channel struct {
 	process *process.Process
 	link    *link
+	shared  atomic.Bool // the link has been handed out
 }
 
 // Process returns the worker's process.
 func (c *Channel) Process() ipc.Process { return c.process }
 
 // Links calls fn with the channel's only link.
-func (c *Channel) Links(fn func(ipc.Link)) { fn(c.link) }
+func (c *Channel) Links(fn func(ipc.Link)) {
+	c.shared.Store(true)
+	fn(c.link)
+}
 
-// Close unmaps the memory. The link must not be read any more.
-func (c *Channel) Close() error { return c.link.Close() }
+// Close ends the link. Its memory goes when whoever was given the link closes it,
+// since only they know that nobody reads any more.
+func (c *Channel) Close() error {
+	if c.shared.Load() {
+		c.link.Shutdown()
+		return nil
+	}
+	return c.link.Close()
+}
 
 // Open takes the worker's end of the control socket. [worker.Server.Serve]
 // calls it.

@@ -6,6 +6,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"sync"
@@ -45,6 +46,11 @@ func start(cmd *exec.Cmd, detached bool) (*Process, error) {
 		if fromChild, toUs, err = os.Pipe(); err != nil {
 			return nil, fmt.Errorf("tandem: pipe for stderr: %w", err)
 		}
+		if sameWriter(cmd.Stdout, cmd.Stderr) {
+			// os/exec promises such a writer one Write at a time.
+			w := &lockedWriter{w: cmd.Stdout}
+			cmd.Stdout, cmd.Stderr = w, w
+		}
 		p.stderr.next = cmd.Stderr
 		cmd.Stderr = toUs
 	}
@@ -72,6 +78,27 @@ func start(cmd *exec.Cmd, detached bool) (*Process, error) {
 	return p, nil
 }
 
+// sameWriter reports whether two writers are one, and not a file.
+func sameWriter(a, b io.Writer) bool {
+	if _, isFile := a.(*os.File); isFile || a == nil || b == nil {
+		return false
+	}
+	defer func() { _ = recover() }() // of a type that cannot be compared
+	return a == b
+}
+
+// lockedWriter takes one Write at a time.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
 // onlyFile returns v if it is a file that a child can inherit, and nil for
 // what os/exec would serve with a pipe and a goroutine.
 func onlyFile[T any](v T) T {
@@ -87,22 +114,21 @@ func onlyFile[T any](v T) T {
 func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{}) {
 	var err error
 	if wait() {
-		p.mu.Lock()
-		err = p.cmd.Wait()
+		p.noMoreSignals()
+		err = p.cmd.Wait() // which may wait for stdio
 	} else {
 		// Here a signal can meet a group whose leader was reaped a moment ago.
 		err = p.cmd.Wait()
-		p.mu.Lock()
+		p.noMoreSignals()
 	}
-	p.reaped = true
-	p.mu.Unlock()
 	if fromChild != nil {
 		select {
 		case <-copied:
 		case <-time.After(stdioDelay):
 		}
-		fromChild.Close() // ends the copying, if a grandchild holds the other end
-		<-copied
+		// Ends the copying if a grandchild holds the other end. If the user's
+		// writer blocks nothing does, and the end of the process is told.
+		fromChild.Close()
 	}
 	exit := &ipc.ExitError{PID: p.PID(), Program: p.program(), Code: -1, Stderr: p.Stderr()}
 	if state := p.cmd.ProcessState; state != nil {
@@ -115,6 +141,12 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 	}
 	p.exit = exit
 	close(p.done)
+}
+
+func (p *Process) noMoreSignals() {
+	p.mu.Lock()
+	p.reaped = true
+	p.mu.Unlock()
 }
 
 // program is what to call the process in errors.
