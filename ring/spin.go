@@ -13,6 +13,7 @@ const (
 	spinMax     = 50 * time.Microsecond // about what it costs to park and be woken
 	spinMin     = 2 * time.Microsecond  // a budget below this is none
 	probeEvery  = 64                    // long parks between two probes
+	trialEvery  = 16                    // parks between two trials
 	probeBudget = 5 * spinMax           // longer than a peer that must wake first
 )
 
@@ -26,7 +27,8 @@ const (
 //
 // The trial is for the case that spinning itself is what makes the wait so long,
 // because the peer needs this processor: then a larger budget catches no more than
-// a small one, and the trial ends at none. It is over when a spin succeeds.
+// a small one, and the trial ends at none. It is over when a spin succeeds, and
+// there can be another after trialEvery parks: the peer may spin again by then.
 //
 // Two sides without a budget would wake each other late for ever, each finding
 // that the other takes longer than it is worth waiting. So a spinner without a
@@ -147,6 +149,9 @@ func (s *spinner) end() {
 		s.parks++
 		if s.budget /= 2; s.budget < spinMin {
 			s.budget = 0
+		}
+		if s.parks%trialEvery == 0 {
+			s.trial = false
 		}
 	}
 	s.begin()

@@ -44,7 +44,15 @@ func colourOf(name string, i int) string {
 			return colours[j]
 		}
 	}
-	return colours[(4+i)%len(colours)]
+	others := slices.Concat(colours[4:], colours[2:4])
+	return others[i%len(others)]
+}
+
+// foreign reports whether a chart has subjects that are not ours.
+func (c Chart) foreign() bool {
+	return slices.ContainsFunc(c.Lines, func(l Line) bool {
+		return !strings.HasPrefix(l.Name, "shm") && !strings.HasPrefix(l.Name, "socket")
+	}) || slices.ContainsFunc(c.Lines, func(l Line) bool { return strings.HasPrefix(l.Name, "shmipc") })
 }
 
 // charts makes the charts that the sections have figures for.
@@ -59,6 +67,9 @@ func charts(sections []Section) map[string][]Chart {
 		for _, l := range c.Lines {
 			points = max(points, len(l.Points))
 			slices.SortStableFunc(l.Points, func(a, b [2]float64) int { return cmpFloat(a[0], b[0]) })
+		}
+		if (scenario == "call" || scenario == "concurrent") && c.foreign() {
+			c.ID += "-peers" // beside the chart of the drivers alone
 		}
 		if points > 1 {
 			all[scenario] = append(all[scenario], c)
