@@ -314,6 +314,25 @@ func planLimits(o *suite.Options) (suite.Plan, error) {
 // bounces is how many round trips of a cache line are timed together.
 const bounces = 64
 
+// timeTrips makes round trips for d, so many between two looks at the clock, and
+// records them.
+func timeTrips(s *measure.Sample, d time.Duration, together int, trip func() error) error {
+	start := measure.Now()
+	for now := start; s.Ops == 0 || now-start < d; {
+		before := now
+		for range together {
+			if err := trip(); err != nil {
+				return err
+			}
+		}
+		now = measure.Now()
+		measure.Record(s.Latencies, (now-before)/time.Duration(together), int64(together))
+		s.Ops += int64(together)
+	}
+	s.Busy = measure.Now() - start
+	return nil
+}
+
 // run measures one limit.
 func (l *limits) run(ctx context.Context, kind string, d time.Duration) (measure.Sample, error) {
 	clear(l.files.memory)
@@ -332,20 +351,7 @@ func (l *limits) run(ctx context.Context, kind string, d time.Duration) (measure
 		var err error
 		s, err = l.worker.Measure(ctx, func(s *measure.Sample) error {
 			s.Latencies = measure.NewHistogram(1)
-			start := measure.Now()
-			for now := start; s.Ops == 0 || now-start < d; {
-				before := now
-				for range together {
-					if err := trip(); err != nil {
-						return err
-					}
-				}
-				now = measure.Now()
-				measure.Record(s.Latencies, (now-before)/time.Duration(together), int64(together))
-				s.Ops += int64(together)
-			}
-			s.Busy = measure.Now() - start
-			return nil
+			return timeTrips(s, d, together, trip)
 		})
 		if err != nil {
 			return err

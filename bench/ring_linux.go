@@ -320,19 +320,9 @@ func (w *ringWorker) roundTrips(ctx context.Context, size int, d time.Duration) 
 			return nil
 		}
 		run := func(d time.Duration, s *measure.Sample) error {
-			start := measure.Now()
-			for now := start; s.Ops == 0 || now-start < d; {
-				before := now
-				for range tripsTogether {
-					if err := trip(); err != nil {
-						return err
-					}
-				}
-				now = measure.Now()
-				measure.Record(s.Latencies, (now-before)/tripsTogether, tripsTogether)
-				s.Ops += tripsTogether
+			if err := timeTrips(s, d, tripsTogether, trip); err != nil {
+				return err
 			}
-			s.Busy = measure.Now() - start
 			s.Bytes = 2 * int64(size) * s.Ops
 			return nil
 		}
