@@ -90,22 +90,17 @@ func exchange(control *net.UnixConn, local ipc.Hello, ours *ring.Segment, opts [
 	if err != nil {
 		return nil, ipc.Hello{}, err
 	}
-	sendErr := sendFile(control, hello, ours.File())
+	said := sendFile(control, hello, ours.File())
+	if said != nil {
+		said = fmt.Errorf("tandem: shm: say hello: %w", said)
+	}
 	from := fileReader{conn: control}
 	defer from.close()
-	remote, err := ipc.ReadHello(&from)
-	var refused *ipc.RefusedError
-	if sendErr != nil && !errors.As(err, &refused) {
-		// A refusal says more: its sender has hung up before our hello came.
-		return nil, remote, fmt.Errorf("tandem: shm: say hello: %w", sendErr)
+	remote, err := process.HearHello(&from, local, said)
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
 	}
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
-		}
-		return nil, remote, fmt.Errorf("tandem: shm: read the hello of the other side: %w", err)
-	}
-	if err := ipc.Agree(local, remote); err != nil {
 		return nil, remote, err
 	}
 	if len(from.files) != 1 {

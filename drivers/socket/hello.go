@@ -1,11 +1,11 @@
 package socket
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -18,18 +18,7 @@ var helloTimeout = 5 * time.Second
 // exchange says hello, hears the peer's and compares the two. A hello is far
 // smaller than what a socket buffers, so both sides can speak first.
 func exchange(conn netConn, local ipc.Hello) (ipc.Hello, error) {
-	said := sayHello(conn, local)
-	// A peer that refused and hung up has left its reason, even if it did not
-	// wait for our hello.
-	remote, err := ipc.ReadHello(conn)
-	var refused *ipc.RefusedError
-	if said != nil && !errors.As(err, &refused) {
-		return ipc.Hello{}, said
-	}
-	if err != nil {
-		return ipc.Hello{}, fmt.Errorf("tandem: socket: read the hello of the other side: %w", err)
-	}
-	return remote, ipc.Agree(local, remote)
+	return process.HearHello(conn, local, sayHello(conn, local))
 }
 
 func sayHello(conn netConn, local ipc.Hello) error {
