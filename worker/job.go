@@ -45,19 +45,12 @@ func (j *job) free() {
 // handler or the session is draining.
 func (s *session) accept(f ipc.Frame) *job {
 	h := s.registry.find(f.Method)
-	var refusal error
-	switch {
-	case h == nil:
-		refusal = &ipc.Error{
-			Code:    ipc.CodeUnimplemented,
-			Message: fmt.Sprintf("no handler for method %#x; there are handlers for: %s", f.Method, s.registry.names()),
-			Details: map[string]string{detailUnknownMethod: fmt.Sprintf("%#x", f.Method), detailHandlers: s.registry.names()},
-		}
-	default:
-		refusal = s.active.begin(len(f.Payload))
+	if h == nil {
+		s.refuse(f, s.registry.unknown(f.Method))
+		return nil
 	}
-	if refusal != nil {
-		s.refuse(f, refusal)
+	if err := s.active.begin(len(f.Payload)); err != nil {
+		s.refuse(f, err)
 		return nil
 	}
 	j := jobs.Get().(*job)
@@ -98,6 +91,16 @@ const (
 	detailUnknownMethod = "tandem.unknown_method"
 	detailHandlers      = "tandem.handlers"
 )
+
+// unknown is the error for a method that has no handler.
+func (r *registry) unknown(id uint64) error {
+	method, names := fmt.Sprintf("%#x", id), r.names()
+	return &ipc.Error{
+		Code:    ipc.CodeUnimplemented,
+		Message: fmt.Sprintf("no handler for method %s; there are handlers for: %s", method, names),
+		Details: map[string]string{detailUnknownMethod: method, detailHandlers: names},
+	}
+}
 
 // nameMethod puts the method's name, which the other side cannot know, into
 // its error for an unknown method.

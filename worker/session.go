@@ -229,7 +229,7 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 		s.calls.remove(c)
 		go s.sendCancel(tx)
 		if errors.Is(err, errLimit) {
-			return nil, &ipc.LimitError{What: fmt.Sprintf("call of %q", inv.Method.Name), Limit: limit}
+			return nil, overLimit(inv.Method.Name, limit)
 		}
 		return nil, err
 	}
@@ -245,7 +245,7 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 // link has ended it fails with the session's error.
 func (s *session) send(ctx context.Context, l *limited, limit time.Duration, method string, f ipc.Frame) error {
 	err := s.link.Send(l.bound(ctx, limit), f)
-	overLimit := l.release()
+	ranOut := l.release()
 	if err == nil {
 		return nil
 	}
@@ -255,8 +255,8 @@ func (s *session) send(ctx context.Context, l *limited, limit time.Duration, met
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case overLimit:
-		return &ipc.LimitError{What: fmt.Sprintf("call of %q", method), Limit: limit}
+	case ranOut:
+		return overLimit(method, limit)
 	}
 	s.unsent(err)
 	select {
@@ -265,6 +265,10 @@ func (s *session) send(ctx context.Context, l *limited, limit time.Duration, met
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func overLimit(method string, limit time.Duration) error {
+	return &ipc.LimitError{What: fmt.Sprintf("call of %q", method), Limit: limit}
 }
 
 // unsent deals with a frame that could not be sent. If the peer has gone the
