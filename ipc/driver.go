@@ -81,7 +81,7 @@ type Channel interface {
 // Link carries frames, in order and in both directions, between two processes.
 // It lives as long as one connection does, and ends once.
 //
-// A link has one reader at a time: Next, Spin, Arm and Disarm may be called
+// A link has one reader at a time: Next, Hold, Spin, Arm and Disarm may be called
 // only by the goroutine that holds the reader role, which the caller of this
 // interface hands around. The other methods are safe for concurrent use.
 type Link interface {
@@ -97,6 +97,14 @@ type Link interface {
 	// peer is gone Next first returns all that it had published, then an error
 	// that wraps [ErrPeerGone] or [ErrDisconnected].
 	Next() (f Frame, ok bool, err error)
+	// Hold keeps the payload of the frame that Next returned last valid until
+	// release is called, though Next goes on. Until then the peer may find less
+	// room, or none. It may be called once for each frame, and release once, by any
+	// goroutine, also when the link has ended.
+	Hold() (release func())
+	// Recycle takes memory that nobody uses any more, such as the payload of an
+	// earlier frame that was Owned, for later frames. Any goroutine may call it.
+	Recycle(b []byte)
 	// Spin is called after Next found nothing. It pauses for a moment and says
 	// whether to ask again rather than to sleep.
 	Spin() bool
@@ -125,6 +133,21 @@ type Link interface {
 	// Shutdown ends the link like Close but keeps its memory, so that it may be
 	// called at any time. Next still returns what has arrived.
 	Shutdown()
+}
+
+// Claimer is a [Link] that can have the payload of a frame built in its own memory.
+// Its methods are safe for concurrent use.
+type Claimer interface {
+	// Claim returns n bytes for the payload of f, whose own Payload is ignored,
+	// with whatever was there before. It blocks like Send, and then makes all who
+	// want to send wait until Commit or Abort, one of which has to follow. A frame
+	// that is too large to be built in place is refused with a [*SizeError], which
+	// says how much is possible; Send may take it all the same.
+	Claim(ctx context.Context, f Frame, n int) ([]byte, error)
+	// Commit sends the frame with the first n of the bytes that were claimed.
+	Commit(n int)
+	// Abort drops the frame.
+	Abort()
 }
 
 // Process is a worker's process, as its host sees it.

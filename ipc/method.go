@@ -25,8 +25,9 @@ type Invocation struct {
 	Method MethodInfo
 	// Request is the encoded request. It has been sent or copied when Invoke returns.
 	Request []byte
-	// Response is memory that the response may be appended to. What Invoke
-	// returns may also be memory of its own; either belongs to the caller.
+	// Response is memory that the response may be put into; Invoke takes it
+	// over. What Invoke returns may also be memory of its own; either belongs to
+	// the caller then.
 	Response []byte
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
@@ -167,6 +168,47 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 		}
 	}
 	return m.callEncoded(ctx, c, codec, req, limit)
+}
+
+// CallInto is [Method.Call], except that it puts the result into *res, whose memory
+// it uses again where it can: with the codecs Raw and Fixed a call then allocates
+// nothing. The memory of a []byte in *res is taken over, from its beginning to its
+// capacity, so nothing else may refer to it. If the call fails *res is undefined.
+func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
+	limit := m.limit
+	if len(opts) > 0 {
+		limit = applyCallOptions(limit, opts)
+	}
+	codec := m.Codec(c.Codec())
+	if codec == Raw {
+		if in, ok := any(req).([]byte); ok && m.isRaw() {
+			out := any(res).(*[]byte)
+			b, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in, Response: (*out)[:0], Limit: limit})
+			*out = b
+			return err
+		}
+	}
+	in, out := getBuffer(), getBuffer()
+	defer putBuffer(in)
+	defer putBuffer(out)
+	var err error
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		return m.notEncoded(err)
+	}
+	response, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, Response: out.b, Limit: limit})
+	if err != nil {
+		return err
+	}
+	out.b = response
+	if codec == Fixed {
+		*res, err = decodeFixed[Res](response)
+	} else {
+		err = codec.Decode(response, res)
+	}
+	if err != nil {
+		return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+	}
+	return nil
 }
 
 func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) (res Res, err error) {

@@ -128,17 +128,9 @@ func (p *Producer) sendPiece(ctx context.Context, flags, tag byte, head, body []
 // sendPieces commits a||b||c as one record, waiting for space.
 func (p *Producer) sendPieces(ctx context.Context, flags, tag byte, a, b, c []byte) error {
 	n := len(a) + len(b) + len(c)
-	buf, err := p.TryClaim(n)
+	buf, err := p.Claim(ctx, n)
 	if err != nil {
-		if err != ErrFull {
-			return err
-		}
-		if err = p.WaitSpace(ctx, n); err != nil {
-			return err
-		}
-		if buf, err = p.TryClaim(n); err != nil {
-			return err
-		}
+		return err
 	}
 	m := copy(buf, a)
 	m += copy(buf[m:], b)
@@ -229,7 +221,8 @@ func (c *Consumer) join(r Record) (Message, bool, error) {
 		// The buffer of a message that was abandoned serves again, so that
 		// announcing and abandoning does not make us allocate.
 		if uint64(cap(j.buf)) < total || uint64(cap(j.buf))/2 > total {
-			j.buf = make([]byte, 0, total)
+			Recycle(j.buf)
+			j.buf = buffer(int(total))
 		}
 		j.active, j.tag, j.total, j.buf = true, r.Tag, total, j.buf[:0]
 	} else if !j.active {

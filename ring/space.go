@@ -21,6 +21,19 @@ func (p *Producer) Interrupt(err error) {
 	p.sleep.wake()
 }
 
+// Claim is [Producer.TryClaim], except that it blocks while there is no room. Errors
+// are those of [Producer.WaitSpace].
+func (p *Producer) Claim(ctx context.Context, n int) ([]byte, error) {
+	buf, err := p.TryClaim(n)
+	if err != ErrFull {
+		return buf, err
+	}
+	if err := p.WaitSpace(ctx, n); err != nil {
+		return nil, err
+	}
+	return p.TryClaim(n)
+}
+
 // WaitSpace blocks until a record of n bytes fits. It publishes what is pending
 // first, since a consumer that sees nothing frees nothing. Room that was there
 // once stays until something is committed.

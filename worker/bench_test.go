@@ -40,6 +40,33 @@ func benchmarkCall[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
 	}
 }
 
+// BenchmarkCallInPlace is BenchmarkCall with a response buffer that is used again,
+// and a handler that sends its request back from where it lies.
+func BenchmarkCallInPlace(b *testing.B) {
+	for _, size := range []int{64, 4 << 10, 64 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("shm/%d", size), func(b *testing.B) { benchmarkInPlace(b, shm.Driver{}, size) })
+		b.Run(fmt.Sprintf("socket/%d", size), func(b *testing.B) { benchmarkInPlace(b, socket.Driver{}, size) })
+	}
+}
+
+func benchmarkInPlace[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
+	ctx := context.Background()
+	w, err := worker.Spawn(ctx, worker.Self("test"), d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	request := make([]byte, size)
+	var response []byte
+	b.SetBytes(int64(2 * size))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := inPlace.CallInto(ctx, w, request, &response); err != nil || len(response) != size {
+			b.Fatal(len(response), err)
+		}
+	}
+}
+
 // BenchmarkCallParallel is BenchmarkCall with 64 callers on one link.
 func BenchmarkCallParallel(b *testing.B) {
 	b.Run("shm", func(b *testing.B) { benchmarkParallel(b, shm.Driver{}) })

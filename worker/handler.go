@@ -17,7 +17,8 @@ type Registrar interface{ handlers() *registry }
 
 // Handle makes f answer calls of m. It may be called while links are up. f is
 // called concurrently, with a context that ends when the caller gives up, its
-// deadline passes, or the link ends.
+// deadline passes, the handler has returned, or the link ends. What f gets is its
+// own to keep.
 //
 // An error that f returns reaches the caller as an [*ipc.Error]: with its code
 // if it is one, otherwise with the code that [ipc.CodeOf] finds. A panic becomes
@@ -26,45 +27,124 @@ type Registrar interface{ handlers() *registry }
 // A handler that has been quick lately is run by the goroutine that reads the
 // link, and any other in a goroutine of its own; one that turns slow or blocks
 // holds up the link for about a millisecond, and then has to be quick many times
-// before the reader runs it again.
+// before the reader runs it again. [Inline] and [Concurrent] decide otherwise.
 //
 // Handle panics if m has a handler already.
-func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error)) {
-	r.handlers().add(&handler{
-		info:  m.Info(),
-		codec: m.Codec,
-		invoke: func(ctx context.Context, codec ipc.Codec, request []byte, owned bool, dst []byte) ([]byte, error) {
-			var req Req
-			var err error
-			if raw, ok := any(request).(Req); ok && owned && codec == ipc.Raw {
-				req = raw
-			} else if req, err = ipc.Unmarshal[Req](codec, request); err != nil {
-				return nil, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", m.Info().Name, err)
-			}
-			res, err := f(ctx, req)
-			if err != nil {
-				return nil, err
-			}
-			if raw, ok := any(res).([]byte); ok && codec == ipc.Raw {
+func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error), opts ...HandlerOption) {
+	h := &handler{info: m.Info()}
+	h.invoke = func(j *job) ([]byte, error) {
+		codec := m.Codec(j.session.codec)
+		req, err := decodeRequest[Req](codec, j)
+		if err != nil {
+			return nil, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", m.Info().Name, err)
+		}
+		res, err := f(j.ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		if codec == ipc.Raw {
+			if raw, ok := any(res).([]byte); ok {
 				return raw, nil
 			}
-			if dst, err = ipc.Marshal(codec, dst, res); err != nil {
-				return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
-			}
-			return dst, nil
-		},
-	})
+		}
+		if j.out, err = ipc.Marshal(codec, j.out, res); err != nil {
+			return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
+		}
+		return j.out, nil
+	}
+	r.handlers().add(h, opts)
+}
+
+// decodeRequest decodes the request of j. The codecs that read it once may do so
+// where it lies.
+func decodeRequest[Req any](codec ipc.Codec, j *job) (Req, error) {
+	switch codec {
+	case ipc.Raw:
+		if raw, ok := any(j.request).(Req); ok && j.owned {
+			j.owned = false // it is the handler's now
+			return raw, nil
+		}
+		return ipc.Unmarshal[Req](codec, j.request)
+	case ipc.Fixed:
+		return ipc.Unmarshal[Req](codec, j.request)
+	}
+	return ipc.Unmarshal[Req](codec, j.private())
+}
+
+// HandlerOption is an option of [Handle] and [HandleInPlace].
+type HandlerOption func(*handler)
+
+// Inline makes the goroutine that reads the link run the handler, always. That
+// saves a start of a goroutine where the handler is known to be quick, though it was
+// slow now and then. A run that takes long all the same holds the link up for a
+// millisecond at most, for another reader takes over.
+func Inline() HandlerOption { return func(h *handler) { h.fixed = true; h.score.Store(scoreMax) } }
+
+// Concurrent makes each run of the handler use a goroutine of its own, of which n
+// run at once, on all links together; more requests wait for their turn, in order.
+// It panics if n is not positive.
+func Concurrent(n int) HandlerOption {
+	if n <= 0 {
+		panic(fmt.Sprintf("tandem: %d concurrent handlers", n))
+	}
+	return func(h *handler) {
+		h.fixed = true
+		h.score.Store(scoreStuck)
+		h.gate = &gate{limit: n}
+	}
+}
+
+// gate lets a number of jobs run, and keeps the others. A nil gate lets all run.
+type gate struct {
+	limit int
+
+	mu      sync.Mutex
+	running int
+	waiting []*job
+}
+
+// enter reports whether j may run now; otherwise a leave will return it.
+func (g *gate) enter(j *job) bool {
+	if g == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.running < g.limit {
+		g.running++
+		return true
+	}
+	g.waiting = append(g.waiting, j)
+	return false
+}
+
+// leave is called when a job has run, and returns the one that runs next, if any.
+func (g *gate) leave() *job {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.running--
+		return nil
+	}
+	next := g.waiting[0]
+	g.waiting[0] = nil
+	g.waiting = g.waiting[1:]
+	return next
 }
 
 // handler is a registered handler.
 type handler struct {
-	info   ipc.MethodInfo
-	codec  func(link ipc.Codec) ipc.Codec
-	invoke func(ctx context.Context, codec ipc.Codec, request []byte, owned bool, dst []byte) ([]byte, error)
+	info    ipc.MethodInfo
+	inPlace bool
+	fixed   bool // an option has set the score for good
+	gate    *gate
+	invoke  func(*job) (response []byte, err error)
 
 	// score says how quick it has been; see quick.
 	score atomic.Int32
-	runs  atomic.Uint32 // run inline
 }
 
 // How a handler's score moves. Below scoreInline it gets a goroutine.
@@ -74,7 +154,7 @@ const (
 	scoreMax    = 16
 	scoreSlow   = -12 // one slow run from the maximum may be the machine's doing
 	scoreStuck  = -64
-	sampleEvery = 32 // inline runs, since reading the clock costs as much as a small handler
+	sampleEvery = 31 // inline runs, since reading the clock costs as much as a small handler; prime, so that no pattern hides one
 )
 
 // quick reports whether the handler may be run inline.
@@ -82,10 +162,17 @@ func (h *handler) quick() bool { return h.score.Load() >= scoreInline }
 
 // wasStolen notes that an inline run outlasted a tick, or waited for a call of its
 // own.
-func (h *handler) wasStolen() { h.score.Store(scoreStuck) }
+func (h *handler) wasStolen() {
+	if !h.fixed {
+		h.score.Store(scoreStuck)
+	}
+}
 
 // took notes how long a run took.
 func (h *handler) took(d time.Duration) {
+	if h.fixed {
+		return
+	}
 	score := h.score.Load()
 	if d <= quickTime {
 		score = min(score+1, scoreMax)
@@ -103,7 +190,10 @@ type registry struct {
 
 func (r *registry) handlers() *registry { return r }
 
-func (r *registry) add(h *handler) {
+func (r *registry) add(h *handler, opts []HandlerOption) {
+	for _, opt := range opts {
+		opt(h)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	next := map[uint64]*handler{h.info.ID: h}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -14,14 +13,20 @@ import (
 
 // job is one request on its way through a handler.
 type job struct {
+	session *session
 	handler *handler
 	tx      uint64 // of the request, meaningless for a notification
 	oneWay  bool
 	ctx     *handlerContext
 	request []byte
-	owned   bool // request is nobody else's
+	// lent: request lies in memory of the link, which the peer may change at any
+	// time. It has to be read once, or be copied first.
+	lent    bool
+	owned   bool   // request is nobody else's
+	release func() // gives that memory back, if it was held
 	// memory that request and response are put into
 	in, out []byte
+	place   InPlace
 }
 
 var jobs = sync.Pool{New: func() any { return new(job) }}
@@ -29,40 +34,32 @@ var jobs = sync.Pool{New: func() any { return new(job) }}
 // maxKept bounds the buffers that wait for the next job.
 const maxKept = 64 << 10
 
-func (j *job) free() {
-	in, out := j.in[:0], j.out[:0]
-	if cap(in) > maxKept {
-		in = nil
+// clear makes j ready for the next request.
+func (j *job) clear() {
+	if cap(j.in) > maxKept {
+		j.in = nil
 	}
-	if cap(out) > maxKept {
-		out = nil
+	if cap(j.out) > maxKept {
+		j.out = nil
 	}
-	*j = job{in: in, out: out}
-	jobs.Put(j)
+	*j = job{in: j.in[:0], out: j.out[:0]}
 }
 
-// accept makes a job of a request, or answers it at once if there is no
-// handler or the session is draining.
-func (s *session) accept(f ipc.Frame) *job {
-	h := s.registry.find(f.Method)
-	if h == nil {
-		s.refuse(f, s.registry.unknown(f.Method))
-		return nil
+// private returns the request in memory that nobody else changes.
+func (j *job) private() []byte {
+	if j.lent {
+		j.in = append(j.in[:0], j.request...)
+		j.request, j.lent = j.in, false
 	}
-	if err := s.active.begin(len(f.Payload)); err != nil {
-		s.refuse(f, err)
-		return nil
-	}
-	j := jobs.Get().(*job)
-	j.handler, j.tx, j.oneWay = h, f.Tx, f.Kind == ipc.KindNotify
-	j.ctx = newHandlerContext(s.baseCtx, h, f.Tx, f.Remaining)
-	if f.Owned {
-		j.request, j.owned = f.Payload, true
-	} else {
-		j.in = append(j.in, f.Payload...)
-		j.request = j.in
-	}
-	return j
+	return j.request
+}
+
+// take makes j the job of a request. It is called with the reader role, and
+// copies nothing.
+func (j *job) take(s *session, h *handler, f ipc.Frame) {
+	j.session, j.handler, j.tx, j.oneWay = s, h, f.Tx, f.Kind == ipc.KindNotify
+	j.ctx = s.newContext(h, f.Tx, f.Remaining)
+	j.request, j.owned, j.lent = f.Payload, f.Owned, !f.Owned
 }
 
 // maxRefusing bounds the refusals that wait to be sent. A peer that reads its
@@ -112,45 +109,77 @@ func (s *session) nameMethod(err error, m ipc.MethodInfo) error {
 	return err
 }
 
-// runConcurrently runs a job in a goroutine of its own.
-func (s *session) runConcurrently(j *job) {
+// dispatch runs the handler h of a request in a goroutine of its own. It is called
+// with the reader role.
+func (s *session) dispatch(h *handler, f ipc.Frame) {
+	if err := s.active.begin(len(f.Payload)); err != nil {
+		s.refuse(f, err)
+		return
+	}
+	j := jobs.Get().(*job)
+	j.take(s, h, f)
+	switch {
+	case !j.lent:
+	case h.inPlace:
+		j.release = s.link.Hold()
+	default:
+		j.private()
+	}
 	s.running.add(j.ctx)
-	s.handling.Go(func() {
-		defer s.running.remove(j.ctx)
-		s.run(j, true)
-	})
+	s.handling.Add(1)
+	if h.gate.enter(j) {
+		go j.runAlone()
+	}
 }
 
-// run runs the handler, sends the answer and frees the job.
+// runAlone runs a dispatched job and frees it.
+func (j *job) runAlone() {
+	s, h, ctx, release, size := j.session, j.handler, j.ctx, j.release, len(j.request)
+	watch := s.watchLease(h)
+	defer func() { // also if the handler ends its goroutine
+		watch.stop()
+		if release != nil {
+			release()
+		}
+		s.running.remove(ctx)
+		s.active.end(size)
+		if next := h.gate.leave(); next != nil {
+			go next.runAlone()
+		}
+		s.handling.Done()
+	}()
+	s.run(j, true)
+	j.clear()
+	jobs.Put(j)
+}
+
+// run runs the handler and sends the answer. timed says to note how long it took.
 func (s *session) run(j *job, timed bool) {
-	h := j.handler
-	if !timed && h.runs.Add(1)%sampleEvery == 0 {
-		timed = true
-	}
 	var start time.Time
 	if timed {
 		start = time.Now()
 	}
-	defer s.active.end(len(j.request))
-	defer j.ctx.finish()
+	defer j.ctx.cancel()
 	response, failure := s.call(j)
 	if timed {
-		h.took(time.Since(start))
+		j.handler.took(time.Since(start))
 	}
 	switch {
-	case j.oneWay:
-		if failure != nil {
-			s.log.Warn("tandem: handler of a notification failed", "method", h.info.Name, "error", ipc.ParseError(failure))
-		}
 	case failure != nil:
+		j.place.abort()
+		if j.oneWay {
+			s.log.Warn("tandem: handler of a notification failed", "method", j.handler.info.Name, "error", ipc.ParseError(failure))
+			return
+		}
 		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
-	default:
+	case j.oneWay:
+		j.place.abort()
+	case !j.place.commit(response):
 		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
 	}
-	if failure == nil && h.codec(s.codec) != ipc.Raw {
-		j.out = response // which may have grown
+	if j.owned {
+		s.link.Recycle(j.request)
 	}
-	j.free()
 }
 
 // call calls the handler. If that fails, or panics, or its error does, it returns
@@ -171,11 +200,14 @@ func (s *session) call(j *job) (response, failure []byte) {
 			Message: fmt.Sprintf("the handler of %q %s", j.handler.info.Name, message),
 			Stack:   string(debug.Stack()),
 		})
-		if p == nil && !j.oneWay {
-			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
+		if p == nil {
+			j.place.abort()
+			if !j.oneWay {
+				s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
+			}
 		}
 	}()
-	response, err := j.handler.invoke(j.ctx, j.handler.codec(s.codec), j.request, j.owned, j.out)
+	response, err := j.handler.invoke(j)
 	if err != nil {
 		failure = ipc.AppendError(nil, err)
 	}
@@ -187,6 +219,9 @@ func (s *session) call(j *job) (response, failure []byte) {
 // can keep it from arriving.
 func (s *session) answer(f ipc.Frame) {
 	err := s.link.Send(s.baseCtx, f)
+	if err == nil {
+		return
+	}
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
 		// Too large for the link, which the caller must learn.
@@ -204,188 +239,6 @@ func (s *session) sendCancel(tx uint64) {
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
 	_ = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
-}
-
-// running knows the handlers that a cancel frame or the end of the session can
-// reach: those in goroutines of their own, and the one that the keeper runs.
-type running struct {
-	inline atomic.Pointer[handlerContext]
-
-	mu   sync.Mutex
-	byTx map[uint64]*handlerContext
-}
-
-func (r *running) add(c *handlerContext) {
-	r.mu.Lock()
-	if r.byTx == nil {
-		r.byTx = make(map[uint64]*handlerContext)
-	}
-	r.byTx[c.tx] = c
-	r.mu.Unlock()
-}
-
-// adopt lists the handler from whose keeper the role was stolen, for the next
-// keeper may run another one before it ends, though not of this method.
-func (r *running) adopt() {
-	if c := r.inline.Load(); c != nil {
-		r.add(c)
-		// If the handler has returned meanwhile, the keeper that ran it may
-		// have looked for it in vain.
-		if c.hasEnded() {
-			r.remove(c)
-			return
-		}
-		c.handler.wasStolen()
-	}
-}
-
-func (r *running) remove(c *handlerContext) {
-	r.mu.Lock()
-	if r.byTx[c.tx] == c {
-		delete(r.byTx, c.tx)
-	}
-	r.mu.Unlock()
-}
-
-func (r *running) cancel(tx uint64) {
-	r.mu.Lock()
-	c := r.byTx[tx]
-	r.mu.Unlock()
-	if c == nil {
-		if c = r.inline.Load(); c == nil || c.tx != tx {
-			return
-		}
-	}
-	c.cancel()
-}
-
-// handlerContext is the context of one handler. It makes a real one only when
-// somebody waits for it, since most handlers are done before.
-type handlerContext struct {
-	base      context.Context
-	handler   *handler
-	tx        uint64
-	remaining time.Duration
-	received  time.Time // only if remaining is set
-
-	mu    sync.Mutex
-	ended bool
-	real  context.Context
-	stop  context.CancelFunc
-}
-
-func newHandlerContext(base context.Context, h *handler, tx uint64, remaining time.Duration) *handlerContext {
-	c := &handlerContext{base: base, handler: h, tx: tx, remaining: remaining}
-	if remaining > 0 {
-		c.received = time.Now()
-	}
-	return c
-}
-
-func (c *handlerContext) Deadline() (time.Time, bool) {
-	if c.remaining == 0 {
-		return time.Time{}, false
-	}
-	return c.received.Add(c.remaining), true
-}
-
-func (c *handlerContext) inner() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.real == nil {
-		if deadline, ok := c.Deadline(); ok {
-			c.real, c.stop = context.WithDeadline(c.base, deadline)
-		} else {
-			c.real, c.stop = context.WithCancel(c.base)
-		}
-		if c.ended {
-			c.stop()
-		}
-	}
-	return c.real
-}
-
-func (c *handlerContext) Done() <-chan struct{} { return c.inner().Done() }
-func (c *handlerContext) Err() error            { return c.inner().Err() }
-
-func (c *handlerContext) Value(key any) any {
-	if key == (sessionKey{}) {
-		return c.base.Value(key)
-	}
-	return c.inner().Value(key)
-}
-
-// cancel ends the context because the caller gave up.
-func (c *handlerContext) cancel() {
-	c.mu.Lock()
-	c.ended = true
-	if c.stop != nil {
-		c.stop()
-	}
-	c.mu.Unlock()
-}
-
-func (c *handlerContext) hasEnded() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ended
-}
-
-// finish ends the context because the handler has returned.
-func (c *handlerContext) finish() { c.cancel() }
-
-// What a peer can make a session hold at once. No correct one comes near, and
-// beyond it requests are refused, and notifications dropped.
-const (
-	maxHandlers = 1 << 16 // that have not answered
-	maxRequests = 1 << 30 // bytes of their requests
-)
-
-var (
-	errDraining = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
-	errTooBusy  = ipc.Errorf(ipc.CodeResourceExhausted, "%d handlers, or %d bytes of requests, are at work on this link", maxHandlers, maxRequests)
-)
-
-// activity counts the handlers that have not answered, and the bytes of their
-// requests.
-type activity struct {
-	n        atomic.Int64
-	bytes    atomic.Int64
-	draining atomic.Bool
-	once     sync.Once
-	drained  chan struct{}
-}
-
-// begin counts a handler. It returns an error if there cannot be one more.
-func (a *activity) begin(size int) error {
-	n, bytes := a.n.Add(1), a.bytes.Add(int64(size))
-	switch {
-	case a.draining.Load():
-		a.end(size)
-		return errDraining
-	case n > maxHandlers || bytes > maxRequests && n > 1:
-		a.end(size)
-		return errTooBusy
-	}
-	return nil
-}
-
-func (a *activity) end(size int) {
-	a.bytes.Add(-int64(size))
-	if a.n.Add(-1) == 0 && a.draining.Load() {
-		a.once.Do(func() { close(a.drained) })
-	}
-}
-
-// drain lets no more handlers begin, and returns a channel that is closed when
-// the last one has answered. It is called once.
-func (a *activity) drain() <-chan struct{} {
-	a.drained = make(chan struct{})
-	a.draining.Store(true)
-	if a.n.Load() == 0 {
-		a.once.Do(func() { close(a.drained) })
-	}
-	return a.drained
 }
 
 // Host returns a [ipc.Caller] for the process whose call ctx, the context of a

@@ -35,6 +35,7 @@ func init() { ipc.RegisterError("worker_test.sentinel", errSentinel) }
 
 // The contract of the test worker.
 var (
+	inPlace  = ipc.NewMethod[[]byte, []byte]("test.in_place", ipc.WithCodec(ipc.Raw))
 	rawEcho  = ipc.NewMethod[[]byte, []byte]("test.raw_echo", ipc.WithCodec(ipc.Raw))
 	add      = ipc.NewMethod[pair, int]("test.add")
 	fail     = ipc.NewMethod[string, int]("test.fail")
@@ -149,6 +150,10 @@ func serveTest(s *worker.Server) error {
 		mu.Unlock()
 	}
 	worker.Handle(s, rawEcho, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.HandleInPlace(s, inPlace, func(_ context.Context, call *worker.InPlace) error {
+		call.Reply(call.Request())
+		return nil
+	})
 	worker.Handle(s, anyCodec, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 	worker.Handle(s, fixed, func(_ context.Context, q quote) (quote, error) { return q, nil })
 	worker.Handle(s, add, func(_ context.Context, p pair) (int, error) { return p.A + p.B, nil })

@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tandemipc/tandem/ipc"
 )
 
 // One goroutine at a time reads a session's link: it holds the reader role.
@@ -72,7 +75,7 @@ func (s *session) steal(role uint64) bool {
 	if !s.role.CompareAndSwap(role, role+roleOne-roleInline+roleReading|roleAway) {
 		return false
 	}
-	s.running.adopt()
+	s.inline.adopt(s)
 	s.standby.activate(s)
 	return true
 }
@@ -129,16 +132,96 @@ func (s *session) noteDensity() {
 // the role.
 func (s *session) startKeeper(id uint64, reading bool) {
 	s.handling.Go(func() {
-		if reading && !s.read(id) {
+		k := &keeper{id: id}
+		if reading && !s.read(k) {
 			return
 		}
 		for !s.ending.Load() {
 			s.link.Sleep(s.wanted)
-			if s.role.Load()&roleTaken == 0 && s.acquire() && !s.read(id) {
+			if s.role.Load()&roleTaken == 0 && s.acquire() && !s.read(k) {
 				return
 			}
 		}
 	})
+}
+
+// keeper is what a keeper needs to run handlers itself.
+type keeper struct {
+	id  uint64
+	job job // of its present run
+
+	// Who steals the role during a run takes care of what it holds, unless it
+	// has just ended.
+	mu      sync.Mutex
+	over    bool // the run
+	stolen  bool
+	release func()
+	watch   *leaseWatch
+}
+
+// adopt makes the run of a keeper from whom the role was stolen one like those in
+// goroutines of their own. The caller has the role.
+func (k *keeper) adopt(s *session) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.over {
+		return
+	}
+	k.stolen = true
+	s.active.n.Add(1)
+	// Its request may lie where later frames will.
+	k.release = s.link.Hold()
+	k.watch = s.watchLease(k.job.handler)
+	s.running.add(k.job.ctx)
+	k.job.handler.wasStolen()
+}
+
+// end ends a run.
+func (k *keeper) end(s *session) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = true
+	if !k.stolen {
+		return
+	}
+	k.stolen = false
+	k.watch.stop()
+	k.release()
+	s.running.remove(k.job.ctx)
+	s.active.n.Add(-1)
+}
+
+// runInline runs a handler in the keeper's own goroutine. It returns false if the
+// role was stolen meanwhile.
+func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
+	j := &k.job
+	j.take(s, h, f)
+	k.over = false // nobody looks before the role says inline
+	s.inline = k
+	s.runs++
+	timed := s.runs%sampleEvery == 0
+	role := s.role.Add(roleOne + roleInline - roleReading)
+	s.standby.activate(s)
+	// SYNC: pairs with session.drain.
+	if s.active.draining.Load() {
+		s.refuse(f, errDraining)
+	} else {
+		returned := false
+		defer func() {
+			if !returned { // by runtime.Goexit: the stand-by finds the role abandoned
+				k.end(s)
+			}
+		}()
+		s.run(j, timed)
+		returned = true
+	}
+	if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
+		j.clear()
+		return true
+	}
+	k.end(s)
+	j.clear()
+	return false
 }
 
 // wanted reports whether the keeper has something to do.
@@ -148,7 +231,7 @@ func (s *session) wanted() bool {
 
 // read is a keeper's reading: until nothing comes for a while. It returns false
 // if the keeper was replaced meanwhile.
-func (s *session) read(id uint64) bool {
+func (s *session) read(k *keeper) bool {
 	for frames := 0; ; frames++ {
 		f, ok, err := s.link.Next()
 		if err != nil {
@@ -176,22 +259,13 @@ func (s *session) read(id uint64) bool {
 			}
 			continue
 		}
-		j := s.receive(f)
+		h := s.receive(f)
 		switch {
-		case j == nil:
-		case !j.handler.quick():
-			s.runConcurrently(j)
-		default:
-			s.running.inline.Store(j.ctx) // before a thief can look for it
-			role := s.role.Add(roleOne + roleInline - roleReading)
-			s.standby.activate(s)
-			ctx := j.ctx
-			s.run(j, false)
-			if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
-				continue
-			}
-			s.running.remove(ctx)
-			return s.returned(id)
+		case h == nil:
+		case !h.quick():
+			s.dispatch(h, f)
+		case !s.runInline(k, h, f):
+			return s.returned(k.id)
 		}
 	}
 }

@@ -145,7 +145,7 @@ func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, 
 	case <-ctx.Done():
 	case <-host.goodbye:
 	}
-	within(host.active.drain(), limits.Grace, host.done)
+	within(host.drain(), limits.Grace, host.done)
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort

@@ -32,10 +32,16 @@ type session struct {
 	// looked at.
 	leaves      uint
 	densityFrom time.Time
+	contexts    []handlerContext // unused ones
+	runs        uint             // of handlers by the keeper
+	inline      *keeper          // the one that runs a handler, or the last
+	lastID      uint64           // of lastHandler
+	lastHandler *handler
 
 	handling sync.WaitGroup  // keepers, the stand-by, and handlers in goroutines of their own
 	running  running         // handlers that can be cancelled
-	active   activity        // handlers that have not answered
+	active   activity        // handlers in goroutines of their own that have not answered
+	claimer  ipc.Claimer     // the link, if it is one
 	baseCtx  context.Context // of handlers
 	cancel   context.CancelFunc
 
@@ -60,6 +66,7 @@ func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, 
 		done: make(chan struct{}), goodbye: make(chan struct{}),
 	}
 	s.calls.side = side
+	s.claimer, _ = link.(ipc.Claimer)
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
 	s.baseCtx, s.cancel = context.WithCancel(ctx)
 	link.Arm()
@@ -82,7 +89,7 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 		if ok {
 			if h := s.receive(f); h != nil {
 				// A caller does not run other people's handlers.
-				s.runConcurrently(h)
+				s.dispatch(h, f)
 			}
 			if c.done() {
 				s.leave(true)
@@ -116,13 +123,20 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 }
 
 // receive deals with one frame, all but the running of a handler, which it
-// returns. It has copied what it needs of f.
-func (s *session) receive(f ipc.Frame) *job {
+// returns.
+func (s *session) receive(f ipc.Frame) *handler {
 	switch f.Kind {
 	case ipc.KindResponse, ipc.KindError:
 		s.settle(f)
 	case ipc.KindRequest, ipc.KindNotify:
-		return s.accept(f)
+		if s.lastHandler != nil && f.Method == s.lastID { // handlers are not removed
+			return s.lastHandler
+		}
+		if h := s.registry.find(f.Method); h != nil {
+			s.lastID, s.lastHandler = f.Method, h
+			return h
+		}
+		s.refuse(f, s.registry.unknown(f.Method))
 	case ipc.KindCancel:
 		s.running.cancel(f.Tx)
 	case ipc.KindGoodbye:
@@ -149,6 +163,7 @@ func (s *session) settle(f ipc.Frame) {
 		}
 		c.err = ipc.ParseError(payload)
 	case f.Owned:
+		s.link.Recycle(c.response) // in exchange
 		c.response = f.Payload
 	default:
 		c.response = append(c.response, f.Payload...)

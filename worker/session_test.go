@@ -86,6 +86,10 @@ func (l *fakeLink) Next() (ipc.Frame, bool, error) {
 	return ipc.Frame{}, false, l.end
 }
 
+func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
+
+func (l *fakeLink) Recycle([]byte) {}
+
 func (l *fakeLink) set(armed bool) {
 	l.mu.Lock()
 	l.armed = armed
@@ -246,17 +250,22 @@ func TestActivityIsBounded(t *testing.T) {
 	require.Equal(t, errTooBusy, a.begin(1))
 	a.end(1)
 	require.NoError(t, a.begin(1))
-	done := a.drain()
-	require.Equal(t, errDraining, a.begin(1))
-	for range maxHandlers {
-		select {
-		case <-done:
-			t.Fatal("drained too early")
-		default:
-		}
-		a.end(1)
+}
+
+func TestDrain(t *testing.T) {
+	s, _ := newTestSession(t, new(registry))
+	require.NoError(t, s.active.begin(1))
+	require.NoError(t, s.active.begin(1))
+	drained := s.drain()
+	require.Equal(t, errDraining, s.active.begin(1))
+	s.active.end(1)
+	select {
+	case <-drained:
+		t.Fatal("drained too early")
+	case <-time.After(10 * time.Millisecond):
 	}
-	<-done
+	s.active.end(1)
+	<-drained
 }
 
 // Callers that come and go while readers spin, park, and hand the role on.

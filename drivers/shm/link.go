@@ -23,9 +23,11 @@ type link struct {
 	peer         ipc.Hello
 	maxMessage   int
 
-	// send guards producer and header.
-	send   sendlock.Lock
-	header [ipc.MaxHeader]byte
+	// send guards producer and what follows.
+	send     sendlock.Lock
+	header   [ipc.MaxHeader]byte
+	claimed  int // bytes of the header of what is claimed
+	claimTag byte
 
 	// end is set once, when the link ends; gone is closed then.
 	end     atomic.Pointer[error]
@@ -112,6 +114,50 @@ func (l *link) whyNot(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Claim implements [ipc.Claimer].
+func (l *link) Claim(ctx context.Context, f ipc.Frame, n int) (buf []byte, err error) {
+	if !l.send.Lock(ctx, l.gone) {
+		return nil, l.whyNot(ctx)
+	}
+	defer func() {
+		if err != nil {
+			l.send.Unlock()
+		}
+	}()
+	if end := l.end.Load(); end != nil {
+		return nil, *end
+	}
+	header := f.AppendHeader(l.header[:0])
+	l.claimed, l.claimTag = len(header), f.Tag()
+	// Half of what is possible, so that the peer can free one while the next is built.
+	if size, limit := len(header)+n, min(l.maxMessage, l.producer.MaxRecord()/2); size > limit {
+		return nil, &ipc.SizeError{Size: size, Limit: limit}
+	}
+	buf, err = l.producer.Claim(ctx, len(header)+n)
+	if err != nil {
+		if errors.Is(err, ring.ErrCorrupt) {
+			err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
+			l.finish(err)
+		}
+		return nil, err
+	}
+	copy(buf, header)
+	return buf[len(header):], nil
+}
+
+// Commit implements [ipc.Claimer].
+func (l *link) Commit(n int) {
+	l.producer.Commit(l.claimTag, l.claimed+n)
+	l.producer.Publish()
+	l.send.Unlock()
+}
+
+// Abort implements [ipc.Claimer].
+func (l *link) Abort() {
+	l.producer.Abort()
+	l.send.Unlock()
+}
+
 // Next implements [ipc.Link].
 func (l *link) Next() (ipc.Frame, bool, error) {
 	// Look at the end first: what was published before it is then seen below.
@@ -139,6 +185,21 @@ func (l *link) Next() (ipc.Frame, bool, error) {
 	}
 	return ipc.Frame{}, false, nil
 }
+
+// Hold implements [ipc.Link].
+func (l *link) Hold() func() {
+	lease := l.consumer.Lease()
+	return func() {
+		l.mapped.RLock()
+		defer l.mapped.RUnlock()
+		if !l.unmapped.Load() {
+			lease.Release()
+		}
+	}
+}
+
+// Recycle implements [ipc.Link].
+func (l *link) Recycle(b []byte) { ring.Recycle(b) }
 
 // Spin implements [ipc.Link].
 func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }

@@ -84,6 +84,20 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 	}
 }
 
+// Hold keeps the last payload: the link goes on with a buffer of its own.
+func (l *link) Hold() func() {
+	rd := &l.reader
+	if rd.buf != nil {
+		rest := make([]byte, max(minBuffer, rd.w-rd.r))
+		rd.w = copy(rest, rd.buf[rd.r:rd.w])
+		rd.buf, rd.r = rest, 0
+	}
+	return func() {}
+}
+
+// Recycle does nothing: a link has one buffer, which suffices for most frames.
+func (l *link) Recycle([]byte) {}
+
 // stop makes err what Next returns from now on, and lets go of the buffers.
 func (l *link) stop(err error) error {
 	l.reader.err = err
