@@ -91,6 +91,10 @@ type Link interface {
 	// the peer does not see the frame, except where the link itself ended.
 	Send(ctx context.Context, f Frame) error
 
+	// Flush sends what was sent with More and may not have left yet. Errors are
+	// those of Send.
+	Flush(ctx context.Context) error
+
 	// Next returns the next frame without blocking; ok is false if there is
 	// none now. Frame.Payload is valid until the following call of Next and may
 	// lie in memory that the peer can write, unless Frame.Owned is set. When the

@@ -17,16 +17,32 @@ func (c *Consumer) Ready() bool {
 	return peek(&c.words[pos&c.mask/wordSize]) != 0 || c.corrupt.get() != nil
 }
 
+// spinBurst is how often Spin looks before it returns: under a microsecond. Between
+// two looks there is nothing but a pause, so that a record is seen soon.
+const spinBurst = 16
+
 // Spin is for a reader that polls Next itself. Called after a Next that found
-// nothing, it pauses briefly, lets other goroutines run now and then, and reports
-// whether to poll again; if not, it is time to park (Arm, Ready, Sleep, Disarm).
-// It follows the strategy of [Consumer.SetWait] and learns from how waits end.
+// nothing, it waits for a record for less than a microsecond, lets other goroutines
+// run now and then, and reports whether to poll again; if not, it is time to park
+// (Arm, Ready, Sleep, Disarm). It follows the strategy of [Consumer.SetWait] and
+// learns from how waits end.
 func (c *Consumer) Spin() bool {
 	if c.spinAt != c.next {
 		c.spinAt = c.next
 		c.spin.end()
 	}
-	return c.spin.again()
+	word := &c.words[c.next&c.mask/wordSize]
+	for range spinBurst {
+		if !c.spin.again() {
+			return false
+		}
+		for range 8 {
+			if atomic.LoadUint64(word) != 0 {
+				return true
+			}
+		}
+	}
+	return true
 }
 
 // Arm asks the producer to ring for the next record, and publishes the position.

@@ -93,6 +93,85 @@ func benchmarkParallel[C ipc.Channel](b *testing.B, d ipc.Driver[C]) {
 	})
 }
 
+// BenchmarkPipeline measures calls of which 32 are in flight from one goroutine,
+// started one by one or as a batch.
+func BenchmarkPipeline(b *testing.B) {
+	b.Run("shm/single", func(b *testing.B) { benchmarkPipeline(b, shm.Driver{}, single) })
+	b.Run("shm/batch", func(b *testing.B) { benchmarkPipeline(b, shm.Driver{}, ipc.Batch) })
+	b.Run("socket/single", func(b *testing.B) { benchmarkPipeline(b, socket.Driver{}, single) })
+	b.Run("socket/batch", func(b *testing.B) { benchmarkPipeline(b, socket.Driver{}, ipc.Batch) })
+}
+
+type batcher func(context.Context, ipc.Caller, func(ipc.Caller) error) error
+
+func single(_ context.Context, c ipc.Caller, f func(ipc.Caller) error) error { return f(c) }
+
+func benchmarkPipeline[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
+	ctx := context.Background()
+	w, err := worker.Spawn(ctx, worker.Self("test"), d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	request := make([]byte, 64)
+	var flying [32]*ipc.Future[[]byte]
+	b.ReportAllocs()
+	for n := 0; n < b.N; n += len(flying) {
+		err := batch(ctx, w, func(c ipc.Caller) (err error) {
+			for i := range flying {
+				if flying[i], err = inPlace.Go(ctx, c, request); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, f := range flying {
+			if _, err := f.Wait(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkNotify measures notifications, one by one or 256 to a batch, up to a call
+// that comes after all of them.
+func BenchmarkNotify(b *testing.B) {
+	b.Run("shm/single", func(b *testing.B) { benchmarkNotify(b, shm.Driver{}, single) })
+	b.Run("shm/batch", func(b *testing.B) { benchmarkNotify(b, shm.Driver{}, ipc.Batch) })
+	b.Run("socket/single", func(b *testing.B) { benchmarkNotify(b, socket.Driver{}, single) })
+	b.Run("socket/batch", func(b *testing.B) { benchmarkNotify(b, socket.Driver{}, ipc.Batch) })
+}
+
+func benchmarkNotify[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
+	ctx := context.Background()
+	w, err := worker.Spawn(ctx, worker.Self("test"), d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	request := make([]byte, 64)
+	b.ReportAllocs()
+	for n := 0; n < b.N; n += 256 {
+		err := batch(ctx, w, func(c ipc.Caller) error {
+			for range 256 {
+				if err := inPlace.Notify(ctx, c, request); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	if _, err := inPlace.Call(ctx, w, nil); err != nil {
+		b.Fatal(err)
+	}
+}
+
 // BenchmarkCallCBOR measures the round trip of a call with structs.
 func BenchmarkCallCBOR(b *testing.B) {
 	b.Run("shm", func(b *testing.B) { benchmarkCBOR(b, shm.Driver{}) })

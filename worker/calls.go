@@ -28,6 +28,7 @@ type call struct {
 	// on it finds out whether an answer is for this use, and takes the call.
 	word  atomic.Uint64
 	index uint64
+	tx    uint64 // of this use; its caller's
 
 	// The result: written in state callTaken, read in callDone.
 	response []byte
@@ -40,6 +41,7 @@ type call struct {
 	timer    *time.Timer
 	deadline time.Time // zero until somebody asks
 	limit    limited   // of its request
+	started  started
 
 	// Guarded by followers.mu.
 	next, prev *call
@@ -91,7 +93,8 @@ func (t *calls) add(response []byte) (c *call, tx uint64, err error) {
 		t.remove(c)
 		return nil, 0, *ended
 	}
-	return c, uses<<txUses | c.index<<1 | t.side, nil
+	c.tx = uses<<txUses | c.index<<1 | t.side
+	return c, c.tx, nil
 }
 
 // more takes a call from the list, and makes new ones if there is none. It
@@ -131,10 +134,10 @@ func (t *calls) remove(c *call) {
 		}
 	}
 	c.response, c.err, c.deadline = nil, nil, time.Time{}
-	c.word.Store(c.word.Load() &^ callState) // callFree is 0
-	if t.spare.CompareAndSwap(nil, c) {
-		return
+	if c.state() == callDone && t.spare.CompareAndSwap(nil, c) {
+		return // a spare call in this state is free
 	}
+	c.word.Store(c.word.Load() &^ callState) // callFree is 0
 	t.mu.Lock()
 	t.free = append(t.free, c)
 	t.mu.Unlock()
@@ -162,6 +165,13 @@ func (t *calls) take(tx uint64) (c *call, parked bool) {
 			return c, word&callState == callParked
 		}
 	}
+}
+
+// takeOwn is take for the call of the reader itself, if tx is its tx: the result is
+// nobody else's business.
+func (c *call) takeOwn(tx uint64) bool {
+	word := c.word.Load()
+	return c.tx == tx && word&callState == callWaiting && c.word.CompareAndSwap(word, word&^callState|callDone)
 }
 
 // finish publishes the result that was written into a taken call.
@@ -297,7 +307,7 @@ func (t *calls) pending() int {
 	n := 0
 	if p := t.all.Load(); p != nil {
 		for _, c := range *p {
-			if c.state() != callFree {
+			if state := c.state(); state != callFree && (state != callDone || c != t.spare.Load()) {
 				n++
 			}
 		}

@@ -186,6 +186,23 @@ func (c *Client[C]) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, err
 	return c.session.Load().Invoke(ctx, inv)
 }
 
+// Start is the first half of Invoke: it returns when the request was sent. It is
+// what [ipc.Method.Go] is built on.
+func (c *Client[C]) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
+	if c.closing.Load() {
+		return nil, ipc.ErrClosed
+	}
+	return c.session.Load().Start(ctx, inv)
+}
+
+// Batch calls f with a caller that sends requests together: see [ipc.Batch].
+func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
+	if c.closing.Load() {
+		return ipc.ErrClosed
+	}
+	return c.session.Load().Batch(ctx, f)
+}
+
 // Late returns how many answers came after their callers had given up.
 func (c *Client[C]) Late() uint64 { return c.session.Load().late.Load() }
 

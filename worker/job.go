@@ -148,13 +148,14 @@ func (j *job) runAlone() {
 		}
 		s.handling.Done()
 	}()
-	s.run(j, true)
+	s.run(j, true, nil)
 	j.clear()
 	jobs.Put(j)
 }
 
-// run runs the handler and sends the answer. timed says to note how long it took.
-func (s *session) run(j *job, timed bool) {
+// run runs the handler and sends the answer. timed says to note how long it took;
+// k is the keeper if that runs it.
+func (s *session) run(j *job, timed bool, k *keeper) {
 	var start time.Time
 	if timed {
 		start = time.Now()
@@ -175,7 +176,7 @@ func (s *session) run(j *job, timed bool) {
 	case j.oneWay:
 		j.place.abort()
 	case !j.place.commit(response):
-		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
+		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response, More: k != nil && k.more()})
 	}
 	if j.owned {
 		s.link.Recycle(j.request)

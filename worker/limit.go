@@ -18,6 +18,8 @@ type limited struct {
 	cancel context.CancelFunc
 }
 
+var limits = sync.Pool{New: func() any { return new(limited) }}
+
 // bound returns ctx bounded by limit, if there is one. l has to be released after
 // the last use of what bound returns, and can then be used anew.
 func (l *limited) bound(ctx context.Context, limit time.Duration) context.Context {

@@ -150,6 +150,9 @@ type keeper struct {
 	id  uint64
 	job job // of its present run
 
+	follows bool // there is another frame already
+	unsent  int  // answers that may not have left yet
+
 	// Who steals the role during a run takes care of what it holds, unless it
 	// has just ended.
 	mu      sync.Mutex
@@ -171,6 +174,7 @@ func (k *keeper) adopt(s *session) {
 	s.active.n.Add(1)
 	// Its request may lie where later frames will.
 	k.release = s.link.Hold()
+	go func() { _ = s.link.Flush(s.baseCtx) }() // if answers wait behind the handler; not here, for it may block
 	k.watch = s.watchLease(k.job.handler)
 	s.running.add(k.job.ctx)
 	k.job.handler.wasStolen()
@@ -196,6 +200,7 @@ func (k *keeper) end(s *session) {
 func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 	j := &k.job
 	j.take(s, h, f)
+	k.follows = f.More
 	k.over = false // nobody looks before the role says inline
 	s.inline = k
 	s.runs++
@@ -212,7 +217,7 @@ func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 				k.end(s)
 			}
 		}()
-		s.run(j, timed)
+		s.run(j, timed, k)
 		returned = true
 	}
 	if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
@@ -220,6 +225,7 @@ func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 		return true
 	}
 	k.end(s)
+	k.flush(s)
 	j.clear()
 	return false
 }
@@ -244,6 +250,7 @@ func (s *session) read(k *keeper) bool {
 			return true
 		}
 		if !ok {
+			k.flush(s)
 			switch {
 			case s.registry.byID.Load() == nil:
 				// Only answers come, and who waits for one polls, or has given
@@ -262,10 +269,36 @@ func (s *session) read(k *keeper) bool {
 		h := s.receive(f)
 		switch {
 		case h == nil:
+			k.flush(s)
 		case !h.quick():
+			k.flush(s)
 			s.dispatch(h, f)
 		case !s.runInline(k, h, f):
 			return s.returned(k.id)
+		}
+	}
+}
+
+// more reports whether the answer of the present run may wait for the next one's: it
+// will be answered quickly, too, and this one does not have to wait for many.
+func (k *keeper) more() bool {
+	if !k.follows || k.unsent == maxUnsent {
+		k.unsent = 0
+		return false
+	}
+	k.unsent++
+	return true
+}
+
+// maxUnsent times quickTime is how long an answer waits at most, as a rule.
+const maxUnsent = 16
+
+// flush sends the answers that wait.
+func (k *keeper) flush(s *session) {
+	if k.unsent > 0 {
+		k.unsent = 0
+		if err := s.link.Flush(s.baseCtx); err != nil {
+			s.unsent(err)
 		}
 	}
 }

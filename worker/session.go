@@ -87,7 +87,9 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 			return
 		}
 		if ok {
-			if h := s.receive(f); h != nil {
+			if (f.Kind == ipc.KindResponse || f.Kind == ipc.KindError) && c.takeOwn(f.Tx) {
+				s.fill(c, f)
+			} else if h := s.receive(f); h != nil {
 				// A caller does not run other people's handlers.
 				s.dispatch(h, f)
 			}
@@ -102,12 +104,12 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 			}
 			continue
 		}
-		if empty++; empty%64 == 0 {
+		if empty++; empty%8 == 0 {
 			if c.done() || ctx.Err() != nil || s.ending.Load() {
 				s.leave(true)
 				return
 			}
-			if limit > 0 && empty%4096 == 0 {
+			if limit > 0 && empty%256 == 0 {
 				// An answer that comes sooner costs no look at the clock.
 				if time.Now().After(c.deadlineOf(limit)) {
 					s.leave(true)
@@ -154,6 +156,12 @@ func (s *session) settle(f ipc.Frame) {
 		s.late.Add(1)
 		return
 	}
+	s.fill(c, f)
+	c.finish(parked)
+}
+
+// fill writes an answer into its call, which the caller has taken.
+func (s *session) fill(c *call, f ipc.Frame) {
 	switch {
 	case f.Kind == ipc.KindError:
 		payload := f.Payload
@@ -168,7 +176,6 @@ func (s *session) settle(f ipc.Frame) {
 	default:
 		c.response = append(c.response, f.Payload...)
 	}
-	c.finish(parked)
 }
 
 // lost ends the session because its link has ended with err.
@@ -214,46 +221,82 @@ func (s *session) close(grace time.Duration) {
 
 // Invoke makes one call.
 func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+	if inv.OneWay {
+		return nil, s.notify(ctx, &inv, false)
+	}
+	c, limit, err := s.begin(ctx, &inv, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.finish(ctx, c, limit, inv.Method)
+}
+
+// limitOf returns the limit of a call, 0 for none.
+func (s *session) limitOf(inv *ipc.Invocation) time.Duration {
+	if inv.Limit == ipc.DefaultLimit {
+		return s.limits.Call
+	}
+	return inv.Limit
+}
+
+// notify sends a notification. more says that something else follows at once.
+func (s *session) notify(ctx context.Context, inv *ipc.Invocation, more bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	l := limits.Get().(*limited)
+	defer limits.Put(l)
+	return s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request, More: more})
+}
+
+// begin sends the request of a call, which then has to be finished or abandoned.
+func (s *session) begin(ctx context.Context, inv *ipc.Invocation, more bool) (c *call, limit time.Duration, err error) {
 	var remaining time.Duration
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		if remaining = time.Until(deadline); remaining <= 0 {
-			return nil, context.DeadlineExceeded // its timer has not fired yet
+			return nil, 0, context.DeadlineExceeded // its timer has not fired yet
 		}
-	}
-	limit := inv.Limit
-	if limit == ipc.DefaultLimit {
-		limit = s.limits.Call
-	}
-	if inv.OneWay {
-		return nil, s.send(ctx, new(limited), limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
 	}
 	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
-	if err != nil {
-		if c.giveUp() {
-			s.calls.remove(c)
-			return nil, err
-		}
-	} else if err := s.await(ctx, c, limit); err != nil {
+	limit = s.limitOf(inv)
+	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{
+		Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request, More: more,
+	})
+	if err != nil && c.giveUp() {
 		s.calls.remove(c)
-		go s.sendCancel(tx)
+		return nil, 0, err
+	}
+	return c, limit, nil
+}
+
+// finish waits for the result of a call.
+func (s *session) finish(ctx context.Context, c *call, limit time.Duration, m ipc.MethodInfo) ([]byte, error) {
+	if err := s.await(ctx, c, limit); err != nil {
+		s.drop(c)
 		if errors.Is(err, errLimit) {
-			return nil, overLimit(inv.Method.Name, limit)
+			return nil, overLimit(m.Name, limit)
 		}
 		return nil, err
 	}
 	response, err := c.response, c.err
 	s.calls.remove(c)
 	if err != nil {
-		return nil, s.nameMethod(err, inv.Method)
+		return nil, s.nameMethod(err, m)
 	}
 	return response, nil
+}
+
+// drop ends a call that was given up.
+func (s *session) drop(c *call) {
+	tx := c.tx
+	s.calls.remove(c)
+	go s.sendCancel(tx)
 }
 
 // send sends a frame within the limits of its call, for which it uses l. If the
@@ -301,6 +344,9 @@ var errLimit = errors.New("limit")
 
 // await waits until c is settled. If it returns an error the call was given up.
 func (s *session) await(ctx context.Context, c *call, limit time.Duration) error {
+	if c.done() {
+		return nil
+	}
 	for promoted := false; ; {
 		if promoted || s.acquire() {
 			s.lead(ctx, c, limit)

@@ -90,6 +90,8 @@ func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
 
 func (l *fakeLink) Recycle([]byte) {}
 
+func (l *fakeLink) Flush(context.Context) error { return nil }
+
 func (l *fakeLink) set(armed bool) {
 	l.mu.Lock()
 	l.armed = armed

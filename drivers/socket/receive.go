@@ -63,7 +63,8 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 		if ok || dropped {
 			// After one that was given up, too, Next returns: a peer that sends
 			// nothing else must not keep its caller here.
-			rd.setComplete(rd.holdsFrame(l.limit))
+			f.More = rd.holdsFrame(l.limit)
+			rd.setComplete(f.More)
 			rd.spin.found()
 			return f, ok, nil
 		}

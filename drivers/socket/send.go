@@ -24,6 +24,9 @@ type writer struct {
 	// endGivenUp makes the receiver drop the frame.
 	debt int
 
+	// batch are whole frames that wait for another one, or a Flush.
+	batch []byte
+
 	// parts are what is still to be written. err is how writing them ended.
 	parts [3][]byte
 	err   error
@@ -69,12 +72,19 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 			return err
 		}
 	}
+	small := len(f.Payload) <= smallPayload
+	if small && (f.More || len(w.batch) > 0) {
+		return l.sendBatched(ctx, &f)
+	}
+	if err := l.writeBatch(ctx); err != nil {
+		return err
+	}
 	head := append(w.scratch[:0], 0, 0, 0, 0, 0, 0, 0, 0)
 	head = f.AppendHeader(head)
 	size := len(head) - prefixSize + len(f.Payload)
 	appendPrefix(head[:0], size, f.Tag())
 	end := goodEnd[:endSize(size)]
-	if len(f.Payload) <= smallPayload {
+	if small {
 		w.parts = [3][]byte{append(append(head, f.Payload...), end...)}
 	} else {
 		w.parts = [3][]byte{head, f.Payload, end}
@@ -89,6 +99,62 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	}
 	w.parts = [3][]byte{} // the payload is the caller's again
 	return err
+}
+
+// maxBatch is how many bytes of frames are gathered before they are written.
+const maxBatch = 64 << 10
+
+// sendBatched adds a small frame to the batch, and writes that unless more follows.
+func (l *link) sendBatched(ctx context.Context, f *ipc.Frame) error {
+	w := &l.writer
+	begin := len(w.batch)
+	b := append(w.batch, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = f.AppendHeader(b)
+	size := len(b) - begin - prefixSize + len(f.Payload)
+	appendPrefix(b[:begin], size, f.Tag())
+	b = append(b, f.Payload...)
+	w.batch = append(b, goodEnd[:endSize(size)]...)
+	if f.More && len(w.batch) < maxBatch {
+		return nil
+	}
+	own := len(w.batch) - begin
+	err := l.writeBatch(ctx)
+	switch {
+	case err == nil || l.end.Load() != nil:
+		return err
+	case len(w.batch) >= own: // it has not begun to leave
+		w.batch = w.batch[:len(w.batch)-own]
+		return err
+	}
+	// It cannot be taken back, so it is sent.
+	go func() { _ = l.Flush(context.Background()) }() // ends with the link
+	return nil
+}
+
+// writeBatch writes the frames that were gathered. What ctx did not leave time for
+// is kept, since whoever sent it was told that it will be.
+func (l *link) writeBatch(ctx context.Context) error {
+	w := &l.writer
+	if len(w.batch) == 0 {
+		return nil
+	}
+	w.parts = [3][]byte{w.batch}
+	err := l.writeAll(ctx)
+	w.batch = w.batch[:copy(w.batch, w.parts[0])]
+	w.parts = [3][]byte{}
+	return err
+}
+
+// Flush writes what was sent with More and is still here.
+func (l *link) Flush(ctx context.Context) error {
+	if !l.writer.lock.Lock(ctx, l.done) {
+		return l.gaveUp(ctx)
+	}
+	defer l.writer.lock.Unlock()
+	if l.end.Load() != nil {
+		return l.gaveUp(ctx)
+	}
+	return l.writeBatch(ctx)
 }
 
 // gaveUp says why a Send did not get its turn.

@@ -1,0 +1,188 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// Starter is a [Caller] that can have many calls in flight without a goroutine for
+// each.
+type Starter interface {
+	Caller
+	// Start is the first half of Invoke: it returns when the request was sent.
+	// What it returns has to be waited for or abandoned.
+	Start(ctx context.Context, call Invocation) (Pending, error)
+}
+
+// Pending is a call that was started. It is for one goroutine at a time.
+type Pending interface {
+	// Wait is the second half of Invoke, with the context and the limit of Start;
+	// the limit counts from there. It is called once.
+	Wait() ([]byte, error)
+	// Done reports whether Wait would return at once, as far as is known: an
+	// answer may have come that nobody has read.
+	Done() bool
+	// Abandon takes the place of Wait: it gives the call up.
+	Abandon()
+}
+
+// Batcher is a [Caller] that can send many requests at once.
+type Batcher interface {
+	Caller
+	// Batch is what [Batch] says.
+	Batch(ctx context.Context, f func(Caller) error) error
+}
+
+// Batch calls f with a caller whose notifications ([Method.Notify]) and calls
+// ([Method.Go]) are sent together, which takes far less time for each than sending
+// them one by one. They are on their way when Batch returns, or when they
+// have become many, or when f waits for one of them, or makes an ordinary call. So f
+// should do nothing else that takes time.
+//
+// What f is given is c's, and must not be used after f has returned; with a Caller
+// that is not a [Batcher] it is c itself. Batch returns the error of f, or else why
+// what was gathered could not be sent.
+func Batch(ctx context.Context, c Caller, f func(Caller) error) error {
+	if b, ok := c.(Batcher); ok {
+		return b.Batch(ctx, f)
+	}
+	return f(c)
+}
+
+// ErrAbandoned is what Wait of a [Future] returns after Abandon.
+var ErrAbandoned = errors.New("tandem: the call was abandoned")
+
+// Future is a call in flight. It is safe for concurrent use.
+type Future[Res any] struct {
+	mu      sync.Mutex
+	method  string
+	codec   Codec
+	pending Pending // nil when the call is over
+	out     *buffer
+	res     Res
+	err     error
+}
+
+// Go starts a call and returns without waiting for its result. Many calls can be in
+// flight from one goroutine, and [Batch] sends them together. Requests arrive in
+// the order in which one goroutine sent them. A Future has to be waited for or
+// abandoned: it holds a place among the calls of its link.
+//
+// ctx and limits bound the whole call. Errors are those of [Method.Call] for requests
+// that could not be sent; all others come from Wait.
+func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
+	limit := m.limit
+	if len(opts) > 0 {
+		limit = applyCallOptions(limit, opts)
+	}
+	f := &Future[Res]{method: m.info.Name, codec: m.Codec(c.Codec())}
+	in := getBuffer()
+	defer putBuffer(in)
+	request, err := in.b, error(nil)
+	if raw, ok := any(req).([]byte); ok && f.codec == Raw {
+		request = raw
+	} else if request, err = Marshal(f.codec, in.b, req); err != nil {
+		return nil, m.notEncoded(err)
+	} else {
+		in.b = request
+	}
+	inv := Invocation{Method: m.info, Request: request, Limit: limit}
+	if f.codec != Raw {
+		f.out = getBuffer()
+		inv.Response = f.out.b
+	}
+	if s, ok := c.(Starter); ok {
+		f.pending, err = s.Start(ctx, inv)
+	} else {
+		inv.Request = append([]byte(nil), request...)
+		f.pending = goInvoke(ctx, c, inv)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Wait waits for the result. It may be called again, and then returns the same.
+// Errors are those of [Method.Call], and [ErrAbandoned].
+func (f *Future[Res]) Wait() (Res, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.pending == nil {
+		return f.res, f.err
+	}
+	var response []byte
+	response, f.err = f.pending.Wait()
+	f.pending = nil
+	if f.err != nil {
+		return f.res, f.err
+	}
+	if raw, ok := any(&f.res).(*[]byte); ok && f.codec == Raw {
+		*raw = response
+		return f.res, nil
+	}
+	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err != nil {
+		f.err = Errorf(CodeInternal, "decode the response of %q: %w", f.method, f.err)
+	}
+	f.out.b = response
+	putBuffer(f.out)
+	f.out = nil
+	return f.res, f.err
+}
+
+// Done reports whether Wait would return at once, as far as is known without
+// reading the link. It returns false while another goroutine waits.
+func (f *Future[Res]) Done() bool {
+	if !f.mu.TryLock() {
+		return false
+	}
+	defer f.mu.Unlock()
+	return f.pending == nil || f.pending.Done()
+}
+
+// Abandon gives the call up, if it is not over: the context of its handler ends,
+// and its answer is dropped. If another goroutine waits, Abandon waits with it.
+func (f *Future[Res]) Abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.pending != nil {
+		f.pending.Abandon()
+		f.pending, f.err = nil, ErrAbandoned
+	}
+}
+
+// invoked is a call of a [Caller] that is no [Starter]: it has a goroutine.
+type invoked struct {
+	cancel   context.CancelFunc
+	done     chan struct{}
+	response []byte
+	err      error
+}
+
+func goInvoke(ctx context.Context, c Caller, inv Invocation) *invoked {
+	p := &invoked{done: make(chan struct{})}
+	ctx, p.cancel = context.WithCancel(ctx)
+	go func() {
+		defer close(p.done)
+		defer p.cancel()
+		p.response, p.err = c.Invoke(ctx, inv)
+	}()
+	return p
+}
+
+func (p *invoked) Wait() ([]byte, error) {
+	<-p.done
+	return p.response, p.err
+}
+
+func (p *invoked) Done() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *invoked) Abandon() { p.cancel() }
