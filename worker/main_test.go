@@ -111,6 +111,8 @@ func TestMain(m *testing.M) {
 		}
 		return nil
 	})
+	worker.Main("orphan", beOrphan)
+	beOrphanHost()
 	if ipc.Startup() != nil { // for an entry that is not above: go on as a host would
 		_, err := worker.Start(context.Background(), worker.Self("test"))
 		fmt.Fprintln(os.Stderr, err)

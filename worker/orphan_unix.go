@@ -11,10 +11,6 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// orphanLimit is how long a worker may run on after its host's end, with all that
-// it has begun: what main deferred runs within it.
-const orphanLimit = time.Second
-
 // A worker ends with its host, also one that has not come to Serve, whose handler does
 // not heed its context, or whose main does not return.
 func init() {

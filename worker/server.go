@@ -46,7 +46,7 @@ func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
 // group, as it does unless SysProcAttr or a wrapper put it into another. SIGTERM has
 // told them before, maybe more than once; Serve may return nil then. Children that
 // have not left the group are also told to end, by SIGTERM, when Serve returns because
-// of SIGTERM or an error.
+// of SIGTERM or an error. For a second after that, SIGTERM does not end the process.
 //
 // While Serve runs and after it, writing to a stdout or stderr that nobody reads any
 // more is an error, as it is for other files, and does not end the process.
@@ -66,7 +66,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	parent := ctx
 	ctx, stop := signal.NotifyContext(parent, syscall.SIGTERM)
-	defer stop()
+	defer func() { stop() }()
 	surviveBrokenPipes()
 	driver, codec, err := s.agree(startup)
 	if err != nil {
@@ -94,6 +94,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 		if err != nil || ctx.Err() != nil && parent.Err() == nil { // no host, or SIGTERM
 			endGroup(startup.HostGone())
+			// The end of the host may come as more than one SIGTERM, and none
+			// may end what main has deferred.
+			handled := stop
+			stop = func() { time.AfterFunc(orphanLimit, handled) }
 		}
 		return err
 	}
@@ -142,6 +146,10 @@ func accept(ctx context.Context, endpoint ipc.Endpoint, startup *ipc.StartupData
 	}
 	return link, err
 }
+
+// orphanLimit is how long an attached worker may run on after its host's end, with
+// all that it has begun: what main has deferred runs within it.
+const orphanLimit = time.Second
 
 // lostGrace is how long handlers may run on after their host is gone.
 const lostGrace = 500 * time.Millisecond
