@@ -112,6 +112,8 @@ func TestMain(m *testing.M) {
 		return nil
 	})
 	worker.Main("orphan", beOrphan)
+	worker.Main("mirror", beMirror)
+	worker.Main("talker", beTalker)
 	beOrphanHost()
 	if ipc.Startup() != nil { // for an entry that is not above: go on as a host would
 		_, err := worker.Start(context.Background(), worker.Self("test"))

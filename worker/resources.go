@@ -10,12 +10,14 @@ import "fmt"
 // set, such as more open files than it may have itself, makes it fail as well.
 
 // WithMaxMemory bounds the worker's memory, in bytes. Go's collector is told to keep
-// below 90 % of it, by the variable GOMEMLIMIT. On Linux the kernel is told, too: it
-// refuses the worker private memory (RLIMIT_DATA) beyond bytes and 64 MiB, for a Go
-// program maps so much that it hardly ever uses. Shared memory, the rings' and that
-// of files, does not count. A worker that is refused memory ends by itself: its
+// below 90 % of it, by the variable GOMEMLIMIT. On Linux the kernel is told, too
+// (RLIMIT_DATA): it refuses the worker private memory beyond bytes and an allowance,
+// for it counts what a Go program maps and hardly uses: 64 MiB, and 8 MiB for each of
+// 16 threads and of two for each processor. Shared memory, the rings' and that of
+// files, does not count. A worker that is refused memory ends by itself: its
 // [ExitError] has exit code 2, as after a panic, and it has written
-// "fatal error: runtime: out of memory" to stderr, or the like.
+// "fatal error: runtime: out of memory" to stderr, or the like. Since a traceback
+// follows, set the command's Stderr or [WithOutput] to see it.
 //
 // Elsewhere GOMEMLIMIT is all there is, which a program can exceed. An entry of
 // GOMEMLIMIT in the command's Env wins over this option; one that is only in the host's

@@ -10,13 +10,21 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
+// allowance is what the kernel counts as a program's memory though Go only maps it
+// and hardly touches it, in bytes: tables and arenas of the heap (some 40 MiB), and,
+// for a program with cgo, a C stack for each thread.
+func allowance(r ipc.Resources) uint64 {
+	const heap, stack, threads, threadsEach = 64 << 20, 8 << 20, 16, 2
+	return heap + stack*uint64(threads+threadsEach*processors(r))
+}
+
 // bound sets the limits of a process that has just been started. Its program may
 // run already, but has not said hello.
 func bound(pid int, r ipc.Resources) error {
 	if r.Memory > 0 {
 		// Not RLIMIT_AS, which counts the gigabyte of addresses that every Go
 		// program reserves, and shared memory.
-		if err := setLimit(pid, "memory", unix.RLIMIT_DATA, uint64(r.Memory)+mapped); err != nil {
+		if err := setLimit(pid, "memory", unix.RLIMIT_DATA, uint64(r.Memory)+allowance(r)); err != nil {
 			return err
 		}
 	}

@@ -118,6 +118,9 @@ func startWith(cmd *ipc.Command, opts Options, given *files, life *os.File) (*Pr
 	cmd.Cmd.Env = environ(cmd.Cmd.Env, cmd.Resources, entry)
 	p, err := start(cmd, opts.Detached, life)
 	if err != nil {
+		if cmd.Cmd.Dir != "" {
+			path += " in " + cmd.Cmd.Dir // which may be what does not exist
+		}
 		return nil, fmt.Errorf("tandem: start worker %s: %w", path, err)
 	}
 	if err := bound(p.PID(), cmd.Resources); err != nil {
