@@ -32,12 +32,15 @@ const (
 // serveForever is a call whose handler does not heed its context.
 var serveForever = ipc.NewMethod[int, int]("test.forever")
 
-// beOrphanHost is the host of a worker that will be an orphan.
-func beOrphanHost() {
-	name, ok := os.LookupEnv(orphanHostEnv)
-	if !ok {
-		return
+func init() {
+	entries["orphan"] = beOrphan
+	if name, ok := os.LookupEnv(orphanHostEnv); ok && ipc.Startup() == nil {
+		beOrphanHost(name)
 	}
+}
+
+// beOrphanHost is the host of a worker that will be an orphan.
+func beOrphanHost(name string) {
 	for _, s := range spawners {
 		if s.name != name {
 			continue
@@ -162,22 +165,22 @@ func TestHostIsKilled(t *testing.T) {
 		{"stopped", false},
 	} {
 		for _, driver := range []string{"shm", "socket"} {
-			t.Run(c.scene+" "+driver, func(t *testing.T) {
-				t.Parallel()
-				tmp, err := os.MkdirTemp("", "h")
-				require.NoError(t, err)
-				tidy := filepath.Join(t.TempDir(), "tidy")
-				host, pid := orphan(t, driver, c.scene, tidy, tmp)
-				if c.scene == "stopped" {
-					stop(t, pid)
-				}
-				require.NotEmpty(t, groupOf(pid))
-				require.NoError(t, host.Process.Kill())
-				_ = host.Wait()
-				if c.scene == "stopped" {
-					// Nobody but the kernel can end it before it goes on.
-					_ = syscall.Kill(pid, syscall.SIGCONT)
-				}
+			tmp, err := os.MkdirTemp("", "h")
+			require.NoError(t, err)
+			tidy := filepath.Join(t.TempDir(), "tidy")
+			host, pid := orphan(t, driver, c.scene, tidy, tmp)
+			if c.scene == "stopped" {
+				stop(t, pid)
+			}
+			require.NotEmpty(t, groupOf(pid))
+			require.NoError(t, host.Process.Kill())
+			_ = host.Wait()
+			if c.scene == "stopped" {
+				// Nobody but the kernel can end it before it goes on.
+				_ = syscall.Kill(pid, syscall.SIGCONT)
+			}
+			// All of them have their second to end at the same time.
+			defer t.Run(c.scene+" "+driver, func(t *testing.T) {
 				eventually(t, "the worker and its children have ended", func() bool { return len(groupOf(pid)) == 0 })
 				if c.tidy {
 					require.FileExists(t, tidy, "deferred code has run")

@@ -48,6 +48,8 @@ type reflection struct {
 // eat makes a worker use up its memory.
 var eat = ipc.NewMethod[int, int]("test.eat")
 
+func init() { entries["mirror"] = beMirror }
+
 func beMirror() error {
 	s := worker.NewServer()
 	worker.Handle(s, mirror, func(_ context.Context, variable string) (reflection, error) {
@@ -85,9 +87,12 @@ func beMirror() error {
 		return r, nil
 	})
 	worker.Handle(s, eat, func(context.Context, int) (int, error) {
-		var all [][]byte
+		var all []byte
 		for {
-			all = append(all, bytes.Repeat([]byte{1}, 1<<20))
+			all = append(all, bytes.Repeat([]byte{1}, 1<<20)...)
+			if len(all) > 16<<30 {
+				return len(all), nil
+			}
 		}
 	})
 	return s.Serve(context.Background())
