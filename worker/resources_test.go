@@ -88,12 +88,10 @@ func beMirror() error {
 	})
 	worker.Handle(s, eat, func(context.Context, int) (int, error) {
 		var all []byte
-		for {
+		for len(all) < 1<<30 {
 			all = append(all, bytes.Repeat([]byte{1}, 1<<20)...)
-			if len(all) > 16<<30 {
-				return len(all), nil
-			}
 		}
+		return len(all), nil
 	})
 	return s.Serve(context.Background())
 }
