@@ -2,7 +2,9 @@ package ipc
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -60,8 +62,25 @@ type Command struct {
 	// Cmd was cloned from the user's template and has not been started.
 	Cmd *exec.Cmd
 	// Startup is what the worker will find in [Startup]. The driver fills in
-	// Driver, Control, Address and DriverData.
+	// Driver, Control, Life, Program, Address and DriverData.
 	Startup StartupData
+	// Resources bound what the process may use.
+	Resources Resources
+	// Checksum, if not nil, is the SHA-256 that the program's file has to have. A
+	// program with another is not started: the error is a [*ChecksumError].
+	Checksum *[sha256.Size]byte
+	// Output, if not nil, gets the lines that the process writes to those of
+	// stdout and stderr that Cmd leaves nil.
+	Output *slog.Logger
+}
+
+// Resources bound what a worker's process may use. A field that is 0 or false
+// sets no bound. What the bounds do is told with the options of package worker.
+type Resources struct {
+	Memory      int64 // in bytes
+	CPUs        int
+	Files       int // open at a time
+	NoCoreDumps bool
 }
 
 // Channel is a host's end of the connection to one worker process. Drivers

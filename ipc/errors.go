@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -43,6 +44,19 @@ type RefusedError struct {
 }
 
 func (e *RefusedError) Error() string { return "tandem: refused by the other side: " + e.Reason }
+
+// A ChecksumError says that a worker was not started, because the file of its
+// program is not the one that was expected.
+type ChecksumError struct {
+	// Program is the path of the file.
+	Program string
+	// Want is the SHA-256 that was asked for, Got that of the file.
+	Want, Got [sha256.Size]byte
+}
+
+func (e *ChecksumError) Error() string {
+	return fmt.Sprintf("tandem: %s was not started: its SHA-256 is %x, want %x", e.Program, e.Got, e.Want)
+}
 
 // A SizeError says that a message is larger than the two sides have agreed on. It has not
 // been sent.

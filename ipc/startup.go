@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -46,8 +47,17 @@ type StartupData struct {
 	MaxMessage int `cbor:"10,keyasint"`
 	// UserData is the host's own, in CBOR. See [StartupData.Data].
 	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
+	// Life is the number of an inherited descriptor, the reading end of a pipe
+	// whose other end only the host has. See [StartupData.HostGone]. It is 0 if
+	// the worker may outlive its host.
+	Life int `cbor:"12,keyasint,omitempty"`
+	// Program is the number of an inherited descriptor of the program's file, if
+	// the host has compared its checksum, or 0. It is closed when package ipc is
+	// initialised.
+	Program int `cbor:"13,keyasint,omitempty"`
 
-	taken atomic.Bool // the control descriptor
+	taken    atomic.Bool // the control descriptor
+	hostGone chan struct{}
 }
 
 // Limits bound how long things may take. 0 means no limit.
@@ -92,6 +102,11 @@ func (s *StartupData) TakeControl() (*os.File, error) {
 	}
 	return f, nil
 }
+
+// HostGone returns a channel that is closed when the host's process has ended,
+// however it ended and whatever has become of the link. It is nil for a worker
+// that may outlive its host.
+func (s *StartupData) HostGone() <-chan struct{} { return s.hostGone }
 
 // Refuse tells the host, in place of a hello, why this worker will not serve.
 func (s *StartupData) Refuse(reason string) error {
@@ -147,6 +162,19 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 		return nil, fmt.Errorf("tandem: %s is not startup data: %w", StartupEnv, err)
 	}
 	closeOnExec(s.Control)
+	if s.Program > 0 {
+		_ = os.NewFile(uintptr(s.Program), "program").Close() // it is only read from
+	}
+	if s.Life > 0 {
+		s.hostGone = make(chan struct{})
+		life := lifeFile(s.Life)
+		go func() {
+			// Nobody writes, so the read lasts as long as the writer does.
+			if _, err := life.Read(make([]byte, 1)); err == io.EOF {
+				close(s.hostGone)
+			}
+		}()
+	}
 	return s, nil
 })
 

@@ -2,4 +2,8 @@
 
 package ipc
 
+import "os"
+
 func closeOnExec(int) {}
+
+func lifeFile(fd int) *os.File { return os.NewFile(uintptr(fd), "life") }

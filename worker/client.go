@@ -66,7 +66,7 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 		Protocol: ipc.ProtocolVersion,
 		Driver:   driver.Name(), Import: importPath(driver),
 		Codec: o.codec.Name(), HostPID: os.Getpid(), Limits: o.limits, MaxMessage: o.maxMessage,
-	}}
+	}, Resources: o.resources, Checksum: o.checksum, Output: o.output}
 	if o.hasData {
 		data, err := ipc.CBOR.Append(nil, o.data)
 		if err != nil {

@@ -72,6 +72,9 @@ type pids struct {
 	Goroutines  int
 }
 
+// entries are those of workers that files for one system have.
+var entries = make(map[string]func() error)
+
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	worker.Main("test", func() error { return serveTest(worker.NewServer()) })
@@ -112,6 +115,9 @@ func TestMain(m *testing.M) {
 		}
 		return nil
 	})
+	for name, entry := range entries {
+		worker.Main(name, entry)
+	}
 	if ipc.Startup() != nil { // for an entry that is not above: go on as a host would
 		_, err := worker.Start(context.Background(), worker.Self("test"))
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"time"
@@ -18,6 +19,9 @@ type options struct {
 	limits     ipc.Limits
 	maxMessage int
 	log        *slog.Logger
+	resources  ipc.Resources
+	checksum   *[sha256.Size]byte
+	output     *slog.Logger
 }
 
 func newOptions(opts []Option) *options {
@@ -73,3 +77,34 @@ func WithGrace(d time.Duration) Option { return func(o *options) { o.limits.Grac
 // WithLogger sets where the host writes what nobody would learn otherwise. It
 // is [slog.Default] by default.
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.log = l } }
+
+// WithOutput sends what the worker writes to stdout and stderr to l, line by line,
+// with the attributes pid and stream ("stdout" or "stderr"). It serves those of the
+// two that the command leaves nil. Close returns when the last line, ended or not,
+// was logged, unless the logger is slow.
+//
+// A line that a [slog.JSONHandler] of the worker has written keeps its time, level,
+// message and attributes; attributes pid and stream of its own that say the same
+// are not repeated. Any other line is a message of [slog.LevelInfo], on either
+// stream. Empty lines are left out. A line longer than 64 KiB is cut into pieces of
+// that size, each a message.
+//
+// The worker never waits for the logger: lines of up to 1 MiB together may wait for
+// it, what comes beyond that is dropped, and the number of dropped lines is logged.
+//
+// With a detached worker, which may outlive its host, this option is an error.
+func WithOutput(l *slog.Logger) Option {
+	if l == nil {
+		panic("tandem: WithOutput of no logger")
+	}
+	return func(o *options) { o.output = l }
+}
+
+// WithChecksum makes the start fail with an [*ipc.ChecksumError], and nothing run,
+// unless the SHA-256 of the program's file is sum. On Linux the file that was read
+// is the one that runs, even if another takes its path meanwhile; the user has to be
+// allowed to read it, and /proc to be mounted. Elsewhere the file is read just before
+// the start. Neither helps against somebody who can write to the file itself.
+func WithChecksum(sum [sha256.Size]byte) Option {
+	return func(o *options) { o.checksum = &sum }
+}

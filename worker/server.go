@@ -41,6 +41,16 @@ func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
 // that wraps [ipc.ErrPeerGone]; with a driver that can reconnect it first waits
 // for the host to come back ([WithHostLimit]).
 //
+// When the host's process has ended, a worker that is not detached has a second in all
+// to end itself. Then it is killed, and with it its children, if it leads its process
+// group, as it does unless SysProcAttr or a wrapper put it into another. SIGTERM has
+// told them before, maybe more than once; Serve may return nil then. Children that
+// have not left the group are also told to end, by SIGTERM, when Serve returns because
+// of SIGTERM or an error. For a second after that, SIGTERM does not end the process.
+//
+// While Serve runs and after it, writing to a stdout or stderr that nobody reads any
+// more is an error, as it is for other files, and does not end the process.
+//
 // It returns an error at once, which the host gets too, if no host started this
 // process, or they do not agree. A process can serve its host once.
 func (s *Server) Serve(ctx context.Context) error {
@@ -54,8 +64,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	if startup == nil {
 		return fmt.Errorf("tandem: this process was not started by a host: there is no %s in its environment (see worker.Spawn)", ipc.StartupEnv)
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
-	defer stop()
+	parent := ctx
+	ctx, stop := signal.NotifyContext(parent, syscall.SIGTERM)
+	defer func() { stop() }()
+	surviveBrokenPipes()
 	driver, codec, err := s.agree(startup)
 	if err != nil {
 		_ = startup.Refuse(err.Error()) // the host is told if it still listens; the error is returned as well
@@ -70,16 +82,24 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer endpoint.Close()
 	for {
 		link, err := accept(ctx, endpoint, startup, codec)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
+		again := false
+		switch {
+		case err == nil:
+			again, err = s.serveLink(ctx, link, codec, startup.Limits)
+		case ctx.Err() != nil:
+			err = nil
 		}
-		again, err := s.serveLink(ctx, link, codec, startup.Limits)
-		if !again {
-			return err
+		if again {
+			continue
 		}
+		if err != nil || ctx.Err() != nil && parent.Err() == nil { // no host, or SIGTERM
+			endGroup(startup.HostGone())
+			// The end of the host may come as more than one SIGTERM, and none
+			// may end what main has deferred.
+			handled := stop
+			stop = func() { time.AfterFunc(orphanLimit, handled) }
+		}
+		return err
 	}
 }
 
@@ -126,6 +146,10 @@ func accept(ctx context.Context, endpoint ipc.Endpoint, startup *ipc.StartupData
 	}
 	return link, err
 }
+
+// orphanLimit is how long an attached worker may run on after its host's end, with
+// all that it has begun: what main has deferred runs within it.
+const orphanLimit = time.Second
 
 // lostGrace is how long handlers may run on after their host is gone.
 const lostGrace = 500 * time.Millisecond

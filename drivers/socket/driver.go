@@ -76,7 +76,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	place, err := choosePlace(d.Path, cmd.Cmd.SysProcAttr)
+	place, err := choosePlace(d.Path)
 	if err != nil {
 		return nil, err
 	}

@@ -30,9 +30,13 @@ func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
 	at := place{path: s.Address}
 	if opts.Private {
 		at.dir = filepath.Dir(s.Address)
+		if err := os.Mkdir(at.dir, 0o700); err != nil {
+			return nil, fmt.Errorf("tandem: socket: make a private directory for the socket: %w", err)
+		}
 	}
 	ln, id, err := listen(s.Address)
 	if err != nil {
+		at.remove(nil)
 		// Best effort: the host finds out anyway, but not why.
 		_ = s.Refuse(err.Error())
 		return nil, err

@@ -23,10 +23,10 @@ type place struct {
 	dir  string // the directory made for it alone, or ""
 }
 
-// choosePlace checks the user's path, or makes a private directory.
-func choosePlace(path string, attr *syscall.SysProcAttr) (place, error) {
+// choosePlace checks the user's path, or finds a private one.
+func choosePlace(path string) (place, error) {
 	if path == "" {
-		return makePlace(attr)
+		return makePlace()
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -41,24 +41,21 @@ func choosePlace(path string, attr *syscall.SysProcAttr) (place, error) {
 	return place{path: abs}, nil
 }
 
-// makePlace makes a directory that only the user can enter, with a path short
-// enough for a socket.
-func makePlace(attr *syscall.SysProcAttr) (place, error) {
+// makePlace finds a name for a directory, with a path short enough for a socket. The
+// worker makes the directory: if host and worker are killed before the worker can
+// tidy up there is nothing to tidy up.
+func makePlace() (place, error) {
 	var dir string
 	var err error
 	for _, parent := range []string{os.TempDir(), "/tmp"} {
 		if dir, err = os.MkdirTemp(parent, "tandem-*"); err != nil {
 			continue
 		}
+		os.Remove(dir)
 		p := place{path: filepath.Join(dir, socketName), dir: dir}
 		if len(p.path) > maxPath || !filepath.IsAbs(p.path) {
 			err = fmt.Errorf("path %q has %d bytes, largest allowed %d", p.path, len(p.path), maxPath)
-			os.Remove(dir)
 			continue
-		}
-		if err = giveTo(attr, dir); err != nil {
-			os.Remove(dir)
-			break
 		}
 		return p, nil
 	}

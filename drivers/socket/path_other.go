@@ -12,6 +12,4 @@ func lockDir(string) (unlock func()) { return func() {} }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
-func giveTo(*syscall.SysProcAttr, string) error { return nil }
-
 func workerUID(*syscall.SysProcAttr) int { return os.Geteuid() }

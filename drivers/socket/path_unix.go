@@ -4,7 +4,6 @@ package socket
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -34,17 +33,6 @@ func lockDir(dir string) (unlock func()) {
 }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
-
-// giveTo makes dir belong to the user that the worker will run as.
-func giveTo(attr *syscall.SysProcAttr, dir string) error {
-	if attr == nil || attr.Credential == nil {
-		return nil
-	}
-	if err := os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
-		return fmt.Errorf("give it to the worker's user: %w", err)
-	}
-	return nil
-}
 
 // workerUID returns the user that the worker runs as.
 func workerUID(attr *syscall.SysProcAttr) int {

@@ -20,6 +20,8 @@ import (
 type Process struct {
 	cmd    *exec.Cmd
 	stderr *tail
+	output *output  // nil unless its lines are logged
+	life   *os.File // ends with us, for the worker to see; nil if it may outlive us
 	done   chan struct{}
 
 	// mu keeps the group from being signalled once its leader was reaped and
@@ -33,10 +35,20 @@ type Process struct {
 // grandchildren may hold it open.
 const stdioDelay = 500 * time.Millisecond
 
-// start starts cmd in a process group of its own, or a session of its own if
-// detached.
-func start(cmd *exec.Cmd, detached bool) (*Process, error) {
-	p := &Process{cmd: cmd, done: make(chan struct{}), stderr: new(tail)}
+// start starts the command in a process group of its own, or a session of its own
+// if detached. The reaping closes life.
+func start(command *ipc.Command, detached bool, life *os.File) (*Process, error) {
+	cmd := command.Cmd
+	p := &Process{cmd: cmd, life: life, done: make(chan struct{}), stderr: new(tail)}
+	if command.Output != nil {
+		p.output = newOutput(command.Output)
+		if cmd.Stdout == nil {
+			cmd.Stdout = p.output.writer("stdout")
+		}
+		if cmd.Stderr == nil {
+			cmd.Stderr = p.output.writer("stderr")
+		}
+	}
 	var fromChild, toUs *os.File
 	if detached {
 		// A pipe to a host that has gone would break.
@@ -57,7 +69,7 @@ func start(cmd *exec.Cmd, detached bool) (*Process, error) {
 	if cmd.WaitDelay == 0 {
 		cmd.WaitDelay = stdioDelay
 	}
-	wait, err := startOS(cmd, detached)
+	wait, err := startOS(cmd, detached, command.Resources.CPUs)
 	if toUs != nil {
 		toUs.Close()
 	}
@@ -66,6 +78,9 @@ func start(cmd *exec.Cmd, detached bool) (*Process, error) {
 			fromChild.Close()
 		}
 		return nil, err
+	}
+	if p.output != nil {
+		go p.output.run(p.PID())
 	}
 	copied := make(chan struct{})
 	go func() {
@@ -121,14 +136,25 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 		err = p.cmd.Wait()
 		p.noMoreSignals()
 	}
+	if p.life != nil {
+		p.life.Close()
+	}
+	late := time.After(stdioDelay)
 	if fromChild != nil {
 		select {
 		case <-copied:
-		case <-time.After(stdioDelay):
+		case <-late:
 		}
 		// Ends the copying if a grandchild holds the other end. If the user's
 		// writer blocks nothing does, and the end of the process is told.
 		fromChild.Close()
+	}
+	if p.output != nil {
+		p.output.close()
+		select {
+		case <-p.output.done:
+		case <-late:
+		}
 	}
 	exit := &ipc.ExitError{PID: p.PID(), Program: p.program(), Code: -1, Stderr: p.Stderr()}
 	if state := p.cmd.ProcessState; state != nil {

@@ -5,11 +5,13 @@ package process
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,6 +112,32 @@ func TestSettingsOfTheUser(t *testing.T) {
 	b, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, "own "+dir+" leader", string(b), "environment, directory, and a process group of its own")
+}
+
+// The user's own parent-death signal stays; without one it is SIGTERM.
+func TestParentDeathSignal(t *testing.T) {
+	for user, want := range map[syscall.Signal]syscall.Signal{0: syscall.SIGTERM, syscall.SIGUSR2: syscall.SIGUSR2} {
+		p, _ := spawn(t, &exec.Cmd{SysProcAttr: &syscall.SysProcAttr{Pdeathsig: user}}, Options{}, "t")
+		require.Equal(t, want, p.cmd.SysProcAttr.Pdeathsig)
+	}
+}
+
+// The file that was read is the one that runs, also a script's.
+func TestVerifiedFileIsWhatRuns(t *testing.T) {
+	dir := t.TempDir()
+	script := []byte("#!/bin/sh\necho $0 says $1\n")
+	path := filepath.Join(dir, "program")
+	require.NoError(t, os.WriteFile(path, script, 0o700))
+	sum := sha256.Sum256(script)
+	var out bytes.Buffer
+	cmd := &ipc.Command{Cmd: &exec.Cmd{Path: "./program", Args: []string{"program", "hello"}, Dir: dir, Stdout: &out}, Checksum: &sum}
+	given := files{cmd: cmd.Cmd}
+	require.NoError(t, verify(cmd, &given))
+	require.NoError(t, os.WriteFile(path+"2", []byte("#!/bin/sh\necho replaced\n"), 0o700))
+	require.NoError(t, os.Rename(path+"2", path))
+	require.NoError(t, cmd.Cmd.Run())
+	given.close()
+	require.Equal(t, "/proc/self/fd/3 says hello\n", out.String())
 }
 
 func TestExit(t *testing.T) {

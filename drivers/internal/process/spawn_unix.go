@@ -38,28 +38,35 @@ func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*
 	if cmd.Cmd.Err != nil {
 		return nil, nil, fmt.Errorf("tandem: start worker: %w", cmd.Cmd.Err)
 	}
+	if opts.Detached && cmd.Output != nil {
+		return nil, nil, errors.New("tandem: a detached worker may outlive its host, so its output cannot be logged there: " +
+			"give it files as Stdout and Stderr, or leave Output out (worker.WithOutput)")
+	}
+	given := files{cmd: cmd.Cmd}
+	defer given.close() // the worker has copies
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, nil, err
 	}
-	defer theirs.Close()
-	cmd.Cmd.ExtraFiles = append(cmd.Cmd.ExtraFiles, theirs)
-	cmd.Startup.Control = 2 + len(cmd.Cmd.ExtraFiles) // after stdio and the user's own
-	env, err := cmd.Startup.Env()
+	cmd.Startup.Control = given.add(theirs)
+	var life *os.File
+	if !opts.Detached {
+		var end *os.File
+		if end, life, err = os.Pipe(); err != nil {
+			ours.Close()
+			return nil, nil, fmt.Errorf("tandem: pipe to the worker: %w", err)
+		}
+		cmd.Startup.Life = given.add(end)
+	}
+	p, err := startWith(cmd, opts, &given, life)
 	if err != nil {
 		ours.Close()
+		if life != nil {
+			life.Close()
+		}
 		return nil, nil, err
 	}
-	if cmd.Cmd.Env == nil {
-		cmd.Cmd.Env = os.Environ()
-	}
-	cmd.Cmd.Env = append(cmd.Cmd.Env, env)
-	p, err := start(cmd.Cmd, opts.Detached)
-	if err != nil {
-		ours.Close()
-		return nil, nil, fmt.Errorf("tandem: start worker %s: %w", cmd.Cmd.Path, err)
-	}
-	theirs.Close() // so that the end of the worker is the end of the socket
+	given.close() // so that the end of the worker is the end of the socket
 
 	stop := context.AfterFunc(ctx, func() { _ = ours.SetDeadline(time.Unix(1, 0)) })
 	err = handshake(ours)
@@ -67,10 +74,60 @@ func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*
 		err = ctx.Err()
 	}
 	if err == nil {
+		err = boundAgain(p.PID(), cmd.Resources)
+	}
+	if err == nil {
 		return p, ours, nil
 	}
 	ours.Close()
 	return nil, nil, p.failed(ctx, err)
+}
+
+// files are what a command inherits beside the user's own, whose numbers stay.
+type files struct {
+	cmd   *exec.Cmd
+	added []*os.File
+}
+
+// add returns the number that f, which it takes over, will have in the worker.
+func (g *files) add(f *os.File) int {
+	g.added = append(g.added, f)
+	g.cmd.ExtraFiles = append(g.cmd.ExtraFiles, f)
+	return 2 + len(g.cmd.ExtraFiles)
+}
+
+func (g *files) close() {
+	for _, f := range g.added {
+		f.Close()
+	}
+	g.added = nil
+}
+
+// startWith starts cmd with what it asks for.
+func startWith(cmd *ipc.Command, opts Options, given *files, life *os.File) (*Process, error) {
+	path := cmd.Cmd.Path
+	if cmd.Checksum != nil {
+		if err := verify(cmd, given); err != nil {
+			return nil, err
+		}
+	}
+	entry, err := cmd.Startup.Env()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Cmd.Env = environ(cmd.Cmd.Env, cmd.Resources, entry)
+	p, err := start(cmd, opts.Detached, life)
+	if err != nil {
+		if cmd.Cmd.Dir != "" {
+			path += " in " + cmd.Cmd.Dir // which may be what does not exist
+		}
+		return nil, fmt.Errorf("tandem: start worker %s: %w", path, err)
+	}
+	if err := bound(p.PID(), cmd.Resources); err != nil {
+		p.Kill()
+		return nil, fmt.Errorf("tandem: start worker %s: %w", path, err)
+	}
+	return p, nil
 }
 
 // failed ends a worker whose handshake failed with err, and says why.

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"runtime"
@@ -34,7 +35,7 @@ func onStarterThread(f func()) {
 
 // startOS starts cmd. It returns a function that waits for the end of the
 // process and does not reap it.
-func startOS(cmd *exec.Cmd, detached bool) (wait func() bool, err error) {
+func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, err error) {
 	attr := sysProcAttr(cmd, detached)
 	if !detached && attr.Pdeathsig == 0 {
 		// The second net; the first is that the worker sees its control socket
@@ -44,8 +45,9 @@ func startOS(cmd *exec.Cmd, detached bool) (wait func() bool, err error) {
 	pidfd := -1
 	attr.PidFD = &pidfd
 	cmd.SysProcAttr = attr
-	onStarterThread(func() { err = cmd.Start() })
-	if err != nil {
+	var unbound error
+	onStarterThread(func() { unbound = onCPUs(cpus, func() { err = cmd.Start() }) })
+	if err = cmp.Or(err, unbound); err != nil {
 		return nil, err
 	}
 	return func() bool { return waitPidFD(pidfd) }, nil

@@ -26,6 +26,6 @@ func Spawn(context.Context, *ipc.Command, Options, func(*net.UnixConn) error) (*
 // Control fails on this system.
 func Control(*ipc.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
 
-func startOS(*exec.Cmd, bool) (wait func() bool, err error) { return nil, errUnsupported }
+func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
 
 func signalGroup(p *os.Process, sig os.Signal) error { return p.Signal(sig) }

@@ -6,7 +6,7 @@ import "os/exec"
 
 // startOS starts cmd. The function it returns does not wait, so that reaping
 // the process is what blocks.
-func startOS(cmd *exec.Cmd, detached bool) (wait func() bool, err error) {
+func startOS(cmd *exec.Cmd, detached bool, _ int) (wait func() bool, err error) {
 	cmd.SysProcAttr = sysProcAttr(cmd, detached)
 	if err := cmd.Start(); err != nil {
 		return nil, err

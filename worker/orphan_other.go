@@ -1,0 +1,7 @@
+//go:build !unix
+
+package worker
+
+func endGroup(<-chan struct{}) {}
+
+func surviveBrokenPipes() {}
