@@ -18,6 +18,7 @@ type options struct {
 	limits     ipc.Limits
 	maxMessage int
 	log        *slog.Logger
+	restart    *Restart // nil: never
 }
 
 func newOptions(opts []Option) *options {
