@@ -77,6 +77,9 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 		}
 	}
 	o := newOptions(opts)
+	if err := o.checkResume(driver.Name(), driver.Capabilities()); err != nil {
+		return nil, err
+	}
 	c := newClient[C](o, driver.Capabilities())
 	c.driver, c.cmd = driver, cloneCmd(cmd)
 	if o.restart != nil {
