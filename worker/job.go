@@ -221,7 +221,9 @@ func (s *session) sendCancel(tx uint64) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
-	_ = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+	if err := s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx}); err != nil && s.resumer != nil {
+		s.resumer.forget(s, callKey{s.number, tx})
+	}
 }
 
 // running knows the handlers that a cancel frame or the end of the session can

@@ -81,8 +81,11 @@ func (l *life[C]) linked(link ipc.Link) {
 	c := l.client
 	number := l.numbered(link)
 	next := newSession(link, 0, c.opts.codec, c.opts.limits, &c.registry, c.opts.log, l.explain)
-	l.resumes(next, number)
+	if number > 0 {
+		next.number, next.resumer = number, l
+	}
 	old := l.session.Swap(next)
+	l.remind(next)
 	if old == nil {
 		return
 	}

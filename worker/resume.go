@@ -71,8 +71,9 @@ func numberFrame(n uint64) ipc.Frame {
 type resumer interface {
 	// next waits for a session after s.
 	next(ctx context.Context, s *session, deadline time.Time) (*session, error)
-	// forget makes the worker forget a call that nobody waits for any more.
-	forget(k callKey)
+	// forget makes the worker end a call that nobody waits for any more, and that
+	// it could not be told of over the link of s.
+	forget(s *session, k ...callKey)
 }
 
 // errNotKept is how a worker answers for a call that it cannot resume.
@@ -104,10 +105,10 @@ func (s *session) resume(ctx context.Context, k callKey, inv ipc.Invocation, lim
 		case errors.Is(err, errNotKept):
 			return nil, fmt.Errorf("%w: %w", ipc.ErrDisconnected, errNotKept)
 		case errors.Is(err, errLimit), errors.As(err, &over):
-			s.resumer.forget(k)
+			s.resumer.forget(s, k)
 			return nil, overLimit(inv.Method.Name, limit)
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			s.resumer.forget(k)
+			s.resumer.forget(s, k)
 			return nil, err
 		case next == nil || !next.resumable(err):
 			return nil, s.nameMethod(err, inv.Method)
@@ -148,16 +149,20 @@ func (s *session) ask(ctx context.Context, k callKey, inv ipc.Invocation, deadli
 func (s *session) abandon(keys []callKey) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
-	for _, k := range keys {
+	for i, k := range keys {
 		c, tx, err := s.calls.add(nil)
+		if err == nil {
+			err = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindResume, Tx: tx, Payload: k.append(nil)})
+			if err == nil {
+				err = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+			}
+			c.giveUp()
+			s.calls.remove(c)
+		}
 		if err != nil {
+			s.resumer.forget(s, keys[i:]...)
 			return
 		}
-		if s.link.Send(ctx, ipc.Frame{Kind: ipc.KindResume, Tx: tx, Payload: k.append(nil)}) == nil {
-			s.sendCancel(tx)
-		}
-		c.giveUp()
-		s.calls.remove(c)
 	}
 }
 
@@ -189,12 +194,26 @@ func (l *life[C]) next(ctx context.Context, s *session, deadline time.Time) (*se
 	}
 }
 
-// forget remembers what to abandon when there is a link.
-func (l *life[C]) forget(k callKey) {
+// forget makes the worker end calls as soon as there is a link after that of s.
+func (l *life[C]) forget(s *session, k ...callKey) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if len(l.forgotten) < maxCalls {
-		l.forgotten = append(l.forgotten, k)
+		l.forgotten = append(l.forgotten, k...)
+	}
+	l.mu.Unlock()
+	if now := l.session.Load(); now.number > s.number {
+		l.remind(now)
+	}
+}
+
+// remind tells the worker what was forgotten, over the link of s, the present one.
+func (l *life[C]) remind(s *session) {
+	l.mu.Lock()
+	forgotten := l.forgotten
+	l.forgotten = nil
+	l.mu.Unlock()
+	if len(forgotten) > 0 {
+		go s.abandon(forgotten)
 	}
 }
 
@@ -207,19 +226,4 @@ func (l *life[C]) numbered(link ipc.Link) uint64 {
 	n := linkNumbers.Add(1)
 	_ = link.Send(l.client.ctx, numberFrame(n)) // it has room; if it has ended the session finds out
 	return n
-}
-
-// resumes connects the session of a link with those before and after it.
-func (l *life[C]) resumes(s *session, number uint64) {
-	if number == 0 {
-		return
-	}
-	s.number, s.resumer = number, l
-	l.mu.Lock()
-	forgotten := l.forgotten
-	l.forgotten = nil
-	l.mu.Unlock()
-	if len(forgotten) > 0 {
-		s.handling.Go(func() { s.abandon(forgotten) })
-	}
 }

@@ -59,9 +59,9 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 		c.place.dir = filepath.Dir(ref.Path)
 	}
 	c.init()
-	err = c.establish(ctx, nil)
-	if err != nil {
-		c.Close()
+	if err := c.establish(ctx, nil); err != nil {
+		c.end(false)
+		p.Close()
 		if errors.Is(err, ipc.ErrPeerGone) {
 			err = fmt.Errorf("%w: %w", ErrStale, err)
 		}

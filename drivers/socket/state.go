@@ -164,7 +164,10 @@ func (c *Channel) reconnectUnasked(l *link) error {
 		return err
 	}
 	defer c.endTurn()
-	if c.present() != l {
+	switch {
+	case c.proc.Exit() != nil:
+		return c.exited()
+	case c.present() != l:
 		return nil // a Reconnect was faster
 	}
 	return c.establish(ctx, func(attempt int, last error) {
