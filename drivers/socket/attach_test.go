@@ -386,7 +386,7 @@ func TestSecondHostIsQueued(t *testing.T) {
 	}
 	queued := func(n int) {
 		t.Helper()
-		eventually(t, "the attach waits", func() bool { return goroutinesIn("(*Channel).hear") == n })
+		eventually(t, "the attach waits", func() bool { return goroutinesIn("(*Channel).awaitTurn") == n })
 	}
 	socket.SetHelloTimeout(t, 2*time.Second)
 	first := wait(h.ctx)

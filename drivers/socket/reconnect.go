@@ -205,27 +205,26 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 // greet exchanges hellos, within helloTimeout; but if the worker has a host and
 // says that we are to wait for our turn, for as long as ctx allows.
 func (c *Channel) greet(ctx context.Context, conn netConn) (ipc.Hello, error) {
-	said := sayHello(conn, c.local)
-	for queued := false; ; queued = true {
-		remote, err := c.hear(ctx, conn, said, queued)
-		var mismatch *ipc.MismatchError
-		switch {
-		case errors.Is(err, ipc.ErrQueued) && !queued:
-			continue
-		case errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol), errors.Is(err, ipc.ErrQueued):
-			return remote, strangerError{err}
-		}
-		return remote, err
+	short, cancel := withHelloTimeout(ctx)
+	defer cancel()
+	remote, err := c.hear(short, conn, sayHello(conn, c.local))
+	if errors.Is(err, ipc.ErrQueued) {
+		remote, err = c.awaitTurn(ctx, conn)
 	}
+	var mismatch *ipc.MismatchError
+	if errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued) {
+		err = strangerError{err}
+	}
+	return remote, err
 }
 
-// hear hears the worker's hello.
-func (c *Channel) hear(ctx context.Context, conn netConn, said error, patient bool) (ipc.Hello, error) {
-	if !patient {
-		var cancel context.CancelFunc
-		ctx, cancel = withHelloTimeout(ctx)
-		defer cancel()
-	}
+// awaitTurn waits in the worker's queue.
+func (c *Channel) awaitTurn(ctx context.Context, conn netConn) (ipc.Hello, error) {
+	return c.hear(ctx, conn, nil)
+}
+
+// hear hears the worker's hello. said is what saying ours came to.
+func (c *Channel) hear(ctx context.Context, conn netConn, said error) (ipc.Hello, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
 	remote, err := process.HearHello(conn, c.local, said)
 	if !stop() {
