@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -19,14 +18,12 @@ type afterlife struct {
 	limit   int // of the bytes kept; 0 keeps nothing
 	dropped atomic.Uint64
 
-	ctx     context.Context // of all handlers
-	end     context.CancelFunc
 	running sync.WaitGroup // sessions that were disconnected and have handlers
 
 	mu sync.Mutex // guards the following
 	// host is who is served, or was last. Others have no claim to what is kept.
 	host     hostID
-	sessions map[linkID]*session // that were disconnected and have handlers
+	sessions map[*session]linkID // that were disconnected and have handlers
 	calls    map[callID]*afterCall
 	bytes    int // of the answers in calls
 }
@@ -62,8 +59,7 @@ const answerCost = 64
 
 func (a *afterlife) begin(limit int) {
 	a.limit = limit
-	a.ctx, a.end = context.WithCancel(context.Background())
-	a.sessions = make(map[linkID]*session)
+	a.sessions = make(map[*session]linkID)
 	a.calls = make(map[callID]*afterCall)
 }
 
@@ -79,24 +75,20 @@ func (a *afterlife) serve(s *session) {
 		}
 	}
 	s.afterlife = a
-	s.base(a.ctx)
 }
 
 // leave sees to the handlers of s, whose link was disconnected.
 func (a *afterlife) leave(s *session) {
 	id := s.linkID()
 	a.mu.Lock()
-	a.sessions[id] = s
+	a.sessions[s] = id
 	a.mu.Unlock()
 	a.running.Go(func() {
 		s.close(0) // when its handlers have ended
 		s.cancel()
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if a.sessions[id] != s {
-			return
-		}
-		delete(a.sessions, id)
+		delete(a.sessions, s)
 		for _, c := range a.calls {
 			if c.id.link == id && c.answer == nil {
 				delete(a.calls, c.id) // its answer went out over the old link after all
@@ -111,17 +103,31 @@ func (s *session) linkID() linkID {
 	return linkID{hostID{peer.PID, peer.Nonce}, s.number}
 }
 
-// drain waits for the handlers that have survived their links until done, ends their
-// contexts, and waits for a moment more.
+// find returns the session of a link that was disconnected, if it has handlers.
+// a.mu is held.
+func (a *afterlife) find(link linkID) *session {
+	for s, id := range a.sessions {
+		if id == link {
+			return s
+		}
+	}
+	return nil
+}
+
+// drain ends the contexts of the handlers that have survived their links, and waits
+// for them, but not for longer than until.
 func (a *afterlife) drain(until time.Time) {
+	a.mu.Lock()
+	for s := range a.sessions {
+		s.cancel()
+	}
+	a.mu.Unlock()
 	ended := make(chan struct{})
 	go func() {
 		a.running.Wait()
 		close(ended)
 	}()
-	within(ended, time.Until(until), nil)
-	a.end()
-	within(ended, lostGrace, nil)
+	within(ended, max(time.Until(until), lostGrace), nil)
 }
 
 // drop gives a call up. a.mu is held.
@@ -203,7 +209,7 @@ func (a *afterlife) resume(s *session, f ipc.Frame) error {
 	defer a.mu.Unlock()
 	c := a.calls[id]
 	if c == nil {
-		if old := a.sessions[id.link]; old == nil || !old.running.has(id.tx) {
+		if old := a.find(id.link); old == nil || !old.running.has(id.tx) {
 			s.refuse(f, errNotKept)
 			return nil
 		}
@@ -225,7 +231,7 @@ func (a *afterlife) cancel(s *session, tx uint64) {
 	defer a.mu.Unlock()
 	for _, c := range a.calls {
 		if c.session == s && c.tx == tx {
-			if old := a.sessions[c.id.link]; old != nil {
+			if old := a.find(c.id.link); old != nil {
 				old.running.cancel(c.id.tx)
 			}
 			return

@@ -232,7 +232,7 @@ func TestHandlersOutliveTheLink(t *testing.T) {
 	require.Equal(t, holdState{Begun: 1, Ended: 1}, holding(t, w, "a"))
 }
 
-// A handler whose link has gone holds up the end of the worker for the grace only.
+// The contexts of handlers whose link has gone end with the worker.
 func TestHandlersOfOldLinksEndWithTheWorker(t *testing.T) {
 	w := startResume(t, socket.Driver{})
 	result := begin(t, context.Background(), w, "a")

@@ -46,7 +46,8 @@ func (s *Server) Dropped() uint64 { return s.after.dropped.Load() }
 // a goodbye Serve ends the contexts of the handlers at once and returns an error
 // that wraps [ipc.ErrPeerGone]. With a driver that can reconnect it first waits for
 // the host to come back ([WithHostLimit]); meanwhile the handlers go on, and their
-// answers are dropped, or kept ([WithResume]).
+// answers are dropped, or kept ([WithResume]). The contexts of such handlers end as
+// soon as Serve is to return, which waits for them within the same grace.
 //
 // It returns an error at once, which the host gets too, if no host started this
 // process, or they do not agree. A process can serve its host once.
@@ -83,7 +84,7 @@ func (s *Server) Serve(ctx context.Context) error {
 				s.after.drain(time.Now().Add(startup.Limits.Grace))
 				return nil
 			}
-			s.after.drain(time.Now())
+			s.after.drain(time.Now()) // and a moment
 			return err
 		}
 		again, err := s.serveLink(ctx, link, codec, startup.Limits)
@@ -152,8 +153,8 @@ func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, 
 			s.after.leave(host)
 			return true, nil
 		}
-		s.after.end()
 		host.close(lostGrace)
+		s.after.drain(time.Now())
 		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
 	case <-ctx.Done():
 	case <-host.goodbye:

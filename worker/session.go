@@ -78,16 +78,9 @@ func prepareSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limi
 		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
-	s.base(context.Background())
+	ctx := context.WithValue(context.Background(), sessionKey{}, s)
+	s.baseCtx, s.cancel = context.WithCancel(ctx)
 	return s
-}
-
-// base sets the context that those of the handlers come from.
-func (s *session) base(ctx context.Context) {
-	if s.cancel != nil {
-		s.cancel()
-	}
-	s.baseCtx, s.cancel = context.WithCancel(context.WithValue(ctx, sessionKey{}, s))
 }
 
 func (s *session) begin() {

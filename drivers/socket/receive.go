@@ -2,6 +2,7 @@ package socket
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -73,10 +74,18 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 		if err != nil {
 			return ipc.Frame{}, false, l.stop(l.finish(err))
 		}
+		shut := l.shut.Load()
 		err := l.fill()
 		if err == errAgain {
-			if end := l.end.Load(); end != nil {
+			switch end := l.end.Load(); {
+			case end == nil:
+			case shut:
 				return ipc.Frame{}, false, l.stop(*end)
+			default:
+				// The peer may have sent something since the look, and until the
+				// connection is shut, which happens right now.
+				runtime.Gosched()
+				continue
 			}
 			rd.setComplete(false)
 			return ipc.Frame{}, false, nil
