@@ -219,7 +219,8 @@ func TestAttachWhileTheFirstHostLives(t *testing.T) {
 	require.NoError(t, h.Disconnect())
 	require.NoError(t, h.Reconnect(h.ctx))
 	h.works()
-	h.kill() // which its parent, the first host, reaps
+	h.kill()
+	eventually(t, "its parent, the first host, reaps it", func() bool { return process.StartTime(ref.PID) == 0 })
 }
 
 func TestAttachToStaleRef(t *testing.T) {
