@@ -223,6 +223,15 @@ func TestAttachWhileTheFirstHostLives(t *testing.T) {
 	eventually(t, "its parent, the first host, reaps it", func() bool { return process.StartTime(ref.PID) == 0 })
 }
 
+// A host that attached and ends without Detach takes the worker with it.
+func TestAttachedHostDies(t *testing.T) {
+	ref := leftBy(t, "detach", true)
+	_, said := helper(t, "attach", ref.String()) // which ends at once
+	require.Equal(t, "false <nil>", said)
+	reap(t, ref.PID)
+	eventually(t, "it has tidied up", func() bool { return len(tmpFiles(t)) == 0 })
+}
+
 func TestAttachToStaleRef(t *testing.T) {
 	h := spawn(t, socket.Driver{Detached: true}, "echo", "")
 	ref, err := h.Detach()
