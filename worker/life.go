@@ -59,15 +59,21 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 		c.events.add(Event{Kind: EventExited, PID: pid, Attempt: number, Err: err})
 		return nil, err
 	}
-	l := &life[C]{client: c, channel: channel, number: number, ready: time.Now(), after: make(chan struct{})}
-	channel.Links(l.linked)
-	return l, nil
+	return c.adopt(channel), nil
 }
 
-// live makes l the present life.
+// adopt returns the life of a process that is ready.
+func (c *Client[C]) adopt(channel C) *life[C] {
+	l := &life[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	channel.Links(l.linked)
+	return l
+}
+
+// live makes l the first life.
 func (c *Client[C]) live(l *life[C]) {
 	c.life.Store(l)
 	l.report(EventReady, nil)
+	go c.supervise()
 }
 
 func (l *life[C]) report(kind EventKind, err error) {
