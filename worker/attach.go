@@ -24,11 +24,11 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	if !ok {
 		return nil, fmt.Errorf("%w: codec %q is not known here", socket.ErrBadRef, ref.Codec)
 	}
-	o := (&options{codec: codec, limits: ref.Limits, maxMessage: ref.MaxMessage, log: defaultOptions().log}).with(opts)
+	o := (&options{codec: codec, limits: ref.Limits, maxMessage: ref.MaxMessage, resume: ref.Resume, log: defaultOptions().log}).with(opts)
 	var errs []error
 	for name, given := range map[string]bool{
 		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostLimit": o.limits.Host != ref.Limits.Host,
-		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil,
+		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil, "WithResume": o.resume != ref.Resume,
 	} {
 		if given {
 			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", name))

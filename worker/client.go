@@ -77,6 +77,9 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 		}
 	}
 	o := defaultOptions().with(opts)
+	if err := o.checkResume(driver.Name(), driver.Capabilities()); err != nil {
+		return nil, err
+	}
 	var data []byte
 	if o.hasData {
 		var err error

@@ -18,6 +18,7 @@ type options struct {
 	limits     ipc.Limits
 	maxMessage int
 	log        *slog.Logger
+	resume     int // bytes; see WithResume
 
 	restart   *Restart // nil: never
 	attempts  int      // of a call; 0: 1

@@ -61,6 +61,7 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	c.init()
 	err = c.establish(ctx, nil)
 	if err != nil {
+		close(c.tidied) // there is nothing to wait for
 		c.Close()
 		if errors.Is(err, ipc.ErrPeerGone) {
 			err = fmt.Errorf("%w: %w", ErrStale, err)
