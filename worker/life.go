@@ -106,7 +106,7 @@ func (l *life[C]) linked(link ipc.Link) {
 func (l *life[C]) disconnected(s *session, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.reported != s && !l.client.closing.Load() {
+	if l.reported != s && (!l.client.closing.Load() || l.left()) {
 		l.reported = s
 		l.report(EventDisconnected, err)
 	}

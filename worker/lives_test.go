@@ -375,7 +375,8 @@ func TestEventReceiverBlocks(t *testing.T) {
 // A worker that hangs up and runs on is of no use any more: it is killed where it
 // cannot be linked again, or is to be replaced.
 func TestWorkerHangsUp(t *testing.T) {
-	eachDriver(t, func(t *testing.T, s spawner) {
+	t.Parallel()
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		for _, restarted := range []bool{false, true} {
 			t.Run(map[bool]string{false: "alone", true: "restarted"}[restarted], func(t *testing.T) {
 				t.Parallel()
@@ -394,6 +395,7 @@ func TestWorkerHangsUp(t *testing.T) {
 					require.ErrorContains(t, err, "runs")
 					require.False(t, gone(before))
 					require.ErrorIs(t, r.await(t, worker.EventDisconnected, 1).Err, ipc.ErrPeerGone)
+					require.NoError(t, syscall.Kill(before, syscall.SIGKILL))
 					return
 				}
 				var exit *worker.ExitError
@@ -404,6 +406,9 @@ func TestWorkerHangsUp(t *testing.T) {
 				require.True(t, gone(before))
 				_, err = add.Call(t.Context(), w, pair{})
 				require.Equal(t, restarted, err == nil)
+				if restarted {
+					require.NoError(t, syscall.Kill(w.PID(), syscall.SIGKILL)) // it would not end for less
+				}
 			})
 		}
 	})
@@ -433,7 +438,7 @@ func TestDrainingWorkerIsReplaced(t *testing.T) {
 		old := w.PID()
 		pending := make(chan error)
 		go func() {
-			_, err := sleep.Call(context.Background(), w, 500*time.Millisecond)
+			_, err := sleep.Call(context.Background(), w, 200*time.Millisecond)
 			pending <- err
 		}()
 		eventually(t, "in the handler", func() bool { return count(t, w, "sleep.begin") == 1 })

@@ -311,6 +311,18 @@ func eachDriver(t *testing.T, test func(t *testing.T, s spawner)) {
 	}
 }
 
+// eachPlainDriver runs a slow test, in parallel, with the drivers as they are.
+func eachPlainDriver(t *testing.T, test func(t *testing.T, s spawner)) {
+	for _, s := range spawners {
+		if s.name == "shm" || s.name == "socket" {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				test(t, s)
+			})
+		}
+	}
+}
+
 // eventually waits for a condition, without a limit but the test's.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
