@@ -61,15 +61,21 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 		c.events.add(Event{Kind: EventExited, PID: pid, Attempt: number, Err: err})
 		return nil, err
 	}
-	l := &life[C]{client: c, channel: channel, number: number, ready: time.Now(), after: make(chan struct{})}
-	channel.Links(l.linked)
-	return l, nil
+	return c.adopt(channel), nil
 }
 
-// live makes l the present life.
+// adopt returns the life of a process that is ready.
+func (c *Client[C]) adopt(channel C) *life[C] {
+	l := &life[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	channel.Links(l.linked)
+	return l
+}
+
+// live makes l the first life.
 func (c *Client[C]) live(l *life[C]) {
 	c.life.Store(l)
 	l.report(EventReady, nil)
+	go c.supervise()
 }
 
 func (l *life[C]) report(kind EventKind, err error) {
@@ -103,7 +109,7 @@ func (l *life[C]) linked(link ipc.Link) {
 func (l *life[C]) disconnected(s *session, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.reported != s && !l.client.closing.Load() {
+	if l.reported != s && (!l.client.closing.Load() || l.left()) {
 		l.reported = s
 		l.report(EventDisconnected, err)
 	}
@@ -140,7 +146,7 @@ func (l *life[C]) explain(s *session, err error) error {
 	case exit != nil:
 		return exit
 	case errors.Is(err, ipc.ErrPeerGone) && isClosed(s.replaced):
-		err = fmt.Errorf("%w: worker (pid %d) has closed its link, and there is another now", ipc.ErrDisconnected, p.PID())
+		err = fmt.Errorf("%w: worker (pid %d) has closed its link, and there is another now: %w", ipc.ErrDisconnected, p.PID(), err)
 	case errors.Is(err, ipc.ErrPeerGone):
 		err = fmt.Errorf("worker (pid %d) has closed its link, and runs: %w", p.PID(), err)
 	}

@@ -27,8 +27,12 @@ type options struct {
 	events    func(Event)
 }
 
-func newOptions(opts []Option) *options {
-	o := &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+func defaultOptions() *options {
+	return &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+}
+
+// with applies opts to o, and returns it.
+func (o *options) with(opts []Option) *options {
 	for _, opt := range opts {
 		opt(o)
 	}
