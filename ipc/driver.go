@@ -72,6 +72,9 @@ type Command struct {
 	// Output, if not nil, gets the lines that the process writes to those of
 	// stdout and stderr that Cmd leaves nil.
 	Output *slog.Logger
+	// Started, if set, is called when the process has been started, before its
+	// hello.
+	Started func(pid int)
 }
 
 // Resources bound what a worker's process may use. A field that is 0 or false

@@ -72,9 +72,9 @@ type Future[Res any] struct {
 // ctx and limits bound the whole call. Errors are those of [Method.Call] for requests
 // that could not be sent; all others come from Wait.
 func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
-	limit := m.limit
+	o := m.callOptions
 	if len(opts) > 0 {
-		limit = applyCallOptions(limit, opts)
+		o = o.with(opts)
 	}
 	f := &Future[Res]{method: m.info.Name, codec: m.Codec(c.Codec())}
 	in := getBuffer()
@@ -87,7 +87,7 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	} else {
 		in.b = request
 	}
-	inv := Invocation{Method: m.info, Request: request, Limit: limit}
+	inv := m.invocation(request, o)
 	if f.codec != Raw {
 		f.out = getBuffer()
 		inv.Response = f.out.b

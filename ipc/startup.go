@@ -56,6 +56,10 @@ type StartupData struct {
 	// initialised.
 	Program int `cbor:"13,keyasint,omitempty"`
 
+	// Resume is how many bytes of answers the worker keeps for a host that
+	// disconnects and comes back. See worker.WithResume.
+	Resume int `cbor:"16,keyasint,omitempty"`
+
 	taken    atomic.Bool // the control descriptor
 	hostGone chan struct{}
 }

@@ -15,7 +15,7 @@ const (
 )
 
 var (
-	errDraining = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
+	errDraining = &ipc.Error{Code: ipc.CodeUnavailable, Message: "the worker is shutting down", Details: map[string]string{detailDraining: "1"}}
 	errTooBusy  = ipc.Errorf(ipc.CodeResourceExhausted, "%d handlers, or %d bytes of requests, are at work on this link", maxHandlers, maxRequests)
 )
 

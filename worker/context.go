@@ -121,11 +121,19 @@ func (r *running) remove(c *handlerContext) {
 	r.mu.Unlock()
 }
 
-func (r *running) cancel(tx uint64) {
+// cancel ends the context of a handler, and returns false if it is not known.
+func (r *running) cancel(tx uint64) bool {
 	r.mu.Lock()
 	c := r.byTx[tx]
 	r.mu.Unlock()
 	if c != nil {
 		c.cancel()
 	}
+	return c != nil
+}
+
+func (r *running) has(tx uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byTx[tx] != nil
 }

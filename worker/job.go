@@ -79,9 +79,17 @@ func (s *session) refuse(f ipc.Frame, why error) {
 	// Not here: the reader must not block.
 	s.handling.Go(func() {
 		defer s.refusing.Add(-1)
-		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)})
+		refusal := ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)}
+		if f.Kind == ipc.KindResume {
+			_ = s.transmit(refusal) // the host asks again
+			return
+		}
+		s.answer(refusal)
 	})
 }
+
+// detailDraining is in the error for a request that came too late to be run.
+const detailDraining = "tandem.draining"
 
 // The details of the error for an unknown method.
 const (
@@ -219,9 +227,21 @@ func (s *session) call(j *job) (response, failure []byte) {
 // answer sends a response or an error. The link's end is the only thing that
 // can keep it from arriving.
 func (s *session) answer(f ipc.Frame) {
+	err := s.transmit(f)
+	switch {
+	case err == nil:
+	case s.afterlife != nil && errors.Is(err, ipc.ErrDisconnected):
+		s.afterlife.answer(callID{s.linkID(), f.Tx}, f)
+	case s.baseCtx.Err() == nil:
+		s.unsent(err)
+	}
+}
+
+// transmit sends an answer, or, if that is too large for the link, says so.
+func (s *session) transmit(f ipc.Frame) error {
 	err := s.link.Send(s.baseCtx, f)
 	if err == nil {
-		return
+		return nil
 	}
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
@@ -229,9 +249,7 @@ func (s *session) answer(f ipc.Frame) {
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
 		err = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
-	if err != nil && s.baseCtx.Err() == nil {
-		s.unsent(err)
-	}
+	return err
 }
 
 // sendCancel tells the peer that nobody waits for the answer any more.
@@ -239,7 +257,9 @@ func (s *session) sendCancel(tx uint64) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
-	_ = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+	if err := s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx}); err != nil && s.resumer != nil {
+		s.resumer.forget(s, callKey{s.number, tx})
+	}
 }
 
 // Host returns a [ipc.Caller] for the process whose call ctx, the context of a

@@ -22,12 +22,26 @@ type options struct {
 	resources  ipc.Resources
 	checksum   *[sha256.Size]byte
 	output     *slog.Logger
+	resume     int // bytes; see WithResume
+
+	restart   *Restart // nil: never
+	attempts  int      // of a call; 0: 1
+	retryAll  bool
+	heartbeat struct{ interval, limit time.Duration }
+	events    func(Event)
 }
 
-func newOptions(opts []Option) *options {
-	o := &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+func defaultOptions() *options {
+	return &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+}
+
+// with applies opts to o, and returns it.
+func (o *options) with(opts []Option) *options {
 	for _, opt := range opts {
 		opt(o)
+	}
+	if o.attempts > 0 && o.restart == nil {
+		o.restart = new(Restart)
 	}
 	return o
 }

@@ -200,8 +200,8 @@ func (k *keeper) end(s *session) {
 func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 	j := &k.job
 	j.take(s, h, f)
-	k.follows = f.More
-	k.over = false // nobody looks before the role says inline
+	k.follows = f.More && (s.afterlife == nil || s.afterlife.limit == 0) // what is kept must not wait on the link
+	k.over = false                                                       // nobody looks before the role says inline
 	s.inline = k
 	s.runs++
 	timed := s.runs%sampleEvery == 0

@@ -47,7 +47,7 @@ type session struct {
 
 	// explain, if set, turns the error that ended the link into one that says
 	// more, and may wait for a moment to do so.
-	explain func(error) error
+	explain func(*session, error) error
 	ending  atomic.Bool
 	done    chan struct{} // closed when err is set and all calls have failed
 	err     error
@@ -55,23 +55,38 @@ type session struct {
 	goodbye     chan struct{} // closed when the peer has said goodbye
 	goodbyeOnce sync.Once
 
+	quiet    atomic.Bool   // set by the heartbeat; nothing was received since
+	ponging  atomic.Bool   // a pong is being sent
+	replaced chan struct{} // closed by the client when it has a later session
+
+	// What outlives the link: see resume.go and afterlife.go. A worker's session
+	// has an afterlife, and a host's a resumer if calls are to be resumed, which
+	// then go by the number of their link.
+	afterlife *afterlife
+	resumer   resumer
+	number    uint64
+
 	refusing atomic.Int32  // refusals that are being sent
 	late     atomic.Uint64 // answers to calls that were given up
 }
 
-// newSession starts a session. side is 0 for the host and 1 for the worker.
-func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(error) error) *session {
+// newSession makes a session, which open starts. side is 0 for the host and 1 for the worker.
+func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
 	s := &session{
 		link: link, codec: codec, limits: limits, registry: reg, log: log, explain: explain,
-		done: make(chan struct{}), goodbye: make(chan struct{}),
+		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
 	s.claimer, _ = link.(ipc.Claimer)
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
 	s.baseCtx, s.cancel = context.WithCancel(ctx)
-	link.Arm()
-	s.startKeeper(0, false)
 	return s
+}
+
+// open begins to read.
+func (s *session) open() {
+	s.link.Arm()
+	s.startKeeper(0, false)
 }
 
 type sessionKey struct{}
@@ -88,6 +103,7 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 		}
 		if ok {
 			if (f.Kind == ipc.KindResponse || f.Kind == ipc.KindError) && c.takeOwn(f.Tx) {
+				s.heard()
 				s.fill(c, f)
 			} else if h := s.receive(f); h != nil {
 				// A caller does not run other people's handlers.
@@ -127,6 +143,7 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 // receive deals with one frame, all but the running of a handler, which it
 // returns.
 func (s *session) receive(f ipc.Frame) *handler {
+	s.heard()
 	switch f.Kind {
 	case ipc.KindResponse, ipc.KindError:
 		s.settle(f)
@@ -140,13 +157,33 @@ func (s *session) receive(f ipc.Frame) *handler {
 		}
 		s.refuse(f, s.registry.unknown(f.Method))
 	case ipc.KindCancel:
-		s.running.cancel(f.Tx)
+		if !s.running.cancel(f.Tx) && s.afterlife != nil {
+			s.afterlife.cancel(s, f.Tx)
+		}
 	case ipc.KindGoodbye:
 		s.goodbyeOnce.Do(func() { close(s.goodbye) })
+	case ipc.KindPing:
+		s.pong()
+	case ipc.KindPong:
+	case ipc.KindResume:
+		err := fmt.Errorf("%w: this side does not resume calls", ipc.ErrProtocol)
+		if s.afterlife != nil {
+			err = s.afterlife.resume(s, f)
+		}
+		if err != nil {
+			s.lost(err)
+		}
 	default:
 		s.lost(fmt.Errorf("%w: unexpected frame of kind %v", ipc.ErrProtocol, f.Kind))
 	}
 	return nil
+}
+
+// heard notes for the heartbeat that something has come.
+func (s *session) heard() {
+	if s.quiet.Load() {
+		s.quiet.Store(false)
+	}
 }
 
 // settle delivers an answer to its call.
@@ -183,11 +220,13 @@ func (s *session) lost(err error) {
 	if !s.ending.CompareAndSwap(false, true) {
 		return
 	}
-	s.cancel()
+	if s.afterlife == nil || !errors.Is(err, ipc.ErrDisconnected) {
+		s.cancel()
+	}
 	s.link.Shutdown()
 	go func() {
 		if s.explain != nil {
-			err = s.explain(err)
+			err = s.explain(s, err)
 		}
 		s.err = err
 		s.calls.end(err)
@@ -228,7 +267,19 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	return s.finish(ctx, c, limit, inv.Method)
+	if s.resumer == nil {
+		return s.finish(ctx, c, limit, inv.Method)
+	}
+	key := callKey{s.number, c.tx}
+	var deadline time.Time
+	if limit > 0 {
+		deadline = c.deadlineOf(limit)
+	}
+	response, err := s.finish(ctx, c, limit, inv.Method)
+	if err != nil && s.resumable(err) {
+		return s.resume(ctx, key, inv, limit, deadline)
+	}
+	return response, err
 }
 
 // limitOf returns the limit of a call, 0 for none.
@@ -246,7 +297,7 @@ func (s *session) notify(ctx context.Context, inv *ipc.Invocation, more bool) er
 	}
 	l := limits.Get().(*limited)
 	defer limits.Put(l)
-	return s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request, More: more})
+	return notSent(s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request, More: more}))
 }
 
 // begin sends the request of a call, which then has to be finished or abandoned.
@@ -262,15 +313,18 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, more bool) (c 
 	}
 	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, notSent(err)
 	}
 	limit = s.limitOf(inv)
 	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{
 		Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request, More: more,
 	})
-	if err != nil && c.giveUp() {
+	if err != nil {
+		if !c.giveUp() && c.err != nil {
+			err = c.err
+		}
 		s.calls.remove(c)
-		return nil, 0, err
+		return nil, 0, notSent(err)
 	}
 	return c, limit, nil
 }

@@ -73,3 +73,10 @@ func (l *link) Alive() bool { return l.alive() }
 
 // Address is where the worker listens, or has listened.
 func (c *Channel) Address() string { return c.place.path }
+
+// SweepAgain makes the next start sweep.
+func SweepAgain() {
+	swept.Lock()
+	defer swept.Unlock()
+	swept.last = time.Time{}
+}

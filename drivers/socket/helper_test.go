@@ -4,6 +4,7 @@ package socket_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,7 +20,7 @@ func helperMain(mode, arg string) int {
 	case "host", "host-detached": // spawns a worker, says its pid, and waits to be killed
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached"}
+		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached", OnDisconnect: socket.KeepAlive}
 		work := "once"
 		if d.Detached {
 			work = "echo"
@@ -31,6 +32,36 @@ func helperMain(mode, arg string) int {
 		ch.Links(func(ipc.Link) {})
 		fmt.Println(ch.Process().PID())
 		time.Sleep(3 * testTimeout)
+		return 0
+	case "leave": // spawns a detached worker, prints its reference, and does as arg says
+		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+		defer cancel()
+		d := socket.Driver{Detached: true}
+		if arg == "keepalive" {
+			d.OnDisconnect = socket.KeepAlive
+		}
+		ch, err := d.Spawn(ctx, command(nil, "echo", ""))
+		if err != nil {
+			return fatal(err)
+		}
+		ch.Links(func(ipc.Link) {})
+		switch arg {
+		case "detach":
+			if _, err := ch.Detach(); err != nil {
+				return fatal(err)
+			}
+		case "disconnect":
+			_ = ch.Disconnect()
+		}
+		fmt.Println(ch.Ref())
+		time.Sleep(3 * testTimeout)
+		return 0
+	case "attach": // says how an attach ends
+		ref, err := socket.ParseRef(arg)
+		if err == nil {
+			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1})
+		}
+		fmt.Println(errors.Is(err, socket.ErrStranger), err)
 		return 0
 	case "impostor":
 		ln, err := net.Listen("unix", arg)

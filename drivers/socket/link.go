@@ -51,6 +51,8 @@ type link struct {
 	// arrived is still delivered.
 	end  atomic.Pointer[error]
 	done chan struct{} // closed when end is set
+	// shut is set after end, when the connection takes no more.
+	shut atomic.Bool
 
 	reader reader
 	waiter waiter
@@ -115,6 +117,7 @@ func (l *link) finish(err error) error {
 		return *l.end.Load()
 	}
 	close(l.done)
+	defer l.shut.Store(true)
 	l.fdMu.RLock()
 	defer l.fdMu.RUnlock()
 	if !l.closed.Load() {

@@ -47,8 +47,8 @@ func choosePlace(path string) (place, error) {
 func makePlace() (place, error) {
 	var dir string
 	var err error
-	for _, parent := range []string{os.TempDir(), "/tmp"} {
-		if dir, err = os.MkdirTemp(parent, "tandem-*"); err != nil {
+	for _, parent := range tempDirs() {
+		if dir, err = os.MkdirTemp(parent, dirPattern); err != nil {
 			continue
 		}
 		os.Remove(dir)

@@ -4,6 +4,7 @@ package socket
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -40,4 +41,9 @@ func workerUID(attr *syscall.SysProcAttr) int {
 		return int(attr.Credential.Uid)
 	}
 	return os.Geteuid()
+}
+
+func ownedByUs(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
 }

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -34,6 +35,9 @@ type reader struct {
 
 	// complete says whether Next would return something without the socket.
 	complete atomic.Bool
+
+	// left: the host has said that it leaves and the worker is to stay.
+	left atomic.Bool
 
 	spin spinner
 
@@ -71,10 +75,18 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 		if err != nil {
 			return ipc.Frame{}, false, l.stop(l.finish(err))
 		}
+		shut := l.shut.Load()
 		err := l.fill()
 		if err == errAgain {
-			if end := l.end.Load(); end != nil {
+			switch end := l.end.Load(); {
+			case end == nil:
+			case shut:
 				return ipc.Frame{}, false, l.stop(*end)
+			default:
+				// The peer may have sent something since the look, and until the
+				// connection is shut, which happens right now.
+				runtime.Gosched()
+				continue
 			}
 			rd.setComplete(false)
 			return ipc.Frame{}, false, nil
@@ -150,7 +162,10 @@ func (rd *reader) take(limit int) (f ipc.Frame, ok, dropped bool, err error) {
 			if rd.small++; prefixSize+need > keepBuffer {
 				rd.small = 0
 			}
-			f, ok, err = parseFrame(tag, body, size)
+			if f, ok, err = parseFrame(tag, body, size); err != nil && ipc.Kind(tag) == kindLeave && size == 8 {
+				rd.left.Store(true)
+				return f, false, true, nil
+			}
 			return f, ok, !ok && err == nil, err
 		}
 		// One exact allocation of what was agreed on; the rest of the frame is

@@ -14,6 +14,8 @@ import (
 var reconnectCases = []testCase{
 	{"Again", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnect(t, s) }},
 	{"WhileBusy", func(t *testing.T, s *suite) { s.needReconnect(t); testDisconnectWhileBusy(t, s) }},
+	{"NothingIsLost", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnectNothingIsLost(t, s) }},
+	{"Connected", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnectConnected(t, s) }},
 	{"Dead", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnectDead(t, s) }},
 	{"ContextEnded", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnectContext(t, s) }},
 	{"NothingStays", func(t *testing.T, s *suite) { s.needReconnect(t); testReconnectNothingStays(t, s) }},
@@ -116,6 +118,48 @@ func testDisconnectWhileBusy(t *testing.T, s *suite) {
 		require.NoError(t, p.link.Close())
 		p.reconnect()
 	}
+	p.echo(1, 100)
+	p.goodbye()
+}
+
+// testReconnectNothingIsLost: what was sent before a Disconnect arrives, once, and
+// what has arrived before it is delivered after it.
+func testReconnectNothingIsLost(t *testing.T, s *suite) {
+	p := s.start(t, script{Do: "reconnect"})
+	sent := uint64(0)
+	for i := range uint64(50) {
+		for range i % 7 {
+			p.send(ipc.Frame{Kind: ipc.KindNotify, Method: methodCounted, Payload: payload(i, int(i)*100)})
+			sent++
+		}
+		p.send(ipc.Frame{Kind: ipc.KindRequest, Tx: i, Payload: payload(i, 100)})
+		for !p.link.Ready() {
+			p.link.Arm()
+			if !p.link.Ready() {
+				p.link.Sleep(p.link.Ready)
+			}
+			p.link.Disarm()
+		}
+		require.NoError(t, p.channel.(reconnecter).Disconnect())
+		f, err := receive(p.link)
+		require.NoError(t, err, "the answer has arrived before the link was left")
+		require.Equal(t, i, f.Tx)
+		_, err = receive(p.link)
+		require.ErrorIs(t, err, ipc.ErrDisconnected)
+		require.NotErrorIs(t, err, ipc.ErrPeerGone)
+		require.NoError(t, p.link.Close())
+		p.reconnect()
+	}
+	p.send(ipc.Frame{Kind: ipc.KindRequest, Method: methodCount})
+	require.Equal(t, sent, p.receive().Tx)
+	p.goodbye()
+}
+
+// testReconnectConnected: to reconnect what is connected does nothing.
+func testReconnectConnected(t *testing.T, s *suite) {
+	p := s.start(t, script{Do: "reconnect"})
+	require.NoError(t, p.channel.(reconnecter).Reconnect(t.Context()))
+	assert.Empty(t, p.links)
 	p.echo(1, 100)
 	p.goodbye()
 }

@@ -46,6 +46,12 @@ type script struct {
 	Text string `cbor:"text"`
 }
 
+// Methods of the worker that reconnects. It echoes any other.
+const (
+	methodCounted = 1<<63 + iota // is counted, over all links, and not answered
+	methodCount                  // asks for the count, which comes as the tx
+)
+
 // Exit codes of the worker side.
 const (
 	exitAsked    = 3  // the script said so
@@ -361,6 +367,7 @@ func (w *worker) acceptAgain() error {
 
 // reconnect mirrors on one link after the other until the host says goodbye.
 func (w *worker) reconnect() error {
+	var counted uint64
 	for {
 		for {
 			f, err := receive(w.link)
@@ -372,6 +379,13 @@ func (w *worker) reconnect() error {
 			}
 			if f.Kind == ipc.KindGoodbye {
 				return nil
+			}
+			switch f.Method {
+			case methodCounted:
+				counted++
+				continue
+			case methodCount:
+				f.Tx = counted
 			}
 			if err := w.link.Send(context.Background(), f); err != nil && !ended(err) {
 				return fmt.Errorf("send: %w", err)
