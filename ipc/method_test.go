@@ -224,3 +224,30 @@ func TestRawCallAllocatesNothing(t *testing.T) {
 		}
 	}))
 }
+
+// keeper is a caller that keeps its last invocation.
+type keeper struct{ last ipc.Invocation }
+
+func (k *keeper) Codec() ipc.Codec { return ipc.CBOR }
+
+func (k *keeper) Invoke(_ context.Context, inv ipc.Invocation) ([]byte, error) {
+	k.last = inv
+	return nil, ipc.ErrClosed
+}
+
+func TestAttempts(t *testing.T) {
+	var k keeper
+	once := ipc.NewMethod[int, int]("test.once")
+	often := ipc.NewMethod[int, int]("test.often", ipc.WithIdempotent(), ipc.WithAttempts(3))
+	_, _ = once.Call(t.Context(), &k, 1)
+	require.Zero(t, k.last.Attempts)
+	require.False(t, k.last.Idempotent)
+	_, _ = often.Call(t.Context(), &k, 1)
+	require.Equal(t, 3, k.last.Attempts)
+	require.True(t, k.last.Idempotent)
+	_ = often.Notify(t.Context(), &k, 1, ipc.WithAttempts(5), ipc.WithLimit(time.Second))
+	require.Equal(t, 5, k.last.Attempts)
+	require.Equal(t, time.Second, k.last.Limit)
+	require.True(t, k.last.Idempotent)
+	require.Panics(t, func() { ipc.WithAttempts(0) })
+}
