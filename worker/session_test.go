@@ -143,6 +143,7 @@ func newTestSession(t *testing.T, reg *registry) (*session, *fakeLink) {
 	t.Helper()
 	l := newFakeLink()
 	s := newSession(l, 0, ipc.CBOR, ipc.Limits{Call: time.Minute}, reg, slog.New(slog.DiscardHandler), nil)
+	s.open()
 	t.Cleanup(func() { s.close(0) })
 	return s, l
 }
