@@ -350,9 +350,10 @@ func (s *scheduler) rehome(gone *member, now time.Duration) {
 func (s *scheduler) close() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed, s.quiet = true, make(chan struct{})
+	quiet := make(chan struct{})
+	s.closed, s.quiet = true, quiet
 	s.settle()
-	return s.quiet
+	return quiet
 }
 
 // settle tells who waits for it that no call waits or runs.
