@@ -62,11 +62,14 @@ func (c Code) canonical() Code {
 func CodeOf(err error) Code {
 	var e *Error
 	var tooLarge *SizeError
+	var exit *ExitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &e) && e != nil:
 		return e.Code.canonical()
+	case errors.As(err, &exit) && !errors.Is(err, ErrClosed): // whatever its cause
+		return CodeUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return CodeDeadlineExceeded
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):

@@ -62,6 +62,9 @@ type Command struct {
 	// Startup is what the worker will find in [Startup]. The driver fills in
 	// Driver, Control, Address and DriverData.
 	Startup StartupData
+	// Started, if set, is called when the process has been started, before its
+	// hello.
+	Started func(pid int)
 }
 
 // Channel is a host's end of the connection to one worker process. Drivers

@@ -84,6 +84,9 @@ type ExitError struct {
 	Signal os.Signal
 	// Stderr is the tail of what the process wrote there.
 	Stderr string
+	// Cause is why the host killed the process, such as a [*LimitError] of its
+	// heartbeat; nil if the host did not, or was closing the client.
+	Cause error
 }
 
 func (e *ExitError) Error() string {
@@ -97,11 +100,19 @@ func (e *ExitError) Error() string {
 	} else {
 		fmt.Fprintf(&b, "exited with code %d", e.Code)
 	}
+	if e.Cause != nil {
+		fmt.Fprintf(&b, ", as the host had to kill it: %v", e.Cause)
+	}
 	if s := strings.TrimSpace(e.Stderr); s != "" {
 		fmt.Fprintf(&b, "; its last words: %s", s)
 	}
 	return b.String()
 }
 
-// Unwrap returns ErrPeerGone.
-func (e *ExitError) Unwrap() error { return ErrPeerGone }
+// Unwrap returns ErrPeerGone, and the cause if there is one.
+func (e *ExitError) Unwrap() []error {
+	if e.Cause == nil {
+		return []error{ErrPeerGone}
+	}
+	return []error{ErrPeerGone, e.Cause}
+}

@@ -17,6 +17,8 @@ const (
 	KindNotify   Kind = 4  // calls a method; never answered
 	KindCancel   Kind = 5  // the caller of a request has gone
 	KindGoodbye  Kind = 10 // the sender wants to end the link in good order
+	KindPing     Kind = 12 // asks for a sign of life
+	KindPong     Kind = 13 // is one
 )
 
 // String returns the name of the kind.
@@ -34,6 +36,10 @@ func (k Kind) String() string {
 		return "cancel"
 	case KindGoodbye:
 		return "goodbye"
+	case KindPing:
+		return "ping"
+	case KindPong:
+		return "pong"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }

@@ -32,6 +32,12 @@ type Invocation struct {
 	OneWay bool
 	// Limit bounds the call; 0 means no limit, and DefaultLimit that of the caller.
 	Limit time.Duration
+	// Attempts is how often the request may be sent in all, should workers end
+	// before they answer; 0 means as often as the caller has for all its calls.
+	// Only what is Idempotent is sent again.
+	Attempts int
+	// Idempotent: running the request more than once does what running it once does.
+	Idempotent bool
 }
 
 // DefaultLimit stands for the limit that the client has for all its calls.
@@ -51,9 +57,10 @@ type MethodInfo struct {
 // declare it alike, best in a package that both import. It is immutable and
 // safe for concurrent use.
 type Method[Req, Res any] struct {
-	info  MethodInfo
-	codec Codec // nil: that of the link
-	limit time.Duration
+	info       MethodInfo
+	codec      Codec // nil: that of the link
+	idempotent bool
+	callOptions
 }
 
 // MethodOption is an option of [NewMethod].
@@ -63,11 +70,16 @@ type MethodOption interface{ applyMethod(*methodOptions) }
 type CallOption interface{ applyCall(*callOptions) }
 
 type methodOptions struct {
-	codec Codec
-	limit time.Duration
+	codec      Codec
+	idempotent bool
+	callOptions
 }
 
-type callOptions struct{ limit time.Duration }
+// callOptions are what a call can choose for itself.
+type callOptions struct {
+	limit    time.Duration
+	attempts int
+}
 
 type limitOption time.Duration
 
@@ -87,6 +99,35 @@ func WithLimit(d time.Duration) interface {
 	return limitOption(d)
 }
 
+type attemptsOption int
+
+func (n attemptsOption) applyMethod(o *methodOptions) { o.attempts = int(n) }
+func (n attemptsOption) applyCall(o *callOptions)     { o.attempts = int(n) }
+
+// WithAttempts is how often a request of a method, or of one call, may be sent in
+// all, should workers end before they answer; 1 is once. The attempts of a call go
+// before those of its method, and those before the client's. They count for
+// methods that are [WithIdempotent], and where there are further workers to send
+// to: those of a pool, or of a client that starts its worker again.
+func WithAttempts(n int) interface {
+	MethodOption
+	CallOption
+} {
+	if n < 1 {
+		panic(fmt.Sprintf("tandem: %d attempts, need at least 1", n))
+	}
+	return attemptsOption(n)
+}
+
+type idempotentOption struct{}
+
+func (idempotentOption) applyMethod(o *methodOptions) { o.idempotent = true }
+
+// WithIdempotent declares that to run a request of the method more than once does
+// what running it once does. Only then may it be sent again when a worker has
+// ended and nobody knows whether the request was run.
+func WithIdempotent() MethodOption { return idempotentOption{} }
+
 type codecOption struct{ codec Codec }
 
 func (c codecOption) applyMethod(o *methodOptions) { o.codec = c.codec }
@@ -102,11 +143,11 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	if name == "" {
 		panic("tandem: method without a name")
 	}
-	o := methodOptions{limit: DefaultLimit}
+	o := methodOptions{callOptions: callOptions{limit: DefaultLimit}}
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, limit: o.limit}
+	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {
@@ -154,29 +195,35 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 //   - a [*SizeError] or an [*Error] with Remote() false, when the request was
 //     not sent at all because it is too large or cannot be encoded.
 func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (Res, error) {
-	limit := m.limit
+	o := m.callOptions
 	if len(opts) > 0 {
-		limit = applyCallOptions(limit, opts)
+		o = o.with(opts)
 	}
 	codec := m.Codec(c.Codec())
 	if codec == Raw {
 		if in, ok := any(req).([]byte); ok && m.isRaw() {
-			b, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in, Limit: limit})
+			b, err := c.Invoke(ctx, m.invocation(in, o))
 			res, _ := any(b).(Res)
 			return res, err
 		}
 	}
-	return m.callEncoded(ctx, c, codec, req, limit)
+	return m.callEncoded(ctx, c, codec, req, o)
 }
 
-func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) (res Res, err error) {
+func (m *Method[Req, Res]) invocation(request []byte, o callOptions) Invocation {
+	return Invocation{Method: m.info, Request: request, Limit: o.limit, Attempts: o.attempts, Idempotent: m.idempotent}
+}
+
+func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions) (res Res, err error) {
 	in, out := getBuffer(), getBuffer()
 	defer putBuffer(in)
 	defer putBuffer(out)
 	if in.b, err = Marshal(codec, in.b, req); err != nil {
 		return res, m.notEncoded(err)
 	}
-	response, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, Response: out.b, Limit: limit})
+	inv := m.invocation(in.b, o)
+	inv.Response = out.b
+	response, err := c.Invoke(ctx, inv)
 	if err != nil {
 		return res, err
 	}
@@ -196,34 +243,37 @@ func (m *Method[Req, Res]) notEncoded(err error) error {
 // the handler failed is not told. Errors are those of [Method.Call] for requests
 // that could not be sent.
 func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
-	limit := m.limit
+	o := m.callOptions
 	if len(opts) > 0 {
-		limit = applyCallOptions(limit, opts)
+		o = o.with(opts)
 	}
 	codec := m.Codec(c.Codec())
 	if codec == Raw {
 		if in, ok := any(req).([]byte); ok {
-			_, err := c.Invoke(ctx, Invocation{Method: m.info, Request: in, OneWay: true, Limit: limit})
+			inv := m.invocation(in, o)
+			inv.OneWay = true
+			_, err := c.Invoke(ctx, inv)
 			return err
 		}
 	}
-	return m.notifyEncoded(ctx, c, codec, req, limit)
+	return m.notifyEncoded(ctx, c, codec, req, o)
 }
 
-func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, limit time.Duration) (err error) {
+func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions) (err error) {
 	in := getBuffer()
 	defer putBuffer(in)
 	if in.b, err = Marshal(codec, in.b, req); err != nil {
 		return m.notEncoded(err)
 	}
-	_, err = c.Invoke(ctx, Invocation{Method: m.info, Request: in.b, OneWay: true, Limit: limit})
+	inv := m.invocation(in.b, o)
+	inv.OneWay = true
+	_, err = c.Invoke(ctx, inv)
 	return err
 }
 
-func applyCallOptions(limit time.Duration, opts []CallOption) time.Duration {
-	o := callOptions{limit: limit}
+func (o callOptions) with(opts []CallOption) callOptions {
 	for _, opt := range opts {
 		opt.applyCall(&o)
 	}
-	return o.limit
+	return o
 }

@@ -2,15 +2,12 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"reflect"
 	"sync"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -19,20 +16,38 @@ import (
 // ExitError is how calls fail when the worker's process has ended.
 type ExitError = ipc.ExitError
 
-// Client is a host's handle of one worker process. It is an [ipc.Caller], and
-// safe for concurrent use. What else it can do depends on its driver, and is
-// found on its Channel.
+// Client is a host's handle of one worker. It is an [ipc.Caller], and safe for
+// concurrent use. What else it can do depends on its driver, and is found on its
+// Channel.
+//
+// A worker is one process, or one after the other: with [WithRestart] the client
+// starts it again when it has ended unasked, and stays usable, with its handlers.
 type Client[C ipc.Channel] struct {
 	registry
 
-	channel C
-	caps    ipc.Capabilities
-	opts    *options
+	// How to start the worker.
+	cmd    *exec.Cmd
+	data   []byte // the user's, encoded
+	driver ipc.Driver[C]
 
-	session atomic.Pointer[session]
+	caps   ipc.Capabilities
+	opts   *options
+	events *events // nil if nobody wants them
+
+	life atomic.Pointer[life[C]] // the present one, or the last
+	// between is held while one life has ended and the next has not begun. It
+	// guards the following two.
+	between  sync.Mutex
+	restarts *restarts // nil: the worker is not started again
+	starts   int
+	gaveUp   atomic.Pointer[error] // why there will be no further life
+
 	closing atomic.Bool
-	close   func() error // once
-	watched chan struct{}
+	ctx     context.Context // ends when the client is closed
+	stop    context.CancelFunc
+	close   func() error  // once
+	freed   chan struct{} // closed when Close has let go of the worker
+	watched chan struct{} // closed when supervise has ended
 }
 
 // Spawn starts cmd as a worker, linked to this process by a driver, and returns
@@ -41,8 +56,8 @@ type Client[C ipc.Channel] struct {
 // socket.Driver{}, and see [Start].
 //
 // cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
-// Stdout, Stderr, ExtraFiles and SysProcAttr. The tail of stderr is kept for
-// errors in any case.
+// Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. The tail
+// of stderr is kept for errors in any case.
 //
 // ctx bounds the start, as does [WithStartLimit], and not the worker's life. If
 // Spawn fails, it leaves no process, and the error says why and holds the
@@ -62,36 +77,36 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 		}
 	}
 	o := newOptions(opts)
-	command := &ipc.Command{Cmd: cloneCmd(cmd), Startup: ipc.StartupData{
-		Protocol: ipc.ProtocolVersion,
-		Driver:   driver.Name(), Import: importPath(driver),
-		Codec: o.codec.Name(), HostPID: os.Getpid(), Limits: o.limits, MaxMessage: o.maxMessage,
-	}}
+	c := newClient[C](o, driver.Capabilities())
+	c.driver, c.cmd = driver, cloneCmd(cmd)
+	if o.restart != nil {
+		c.restarts = o.restart.begin()
+	}
+	var err error
 	if o.hasData {
-		data, err := ipc.CBOR.Append(nil, o.data)
-		if err != nil {
+		if c.data, err = ipc.CBOR.Append(nil, o.data); err != nil {
 			return nil, fmt.Errorf("tandem: encode the user data for the worker: %w", err)
 		}
-		command.Startup.UserData = data
 	}
-	if o.limits.Start > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.limits.Start, &ipc.LimitError{What: "the start of worker " + cmd.Path, Limit: o.limits.Start})
-		defer cancel()
+	if o.events != nil {
+		c.events = newEvents(o.events)
 	}
-	channel, err := driver.Spawn(ctx, command)
+	l, err := c.begin(ctx)
 	if err != nil {
+		c.events.close(o.limits.Grace)
 		return nil, err
 	}
-	c := &Client[C]{channel: channel, caps: driver.Capabilities(), opts: o, watched: make(chan struct{})}
-	c.close = sync.OnceValue(c.shutdown)
-	channel.Links(func(link ipc.Link) {
-		if old := c.session.Swap(newSession(link, 0, o.codec, o.limits, &c.registry, o.log, c.explain)); old != nil {
-			go old.close(0) // when its handlers have ended
-		}
-	})
-	go c.watch()
+	c.live(l)
+	go c.supervise()
 	return c, nil
+}
+
+// newClient returns a client without a worker.
+func newClient[C ipc.Channel](o *options, caps ipc.Capabilities) *Client[C] {
+	c := &Client[C]{opts: o, caps: caps, freed: make(chan struct{}), watched: make(chan struct{})}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	c.close = sync.OnceValue(c.shutdown)
+	return c
 }
 
 // Start is [Spawn] with the default driver, the socket one.
@@ -123,56 +138,23 @@ func importPath(driver any) string {
 	return t.PkgPath()
 }
 
-// explain waits for the exit of a process whose link has ended, for the socket
-// ends a moment before.
-func (c *Client[C]) explain(err error) error {
-	if !errors.Is(err, ipc.ErrPeerGone) {
-		return err
-	}
-	p := c.channel.Process()
-	select {
-	case <-p.Done():
-		if c.closing.Load() {
-			return fmt.Errorf("%w: %w", ipc.ErrClosed, p.Exit())
-		}
-		return p.Exit()
-	case <-time.After(exitDelay):
-		return fmt.Errorf("worker (pid %d) has closed its link, and runs: %w", p.PID(), err)
-	}
-}
+// Channel returns the driver's channel, with what only this driver can do. After
+// a restart it is another one.
+func (c *Client[C]) Channel() C { return c.life.Load().channel }
 
-// exitDelay is how long a process may outlive its end of the link.
-const exitDelay = 3 * time.Second
-
-// watch ends the session of a process that has ended, should the end of the
-// link itself not be seen, as when a descendant holds it open.
-func (c *Client[C]) watch() {
-	defer close(c.watched)
-	p := c.channel.Process()
-	<-p.Done()
-	s := c.session.Load()
-	select {
-	case <-s.done:
-	case <-time.After(exitDelay):
-		s.lost(p.Exit())
-	}
-}
-
-// Channel returns the driver's channel, with what only this driver can do.
-func (c *Client[C]) Channel() C { return c.channel }
-
-// PID returns the process id of the worker.
-func (c *Client[C]) PID() int { return c.channel.Process().PID() }
+// PID returns the process id of the worker: of the present process, or of the
+// last one if there is none now.
+func (c *Client[C]) PID() int { return c.Channel().Process().PID() }
 
 // Capabilities returns what the driver can do.
 func (c *Client[C]) Capabilities() ipc.Capabilities { return c.caps }
 
-// Active reports whether the client takes calls: it is connected, and not
+// Active reports whether the client takes calls at once: it is connected, and not
 // being closed.
 func (c *Client[C]) Active() bool { return !c.closing.Load() && c.Connected() }
 
 // Connected reports whether there is a link to the worker.
-func (c *Client[C]) Connected() bool { return !c.session.Load().ending.Load() }
+func (c *Client[C]) Connected() bool { return !c.session().ending.Load() }
 
 // Codec returns the codec of methods that do not choose one.
 func (c *Client[C]) Codec() ipc.Codec { return c.opts.codec }
@@ -183,80 +165,15 @@ func (c *Client[C]) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, err
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
-	return c.session.Load().Invoke(ctx, inv)
+	if c.opts.restart != nil {
+		return c.persist(ctx, inv)
+	}
+	return c.session().Invoke(ctx, inv)
 }
 
-// Late returns how many answers came after their callers had given up.
-func (c *Client[C]) Late() uint64 { return c.session.Load().late.Load() }
+// Late returns how many answers came after their callers had given up, over the
+// present link.
+func (c *Client[C]) Late() uint64 { return c.session().late.Load() }
 
-// How long Close waits after a signal, in addition to the grace.
-const (
-	termDelay = 2 * time.Second
-	killDelay = 5 * time.Second
-)
-
-// Close ends the worker: it takes no more calls, waits for those that are
-// pending, says goodbye so that the worker can finish in order, and if it does
-// not end within the grace ([WithGrace]) sends SIGTERM to its process group, and
-// two seconds later SIGKILL. The process has been reaped when Close returns,
-// which is after twice the grace and a few seconds at the latest. Pending calls
-// that outlast the grace fail with [ipc.ErrClosed].
-//
-// Close returns an [*ExitError] if the worker had not ended with exit code 0.
-// Further calls return the same.
-func (c *Client[C]) Close() error {
-	c.closing.Store(true)
-	return c.close()
-}
-
-func (c *Client[C]) shutdown() error {
-	p := c.channel.Process()
-	s := c.session.Load()
-	grace := c.opts.limits.Grace
-	s.calls.drained(grace, p.Done())
-	if !s.ending.Load() {
-		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
-		if s.link.Send(ctx, ipc.Frame{Kind: ipc.KindGoodbye}) == nil {
-			within(p.Done(), grace, nil)
-		}
-		cancel()
-	}
-	for _, step := range []struct {
-		sig  syscall.Signal
-		wait time.Duration
-	}{{syscall.SIGTERM, termDelay}, {syscall.SIGKILL, killDelay}} {
-		select {
-		case <-p.Done():
-		default:
-			_ = p.Signal(step.sig) // it can only have ended just now
-			within(p.Done(), step.wait, nil)
-		}
-	}
-	s.close(lostGrace)
-	err := c.channel.Close()
-	if last := c.session.Load(); last != s { // the channel reconnected meanwhile
-		last.close(lostGrace)
-	}
-	exit := p.Exit()
-	if exit == nil {
-		return fmt.Errorf("tandem: worker (pid %d) has not ended %v after SIGKILL: is it stuck in the kernel?", p.PID(), killDelay)
-	}
-	<-c.watched
-	if exit.Code != 0 {
-		return exit
-	}
-	return err
-}
-
-// within waits for done or other, for d at most.
-func within(done <-chan struct{}, d time.Duration, other <-chan struct{}) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-done:
-		return true
-	case <-other:
-	case <-t.C:
-	}
-	return false
-}
+// session is the present one, or the last.
+func (c *Client[C]) session() *session { return c.life.Load().session.Load() }

@@ -86,6 +86,9 @@ func (s *session) refuse(f ipc.Frame, why error) {
 	})
 }
 
+// detailDraining is in the error for a request that came too late to be run.
+const detailDraining = "tandem.draining"
+
 // The details of the error for an unknown method.
 const (
 	detailUnknownMethod = "tandem.unknown_method"
@@ -342,7 +345,7 @@ const (
 )
 
 var (
-	errDraining = ipc.NewError(ipc.CodeUnavailable, "the worker is shutting down")
+	errDraining = &ipc.Error{Code: ipc.CodeUnavailable, Message: "the worker is shutting down", Details: map[string]string{detailDraining: "1"}}
 	errTooBusy  = ipc.Errorf(ipc.CodeResourceExhausted, "%d handlers, or %d bytes of requests, are at work on this link", maxHandlers, maxRequests)
 )
 

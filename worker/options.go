@@ -18,13 +18,21 @@ type options struct {
 	limits     ipc.Limits
 	maxMessage int
 	log        *slog.Logger
-	restart    *Restart // nil: never
+
+	restart   *Restart // nil: never
+	attempts  int      // of a call; 0: 1
+	retryAll  bool
+	heartbeat struct{ interval, limit time.Duration }
+	events    func(Event)
 }
 
 func newOptions(opts []Option) *options {
 	o := &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
 	for _, opt := range opts {
 		opt(o)
+	}
+	if o.attempts > 0 && o.restart == nil {
+		o.restart = new(Restart)
 	}
 	return o
 }

@@ -41,7 +41,7 @@ type session struct {
 
 	// explain, if set, turns the error that ended the link into one that says
 	// more, and may wait for a moment to do so.
-	explain func(error) error
+	explain func(*session, error) error
 	ending  atomic.Bool
 	done    chan struct{} // closed when err is set and all calls have failed
 	err     error
@@ -49,15 +49,19 @@ type session struct {
 	goodbye     chan struct{} // closed when the peer has said goodbye
 	goodbyeOnce sync.Once
 
+	quiet    atomic.Bool   // set by the heartbeat; nothing was received since
+	ponging  atomic.Bool   // a pong is being sent
+	replaced chan struct{} // closed by the client when it has a later session
+
 	refusing atomic.Int32  // refusals that are being sent
 	late     atomic.Uint64 // answers to calls that were given up
 }
 
 // newSession starts a session. side is 0 for the host and 1 for the worker.
-func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(error) error) *session {
+func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
 	s := &session{
 		link: link, codec: codec, limits: limits, registry: reg, log: log, explain: explain,
-		done: make(chan struct{}), goodbye: make(chan struct{}),
+		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
@@ -118,6 +122,9 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 // receive deals with one frame, all but the running of a handler, which it
 // returns. It has copied what it needs of f.
 func (s *session) receive(f ipc.Frame) *job {
+	if s.quiet.Load() {
+		s.quiet.Store(false)
+	}
 	switch f.Kind {
 	case ipc.KindResponse, ipc.KindError:
 		s.settle(f)
@@ -127,6 +134,9 @@ func (s *session) receive(f ipc.Frame) *job {
 		s.running.cancel(f.Tx)
 	case ipc.KindGoodbye:
 		s.goodbyeOnce.Do(func() { close(s.goodbye) })
+	case ipc.KindPing:
+		s.pong()
+	case ipc.KindPong:
 	default:
 		s.lost(fmt.Errorf("%w: unexpected frame of kind %v", ipc.ErrProtocol, f.Kind))
 	}
@@ -165,7 +175,7 @@ func (s *session) lost(err error) {
 	s.link.Shutdown()
 	go func() {
 		if s.explain != nil {
-			err = s.explain(err)
+			err = s.explain(s, err)
 		}
 		s.err = err
 		s.calls.end(err)
@@ -213,17 +223,18 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 		limit = s.limits.Call
 	}
 	if inv.OneWay {
-		return nil, s.send(ctx, new(limited), limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+		return nil, notSent(s.send(ctx, new(limited), limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request}))
 	}
 	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
-		return nil, err
+		return nil, notSent(err)
 	}
 	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request})
-	if err != nil {
+	failed := err != nil
+	if failed {
 		if c.giveUp() {
 			s.calls.remove(c)
-			return nil, err
+			return nil, notSent(err)
 		}
 	} else if err := s.await(ctx, c, limit); err != nil {
 		s.calls.remove(c)
@@ -236,6 +247,9 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 	response, err := c.response, c.err
 	s.calls.remove(c)
 	if err != nil {
+		if failed {
+			err = notSent(err)
+		}
 		return nil, s.nameMethod(err, inv.Method)
 	}
 	return response, nil

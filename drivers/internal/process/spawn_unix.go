@@ -60,6 +60,9 @@ func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*
 		return nil, nil, fmt.Errorf("tandem: start worker %s: %w", cmd.Cmd.Path, err)
 	}
 	theirs.Close() // so that the end of the worker is the end of the socket
+	if cmd.Started != nil {
+		cmd.Started(p.PID())
+	}
 
 	stop := context.AfterFunc(ctx, func() { _ = ours.SetDeadline(time.Unix(1, 0)) })
 	err = handshake(ours)

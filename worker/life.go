@@ -1,0 +1,185 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// life is one process of a client's worker.
+//
+//	begin ---> ready ---> ended ---> the next life, or none
+//	           |   ^      (watch)    (revive)
+//	           v   |
+//	        disconnected
+type life[C ipc.Channel] struct {
+	client  *Client[C]
+	channel C
+	number  int // 1 is the first
+	ready   time.Time
+	session atomic.Pointer[session]
+	cause   atomic.Pointer[error] // why we killed the process
+	after   chan struct{}         // closed when the next life is ready, or there will be none
+
+	mu       sync.Mutex
+	reported *session // whose end was reported as a disconnection
+}
+
+// begin starts a process and returns when it is ready. It is called by Spawn,
+// and then with between held.
+func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
+	c.starts++
+	number, pid := c.starts, 0
+	if limit := c.opts.limits.Start; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: "the start of worker " + c.cmd.Path, Limit: limit})
+		defer cancel()
+	}
+	channel, err := c.driver.Spawn(ctx, &ipc.Command{
+		Cmd: cloneCmd(c.cmd),
+		Startup: ipc.StartupData{
+			Protocol: ipc.ProtocolVersion,
+			Driver:   c.driver.Name(), Import: importPath(c.driver),
+			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Limits: c.opts.limits, MaxMessage: c.opts.maxMessage,
+			UserData: c.data,
+		},
+		Started: func(started int) {
+			pid = started
+			c.events.add(Event{Kind: EventStarted, PID: pid, Attempt: number})
+		},
+	})
+	if err != nil {
+		c.events.add(Event{Kind: EventExited, PID: pid, Attempt: number, Err: err})
+		return nil, err
+	}
+	l := &life[C]{client: c, channel: channel, number: number, ready: time.Now(), after: make(chan struct{})}
+	channel.Links(l.linked)
+	return l, nil
+}
+
+// live makes l the present life.
+func (c *Client[C]) live(l *life[C]) {
+	c.life.Store(l)
+	l.report(EventReady, nil)
+}
+
+func (l *life[C]) report(kind EventKind, err error) {
+	l.client.events.add(Event{Kind: kind, PID: l.channel.Process().PID(), Attempt: l.number, Err: err})
+}
+
+// linked takes a link of the process, the first or a later one.
+func (l *life[C]) linked(link ipc.Link) {
+	c := l.client
+	next := newSession(link, 0, c.opts.codec, c.opts.limits, &c.registry, c.opts.log, l.explain)
+	old := l.session.Swap(next)
+	if old == nil {
+		return
+	}
+	l.disconnected(old, ipc.ErrDisconnected) // if nobody has seen it yet
+	l.report(EventReconnected, nil)
+	close(old.replaced)
+	go func() {
+		old.lost(ipc.ErrDisconnected)
+		old.close(0) // when its handlers have ended
+	}()
+}
+
+// disconnected reports, once, that s has ended and the process lives.
+func (l *life[C]) disconnected(s *session, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.reported != s && !l.client.closing.Load() {
+		l.reported = s
+		l.report(EventDisconnected, err)
+	}
+}
+
+// exitDelay is how long a process may outlive its end of the link.
+const exitDelay = 3 * time.Second
+
+// explain says why the session s has ended, which its link says is err, and
+// sees to it that a process that cannot be reached any more ends.
+func (l *life[C]) explain(s *session, err error) error {
+	c, p := l.client, l.channel.Process()
+	if errors.Is(err, ipc.ErrDisconnected) || errors.Is(err, ipc.ErrClosed) {
+		l.disconnected(s, err)
+		return err // we have done it
+	}
+	if errors.Is(err, ipc.ErrPeerGone) {
+		// Sockets end a moment before their process, and a worker that has said
+		// goodbye is about to tidy up.
+		delay := exitDelay
+		if isClosed(s.goodbye) {
+			delay = max(delay, c.opts.limits.Grace)
+		}
+		within(p.Done(), delay, s.replaced)
+	}
+	if p.Exit() == nil && !isClosed(s.replaced) && !c.closing.Load() && (l.cause.Load() != nil || c.restarts != nil || !c.caps.Reconnect) {
+		l.kill(err)
+		within(p.Done(), killDelay, nil)
+	}
+	exit := l.exit()
+	switch {
+	case exit != nil && c.closing.Load():
+		return fmt.Errorf("%w: %w", ipc.ErrClosed, exit)
+	case exit != nil:
+		return exit
+	case errors.Is(err, ipc.ErrPeerGone):
+		err = fmt.Errorf("worker (pid %d) has closed its link, and runs: %w", p.PID(), err)
+	}
+	l.disconnected(s, err)
+	return err
+}
+
+// kill ends the process group at once.
+func (l *life[C]) kill(why error) {
+	l.cause.CompareAndSwap(nil, &why)
+	_ = l.channel.Process().Signal(syscall.SIGKILL) // it can only have ended just now
+}
+
+// exit says how the process ended, and why if we killed it; nil while it runs.
+func (l *life[C]) exit() *ipc.ExitError {
+	exit, cause := l.channel.Process().Exit(), l.cause.Load()
+	if exit == nil || cause == nil {
+		return exit
+	}
+	killed := *exit
+	killed.Cause = *cause
+	return &killed
+}
+
+// left reports whether the host has left the process to itself.
+func (l *life[C]) left() bool {
+	channel, ok := any(l.channel).(interface{ Left() bool })
+	return ok && channel.Left()
+}
+
+// watch returns when the process and its session have ended, or the client has
+// let go of it.
+func (l *life[C]) watch() {
+	c, p := l.client, l.channel.Process()
+	if c.opts.heartbeat.interval > 0 {
+		var beating sync.WaitGroup
+		beating.Go(l.beat)
+		defer beating.Wait()
+	}
+	select {
+	case <-p.Done():
+	case <-c.freed:
+		return
+	}
+	l.report(EventExited, l.exit())
+	s := l.session.Load()
+	if !within(s.done, exitDelay, nil) {
+		// The end of the link was not seen: a descendant may hold it open.
+		s.lost(p.Exit())
+		<-s.done
+	}
+}
