@@ -77,7 +77,7 @@ func (l *life[C]) report(kind EventKind, err error) {
 // linked takes a link of the process, the first or a later one.
 func (l *life[C]) linked(link ipc.Link) {
 	c := l.client
-	next := newSession(link, 0, c.opts.codec, c.opts.limits, &c.registry, c.opts.log, l.explain)
+	next := newSession(link, 0, c.opts.codec, c.opts.limits, c.handlers(), c.opts.log, l.explain)
 	old := l.session.Swap(next)
 	if old == nil {
 		return

@@ -58,11 +58,11 @@ type mapCaller interface {
 }
 
 func (p *pool) forMap() (int, ipc.Caller) {
-	return p.opts.maxSize * p.opts.concurrency, &poolView{pool: p, patient: true}
+	return p.opts.maxSize * p.opts.concurrency, &poolView{pool: p, entry: entryPatient}
 }
 
 func (v *poolView) forMap() (int, ipc.Caller) {
-	return v.opts.concurrency, &poolView{pool: v.pool, key: v.key, patient: true}
+	return v.opts.concurrency, &poolView{pool: v.pool, key: v.key, entry: entryPatient}
 }
 
 // Map calls m for each request of a sequence, several at a time, and yields the

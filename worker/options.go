@@ -24,6 +24,7 @@ type options struct {
 	retryAll  bool
 	heartbeat struct{ interval, limit time.Duration }
 	events    func(Event)
+	handlers  *registry // of a pool; nil: the client's own
 }
 
 func newOptions(opts []Option) *options {

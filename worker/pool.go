@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"time"
 
@@ -32,9 +33,12 @@ type Pool[C ipc.Channel] struct{ *pool }
 
 // pool is a Pool without its type, so that tests can run it without processes.
 type pool struct {
+	registry
+
 	scheduler *scheduler
 	opts      *poolOptions
-	spawn     func(ctx context.Context, cmd *exec.Cmd) (poolClient, error)
+	spawn     spawnFunc
+	events    *events // nil if nobody wants them
 	epoch     time.Time
 
 	ctx       context.Context // of the seats; ends when Close has waited for the calls
@@ -54,6 +58,9 @@ type pool struct {
 	recycled uint64
 }
 
+// spawnFunc starts a worker with those options that are the same for all.
+type spawnFunc func(ctx context.Context, cmd *exec.Cmd, o options) (poolClient, error)
+
 // poolClient is what a pool needs of a [Client].
 type poolClient interface {
 	Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error)
@@ -62,7 +69,7 @@ type poolClient interface {
 	process() ipc.Process
 }
 
-func (c *Client[C]) process() ipc.Process { return c.channel.Process() }
+func (c *Client[C]) process() ipc.Process { return c.Channel().Process() }
 
 // NewPool starts size workers, each as [Spawn] does, and returns when all are
 // ready. If one cannot be started the others are ended, and the error is that of
@@ -74,8 +81,8 @@ func (c *Client[C]) process() ipc.Process { return c.channel.Process() }
 // The pool has to be closed.
 func NewPool[C ipc.Channel](ctx context.Context, size int, cmd *exec.Cmd, driver ipc.Driver[C], opts ...PoolOption) (*Pool[C], error) {
 	o := newPoolOptions(size, opts)
-	p, err := newPool(ctx, o, cmd, func(ctx context.Context, cmd *exec.Cmd) (poolClient, error) {
-		w, err := Spawn(ctx, cmd, driver, func(each *options) { *each = o.options })
+	p, err := newPool(ctx, o, cmd, func(ctx context.Context, cmd *exec.Cmd, o options) (poolClient, error) {
+		w, err := Spawn(ctx, cmd, driver, func(each *options) { *each = o })
 		if err != nil {
 			return nil, err
 		}
@@ -87,7 +94,7 @@ func NewPool[C ipc.Channel](ctx context.Context, size int, cmd *exec.Cmd, driver
 	return &Pool[C]{p}, nil
 }
 
-func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn func(context.Context, *exec.Cmd) (poolClient, error)) (*pool, error) {
+func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn spawnFunc) (*pool, error) {
 	if o.recycle.Memory > 0 {
 		if _, err := residentMemory(os.Getpid()); err != nil {
 			return nil, fmt.Errorf("tandem: recycle workers by their memory: %w", err)
@@ -103,14 +110,19 @@ func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn func(cont
 		default:
 		}
 	})
+	if o.options.events != nil {
+		p.events = newEvents(o.options.events)
+	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.close = sync.OnceValue(p.shutdown)
 
 	members := make([]*member, o.size)
 	g, startCtx := errgroup.WithContext(ctx)
+	g.SetLimit(4 * runtime.GOMAXPROCS(0)) // so that those that start do so in time
 	for i := range members {
+		p.seats = append(p.seats, p.newSeat(uint64(i)))
 		g.Go(func() (err error) {
-			members[i], err = p.start(startCtx, uint64(i), p.cmd)
+			members[i], err = p.start(startCtx, p.seats[i], p.cmd)
 			return err
 		})
 	}
@@ -123,16 +135,16 @@ func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn func(cont
 		}
 		closing.Wait()
 		p.stop()
+		p.events.close(o.limits.Grace)
 		return nil, err
 	}
 	p.last = uint64(o.size) - 1
 	for i, m := range members {
-		s := p.newSeat(uint64(i))
-		p.seats = append(p.seats, s)
-		p.sit(s, m, p.cmd)
+		p.sit(p.seats[i], m, p.cmd)
 	}
 	for i, m := range members {
-		p.work.Go(func() { p.tend(p.seats[i], m) })
+		s := p.seats[i]
+		p.work.Go(func() { p.tend(s, m) })
 	}
 	p.work.Go(p.manage)
 	return p, nil
@@ -147,7 +159,7 @@ func (p *pool) Codec() ipc.Codec { return p.opts.codec }
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.
 func (p *pool) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	return p.invoke(ctx, call, 0, false)
+	return p.invoke(ctx, call, 0, entryNew)
 }
 
 // Clients returns the workers that take calls now. Calls made on one of them
@@ -177,61 +189,74 @@ func (p *pool) For(key string) ipc.Caller {
 	return &poolView{pool: p, key: max(maphash.String(keySeed, key), 1)}
 }
 
-// poolView is a pool whose calls are bound to a key, if it is not 0, or wait
-// even if the queue is full.
+// poolView is a pool whose calls are bound to a key, if it is not 0, and enter it
+// in another way.
 type poolView struct {
 	*pool
-	key     uint64
-	patient bool
+	key   uint64
+	entry entry
 }
 
 func (v *poolView) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	return v.invoke(ctx, call, v.key, v.patient)
+	return v.invoke(ctx, call, v.key, v.entry)
 }
 
-func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, patient bool) ([]byte, error) {
-	began := p.now()
-	m, w, err := p.scheduler.acquire(key, patient, began)
-	if err != nil {
-		return nil, err
-	}
-	if w == nil {
-		return p.run(ctx, call, m, began)
-	}
+// invoke makes a call, if need be on several workers one after the other.
+func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e entry) ([]byte, error) {
+	begun := p.now()
 	limit := call.Limit
 	if limit == ipc.DefaultLimit {
 		limit = p.opts.limits.Call
 	}
-	if m, err = p.wait(ctx, call.Method.Name, w, limit); err != nil {
-		return nil, err
+	attempts := 0
+	for began := begun; ; {
+		m, w, err := p.scheduler.acquire(key, e, began)
+		if err != nil {
+			return nil, err
+		}
+		if w != nil {
+			if m, err = p.wait(ctx, w, limit, began-begun); err != nil {
+				return nil, nameLimit(err, call.Method.Name, limit)
+			}
+			began = w.began
+		}
+		if limit > 0 && began > begun {
+			call.Limit = max(limit-(began-begun), 1) // what is left of it
+		}
+		response, err := m.client.Invoke(ctx, call)
+		if err == nil {
+			p.scheduler.release(m, began, p.now(), outcome{})
+			return response, nil
+		}
+		if attempts == 0 {
+			attempts = p.opts.calls.attemptsFor(&call)
+		}
+		again := sendAgain(err, &attempts)
+		now := p.now()
+		if again || !m.client.Active() {
+			p.scheduler.lose(m, err, now)
+		}
+		p.scheduler.release(m, began, now, outcome{failed: true, again: again})
+		if !again {
+			return nil, nameLimit(err, call.Method.Name, limit)
+		}
+		began, e = now, entryAgain
 	}
-	if limit > 0 {
-		call.Limit = max(limit-(w.began-w.since), 1) // what the queue has left of it
-	}
-	response, err := p.run(ctx, call, m, w.began)
-	var over *ipc.LimitError
-	if errors.As(err, &over) {
-		err = overLimit(call.Method.Name, limit)
-	}
-	return response, err
 }
 
-// run makes a call that a member was given.
-func (p *pool) run(ctx context.Context, call ipc.Invocation, m *member, began time.Duration) ([]byte, error) {
-	response, err := m.client.Invoke(ctx, call)
-	now := p.now()
-	if err != nil && !m.client.Active() {
-		p.scheduler.lose(m, err, now)
+// nameLimit names the whole limit of a call in an error that names a part of it.
+func nameLimit(err error, method string, limit time.Duration) error {
+	if _, over := err.(*ipc.LimitError); over || err == errLimit {
+		return overLimit(method, limit)
 	}
-	p.scheduler.release(m, began, now, err != nil)
-	return response, err
+	return err
 }
 
-// wait waits in the queue.
-func (p *pool) wait(ctx context.Context, method string, w *waiter, limit time.Duration) (*member, error) {
+// wait waits in the queue. spent is what has been spent of the limit.
+func (p *pool) wait(ctx context.Context, w *waiter, limit, spent time.Duration) (*member, error) {
 	var timeout <-chan time.Time
 	if limit > 0 {
-		t := time.NewTimer(limit)
+		t := time.NewTimer(limit - spent)
 		defer t.Stop()
 		timeout = t.C
 	}
@@ -242,11 +267,11 @@ func (p *pool) wait(ctx context.Context, method string, w *waiter, limit time.Du
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timeout:
-		err = overLimit(method, limit)
+		err = errLimit
 	}
 	if !p.scheduler.abandon(w) {
 		if <-w.ready; w.member != nil {
-			p.scheduler.release(w.member, w.began, p.now(), true)
+			p.scheduler.release(w.member, w.began, p.now(), outcome{failed: true})
 		}
 	}
 	return nil, err
@@ -267,5 +292,6 @@ func (p *pool) shutdown() error {
 	p.scheduler.setDown(ipc.ErrClosed)
 	p.stop()
 	p.work.Wait()
+	p.events.close(p.opts.limits.Grace)
 	return errors.Join(p.faults...)
 }

@@ -17,7 +17,8 @@ func (f poolOption) applyPool(o *poolOptions) { f(o) }
 func (f Option) applyPool(o *poolOptions) { f(&o.options) }
 
 type poolOptions struct {
-	options     // of each worker
+	options             // of each worker
+	calls       options // of calls to the pool
 	restart     Restart
 	size        int
 	maxSize     int
@@ -41,10 +42,12 @@ func newPoolOptions(size int, opts []PoolOption) *poolOptions {
 	if size < 1 || o.maxSize < size {
 		panic(fmt.Sprintf("tandem: pool of %d to %d workers", size, o.maxSize))
 	}
-	// The pool itself does this.
-	if o.options.restart != nil {
-		o.restart, o.options.restart = *o.options.restart, nil
+	// The pool itself starts workers again, and calls.
+	o.calls = o.options
+	if r := o.options.restart; r != nil {
+		o.restart = *r
 	}
+	o.options.restart, o.options.attempts, o.options.retryAll = nil, 0, false
 	return o
 }
 

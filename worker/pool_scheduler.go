@@ -55,23 +55,24 @@ type scheduler struct {
 	wear        uint64 // calls after which a member is worn, 0 for never
 	hungry      func() // called, under the lock, when a call finds no room
 
-	mu       sync.Mutex
-	closed   bool      // no more calls
-	down     error     // set: nobody will serve
-	members  []*member // that serve, by seat
-	waiting  list.List // of *waiter: calls that no key binds, and those with a key while nobody serves
-	queued   int       // calls that wait anywhere
-	tickets  uint64
-	quiet    chan struct{} // if not nil, closed when no call waits or runs
-	peak     int           // most calls that ran and waited at once, since wanted looked
-	runs     area          // of calls that run
-	places   area          // of calls that could run
-	waits    *hdrhistogram.Histogram
-	runTimes *hdrhistogram.Histogram
-	counts   counts
+	mu        sync.Mutex
+	closed    bool      // no more calls
+	down      error     // set: nobody will serve
+	members   []*member // that serve, by seat
+	waiting   list.List // of *waiter: calls that no key binds, and those with a key while nobody serves
+	queued    int       // calls that wait anywhere
+	returning int       // calls that were released to come again
+	tickets   uint64
+	quiet     chan struct{} // if not nil, closed when no call waits or runs
+	peak      int           // most calls that ran and waited at once, since wanted looked
+	runs      area          // of calls that run
+	places    area          // of calls that could run
+	waits     *hdrhistogram.Histogram
+	runTimes  *hdrhistogram.Histogram
+	counts    counts
 }
 
-type counts struct{ ended, failed, rejected, abandoned uint64 }
+type counts struct{ ended, failed, retried, rejected, abandoned uint64 }
 
 // area adds up a number over time: calls that run, over time, are the time
 // that was spent in calls.
@@ -99,15 +100,34 @@ func record(h *hdrhistogram.Histogram, d time.Duration) {
 	_ = h.RecordValue(int64(min(max(d, 1), longestWait))) // in range, so there is no error
 }
 
+// entry is how a call comes to the scheduler.
+type entry uint8
+
+const (
+	entryNew     entry = iota
+	entryPatient       // it waits even if the queue is full
+	entryAgain         // it was released to come again, and is as good as accepted
+)
+
+// outcome is how a call on a member has ended.
+type outcome struct {
+	failed bool
+	again  bool // it comes again
+}
+
 // acquire gives a call to a member, or puts it into the queue. key is 0 for a
-// call that any member may serve; a patient call waits even if the queue is full.
-func (s *scheduler) acquire(key uint64, patient bool, now time.Duration) (*member, *waiter, error) {
+// call that any member may serve.
+func (s *scheduler) acquire(key uint64, e entry, now time.Duration) (*member, *waiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case e == entryAgain:
+		s.returning--
 	case s.closed:
 		return nil, nil, ipc.ErrClosed
-	case s.down != nil:
+	}
+	if s.down != nil {
+		s.settle()
 		return nil, nil, s.down
 	}
 	var m *member
@@ -121,7 +141,7 @@ func (s *scheduler) acquire(key uint64, patient bool, now time.Duration) (*membe
 		return m, nil, nil
 	}
 	s.hungry()
-	if s.queued >= s.queue && !patient {
+	if s.queued >= s.queue && e == entryNew {
 		s.counts.rejected++
 		return nil, nil, ipc.Errorf(ipc.CodeResourceExhausted,
 			"tandem: %d calls run and %d wait in the pool, which is all that may (see worker.WithConcurrency and worker.WithQueue)", s.runs.level, s.queued)
@@ -177,15 +197,18 @@ func (s *scheduler) start(m *member, now time.Duration) {
 }
 
 // release ends a call, which began to run at began, and gives its place to
-// another. failed is for the statistics.
-func (s *scheduler) release(m *member, began, now time.Duration, failed bool) {
+// another. o is how it has ended.
+func (s *scheduler) release(m *member, began, now time.Duration, o outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.running--
 	s.runs.add(-1, now)
 	record(s.runTimes, now-began)
 	s.counts.ended++
-	if failed {
+	if o.again {
+		s.returning++
+		s.counts.retried++
+	} else if o.failed {
 		s.counts.failed++
 	}
 	if m.calls++; m.calls == s.wear {
@@ -356,9 +379,9 @@ func (s *scheduler) close() <-chan struct{} {
 	return quiet
 }
 
-// settle tells who waits for it that no call waits or runs.
+// settle tells who waits for it that no call waits, runs or comes again.
 func (s *scheduler) settle() {
-	if s.quiet != nil && s.queued == 0 && s.runs.level == 0 {
+	if s.quiet != nil && s.queued == 0 && s.returning == 0 && s.runs.level == 0 {
 		close(s.quiet)
 		s.quiet = nil
 	}

@@ -40,7 +40,7 @@ func (s *schedulerModel) tick() time.Duration {
 
 func (s *schedulerModel) call(t *rapid.T) {
 	key := rapid.SampledFrom([]uint64{0, 0, 0, 1, 2, 3}).Draw(t, "key")
-	patient := rapid.Bool().Draw(t, "patient")
+	e := rapid.SampledFrom([]entry{entryNew, entryPatient}).Draw(t, "entry")
 	var room bool
 	if key == 0 {
 		for _, m := range s.members {
@@ -51,7 +51,7 @@ func (s *schedulerModel) call(t *rapid.T) {
 	}
 	waiting := len(s.queue)
 	now := s.tick()
-	m, w, err := s.acquire(key, patient, now)
+	m, w, err := s.acquire(key, e, now)
 	switch {
 	case room:
 		require.NotNil(t, m, "there is room, so the call runs at once")
@@ -63,7 +63,7 @@ func (s *schedulerModel) call(t *rapid.T) {
 			}
 		}
 		s.running = append(s.running, modelCall{m, now})
-	case waiting >= s.scheduler.queue && !patient:
+	case waiting >= s.scheduler.queue && e == entryNew:
 		require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(err))
 	default:
 		require.NotNil(t, w)
@@ -78,7 +78,7 @@ func (s *schedulerModel) finish(t *rapid.T) {
 	i := rapid.IntRange(0, len(s.running)-1).Draw(t, "which")
 	c := s.running[i]
 	s.running = append(s.running[:i:i], s.running[i+1:]...)
-	s.release(c.m, c.began, s.tick(), false)
+	s.release(c.m, c.began, s.tick(), outcome{})
 }
 
 func (s *schedulerModel) giveUp(t *rapid.T) {
@@ -183,12 +183,12 @@ func TestSchedulerModel(t *testing.T) {
 			s.join(t)
 		}
 		quiet := s.close()
-		_, _, err := s.acquire(0, true, s.tick())
+		_, _, err := s.acquire(0, entryPatient, s.tick())
 		require.ErrorIs(t, err, ipc.ErrClosed)
 		for s.check(t); len(s.running) > 0; s.check(t) {
 			c := s.running[0]
 			s.running = s.running[1:]
-			s.release(c.m, c.began, s.tick(), false)
+			s.release(c.m, c.began, s.tick(), outcome{})
 		}
 		require.Empty(t, s.queue)
 		<-quiet
@@ -243,7 +243,7 @@ func TestSchedulerDown(t *testing.T) {
 	s := newScheduler(1, 5, 0, func() {})
 	var waiting []*waiter
 	for key := range uint64(3) {
-		_, w, err := s.acquire(key, false, 0)
+		_, w, err := s.acquire(key, entryNew, 0)
 		require.NoError(t, err, "while nobody serves calls wait")
 		waiting = append(waiting, w)
 	}
@@ -256,10 +256,10 @@ func TestSchedulerDown(t *testing.T) {
 		require.Equal(t, gone, w.err)
 	}
 	<-quiet
-	_, _, err := s.acquire(0, true, 0)
+	_, _, err := s.acquire(0, entryPatient, 0)
 	require.Equal(t, gone, err)
 	s.setDown(nil)
-	_, w, err := s.acquire(0, true, 0)
+	_, w, err := s.acquire(0, entryPatient, 0)
 	require.NoError(t, err)
 	s.add(newMember(1), 7)
 	<-w.ready

@@ -13,6 +13,7 @@ import (
 type seat struct {
 	id       uint64
 	policy   *restarts
+	starts   int // so far
 	renewals chan renewal
 	dropped  chan struct{} // closed by the manager when the seat is to go
 
@@ -37,12 +38,22 @@ func (p *pool) newSeat(id uint64) *seat {
 	}
 }
 
-func (p *pool) start(ctx context.Context, id uint64, cmd *exec.Cmd) (*member, error) {
-	client, err := p.spawn(ctx, cmd)
+// start starts a worker for a seat.
+func (p *pool) start(ctx context.Context, s *seat, cmd *exec.Cmd) (*member, error) {
+	s.starts++
+	o, attempt := p.opts.options, s.starts
+	o.handlers = &p.registry
+	if p.events != nil {
+		o.events = func(e Event) {
+			e.Attempt = attempt
+			p.events.add(e)
+		}
+	}
+	client, err := p.spawn(ctx, cmd, o)
 	if err != nil {
 		return nil, err
 	}
-	return &member{client: client, seat: id, worn: make(chan struct{}), lost: make(chan struct{})}, nil
+	return &member{client: client, seat: s.id, worn: make(chan struct{}), lost: make(chan struct{})}, nil
 }
 
 // command returns what new workers run.
@@ -80,7 +91,6 @@ func (p *pool) rise(s *seat) {
 func (p *pool) retire(m *member) {
 	select {
 	case <-p.scheduler.drained(m):
-	case <-m.client.process().Done():
 	case <-p.ctx.Done():
 	}
 	p.bury(m)
@@ -111,25 +121,26 @@ func (p *pool) tend(s *seat, m *member) {
 		defer t.Stop()
 		look = t.C
 	}
+	var pid int
 	var lived time.Duration
 	var cause error
 	for {
 		if m == nil {
-			if m = p.revive(s, lived, cause); m == nil {
+			if m = p.revive(s, pid, lived, cause); m == nil {
 				return
 			}
 		}
 		began := time.Now()
-		if cause = p.attend(s, m, look); cause == nil {
+		if pid, cause = p.attend(s, m, look); cause == nil {
 			return
 		}
 		m, lived = nil, time.Since(began)
 	}
 }
 
-// attend looks after a seat in which m and its successors sit. It returns why
-// one of them has ended, or nil when the seat is to go.
-func (p *pool) attend(s *seat, m *member, look <-chan time.Time) (cause error) {
+// attend looks after a seat in which m and its successors sit. It returns the
+// one that has ended and why, or nil when the seat is to go.
+func (p *pool) attend(s *seat, m *member, look <-chan time.Time) (pid int, cause error) {
 	worn, due := m.worn, false
 	settle := func(next *member) {
 		if next != nil {
@@ -144,12 +155,12 @@ func (p *pool) attend(s *seat, m *member, look <-chan time.Time) (cause error) {
 		select {
 		case <-m.client.process().Done():
 			p.rise(s)
-			p.work.Go(func() { p.bury(m) })
-			return m.client.process().Exit()
+			p.work.Go(func() { p.retire(m) })
+			return m.client.process().PID(), m.client.process().Exit()
 		case <-m.lost:
 			p.rise(s)
-			p.work.Go(func() { p.bury(m) })
-			return m.fault
+			p.work.Go(func() { p.retire(m) })
+			return m.client.process().PID(), m.fault
 		case <-worn:
 			worn, due = nil, true
 		case <-look:
@@ -170,18 +181,18 @@ func (p *pool) attend(s *seat, m *member, look <-chan time.Time) (cause error) {
 		case <-s.dropped:
 			p.rise(s)
 			p.retire(m)
-			return nil
+			return 0, nil
 		case <-p.ctx.Done():
 			p.rise(s)
 			p.bury(m)
-			return nil
+			return 0, nil
 		}
 	}
 }
 
 // renew starts a worker that runs cmd for a seat, and puts it there.
 func (p *pool) renew(ctx context.Context, s *seat, cmd *exec.Cmd) (*member, error) {
-	m, err := p.start(ctx, s.id, cmd)
+	m, err := p.start(ctx, s, cmd)
 	if err == nil {
 		p.sit(s, m, cmd)
 	}
@@ -205,17 +216,25 @@ func (p *pool) isWorn(m *member) bool {
 // revive starts a worker for a seat where nobody sits: at once if cause is nil,
 // and otherwise, since a worker that lived for so long has ended by it, when and
 // as often as the policy allows. It returns nil when the seat is to go.
-func (p *pool) revive(s *seat, lived time.Duration, cause error) *member {
+func (p *pool) revive(s *seat, pid int, lived time.Duration, cause error) *member {
+	event := func(kind EventKind, delay time.Duration) {
+		p.events.add(Event{Kind: kind, PID: pid, Attempt: s.starts, Err: cause, Delay: delay})
+	}
 	for {
 		again, delay := true, time.Duration(0)
 		if cause != nil {
 			delay, again = s.policy.next(lived)
 		}
 		var pause <-chan time.Time
-		if again {
-			pause = time.After(delay)
-		} else {
+		switch {
+		case !again:
 			p.giveUp(s, cause)
+			event(EventGaveUp, 0)
+		case cause != nil:
+			event(EventRestarting, delay)
+			fallthrough
+		default:
+			pause = time.After(delay)
 		}
 		select {
 		case <-pause:

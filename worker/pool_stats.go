@@ -14,9 +14,12 @@ type PoolStats struct {
 	// Running is how many calls run on workers now, and Queued how many wait.
 	Running, Queued int
 
-	// Calls is how many calls have ended that a worker was given. Failed of
-	// them returned an error, that of a handler included.
+	// Calls is how many calls have ended that a worker was given, where each
+	// attempt counts. Failed of them returned an error, that of a handler
+	// included.
 	Calls, Failed uint64
+	// Retried is how many calls were made once more on another worker.
+	Retried uint64
 	// Rejected is how many calls found the queue full, and Abandoned how many
 	// ended while they waited in it.
 	Rejected, Abandoned uint64
@@ -77,7 +80,7 @@ func (p *pool) Stats() PoolStats {
 	s.mu.Lock()
 	now := p.now()
 	st.Size, st.Running, st.Queued = len(s.members), s.runs.level, s.queued
-	st.Calls, st.Failed, st.Rejected, st.Abandoned = s.counts.ended, s.counts.failed, s.counts.rejected, s.counts.abandoned
+	st.Calls, st.Failed, st.Retried, st.Rejected, st.Abandoned = s.counts.ended, s.counts.failed, s.counts.retried, s.counts.rejected, s.counts.abandoned
 	st.Busy, st.Available = s.runs.until(now), s.places.until(now)
 	waits, runTimes := s.waits.Clone(), s.runTimes.Clone()
 	s.mu.Unlock()
