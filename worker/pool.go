@@ -120,9 +120,10 @@ func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn spawnFunc
 	g, startCtx := errgroup.WithContext(ctx)
 	g.SetLimit(4 * runtime.GOMAXPROCS(0)) // so that those that start do so in time
 	for i := range members {
-		p.seats = append(p.seats, p.newSeat(uint64(i)))
+		s := p.newSeat(uint64(i))
+		p.seats = append(p.seats, s)
 		g.Go(func() (err error) {
-			members[i], err = p.start(startCtx, p.seats[i], p.cmd)
+			members[i], err = p.start(startCtx, s, p.cmd)
 			return err
 		})
 	}
