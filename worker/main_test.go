@@ -74,6 +74,7 @@ type pids struct {
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	worker.Main("test", func() error { return serveTest(worker.NewServer()) })
+	worker.Main("text", serveText)
 	worker.Main("codec", func() error {
 		s := worker.NewServer()
 		s.RequireCodec(ipc.JSON)

@@ -168,9 +168,9 @@ func (p *pool) attend(s *seat, m *member, look <-chan time.Time) (pid int, cause
 		case recycling <- struct{}{}:
 			next, err := p.renew(p.ctx, s, p.command())
 			<-p.recycling
-			if due = false; err != nil {
+			if due = false; err != nil && p.ctx.Err() == nil {
 				p.opts.log.Warn("tandem: a worker of the pool is due to be recycled, and its successor cannot be started", "pid", m.client.process().PID(), "error", err)
-			} else {
+			} else if err == nil {
 				p.count(&p.recycled)
 			}
 			settle(next)
@@ -214,28 +214,28 @@ func (p *pool) isWorn(m *member) bool {
 }
 
 // revive starts a worker for a seat where nobody sits: at once if cause is nil,
-// and otherwise, since a worker that lived for so long has ended by it, when and
-// as often as the policy allows. It returns nil when the seat is to go.
+// and otherwise, since the one of this pid that lived for so long has ended by
+// it, when and as often as the policy allows. It returns nil when the seat is to go.
 func (p *pool) revive(s *seat, pid int, lived time.Duration, cause error) *member {
-	event := func(kind EventKind, delay time.Duration) {
-		p.events.add(Event{Kind: kind, PID: pid, Attempt: s.starts, Err: cause, Delay: delay})
-	}
-	for {
-		again, delay := true, time.Duration(0)
+	var pause <-chan time.Time // until the next start; nil when there will be none
+	wait := func() {
+		var delay time.Duration
+		again := true
 		if cause != nil {
 			delay, again = s.policy.next(lived)
 		}
-		var pause <-chan time.Time
 		switch {
 		case !again:
+			pause = nil
 			p.giveUp(s, cause)
-			event(EventGaveUp, 0)
+			p.events.add(Event{Kind: EventGaveUp, PID: pid, Attempt: s.starts, Err: cause})
+			return
 		case cause != nil:
-			event(EventRestarting, delay)
-			fallthrough
-		default:
-			pause = time.After(delay)
+			p.events.add(Event{Kind: EventRestarting, PID: pid, Attempt: s.starts + 1, Err: cause, Delay: delay})
 		}
+		pause = time.After(delay)
+	}
+	for wait(); ; {
 		select {
 		case <-pause:
 			m, err := p.renew(p.ctx, s, p.command())
@@ -245,8 +245,12 @@ func (p *pool) revive(s *seat, pid int, lived time.Duration, cause error) *membe
 				}
 				return m
 			}
-			cause, lived = err, 0
+			if p.ctx.Err() != nil {
+				return nil
+			}
 			p.opts.log.Warn("tandem: a worker of the pool cannot be started", "error", err)
+			cause, lived = err, 0
+			wait()
 		case r := <-s.renewals:
 			m, err := p.renew(r.ctx, s, r.cmd)
 			r.done <- err
