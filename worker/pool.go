@@ -19,7 +19,9 @@ import (
 // Pool is a number of workers that run the same program and share calls. It is
 // an [ipc.Caller], and safe for concurrent use.
 //
-// Each call goes to the worker that runs the fewest. When every worker runs as
+// Each call goes to the worker that runs the fewest, where calls count too that
+// were given up and that the worker has not answered anything since: one that hangs
+// gets few. When every worker runs as
 // many as it may ([WithConcurrency]) calls wait, first come first served, in a
 // queue of bounded length ([WithQueue]); one that finds it full fails at once
 // with an [*ipc.Error] of code CodeResourceExhausted. Time in the queue counts
@@ -237,12 +239,18 @@ func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e en
 		if again || !m.client.Active() {
 			p.scheduler.lose(m, err, now)
 		}
-		p.scheduler.release(m, began, now, outcome{failed: true, again: again})
+		p.scheduler.release(m, began, now, outcome{failed: true, again: again, silent: isSilent(err)})
 		if !again {
 			return nil, nameLimit(err, call.Method.Name, limit)
 		}
 		began, e = now, entryAgain
 	}
+}
+
+// isSilent reports whether a call ended by err without an answer of its worker.
+func isSilent(err error) bool {
+	var e *ipc.Error
+	return !errors.As(err, &e) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // nameLimit names the whole limit of a call in an error that names a part of it.

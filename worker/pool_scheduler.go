@@ -23,6 +23,7 @@ type member struct {
 
 	serving bool
 	running int           // calls
+	silent  int           // calls that were given up since it has last answered
 	calls   uint64        // that have ended
 	idle    chan struct{} // if not nil, closed when nothing runs
 	waiting list.List     // of *waiter: calls with a key that is at home here
@@ -113,6 +114,7 @@ const (
 type outcome struct {
 	failed bool
 	again  bool // it comes again
+	silent bool // it was given up without an answer
 }
 
 // acquire gives a call to a member, or puts it into the queue. key is 0 for a
@@ -154,13 +156,15 @@ func (s *scheduler) acquire(key uint64, e entry, now time.Duration) (*member, *w
 	return nil, w, nil
 }
 
-// leastBusy returns the member with the fewest calls. Among equals it is always
-// the first, for that one is awake and its caches are warm.
+// leastBusy returns the member with the fewest calls of those that have room, or
+// nil. Calls count too that it has left without an answer: one that hangs would
+// else be idle again and again, and draw all calls. Among equals it is always the
+// first, for that one is awake and its caches are warm.
 func (s *scheduler) leastBusy() *member {
 	var best *member
 	for _, m := range s.members {
-		if best == nil || m.running < best.running {
-			if best = m; m.running == 0 {
+		if m.running < s.concurrency && (best == nil || m.running+m.silent < best.running+best.silent) {
+			if best = m; m.running+m.silent == 0 {
 				break
 			}
 		}
@@ -210,6 +214,11 @@ func (s *scheduler) release(m *member, began, now time.Duration, o outcome) {
 		s.counts.retried++
 	} else if o.failed {
 		s.counts.failed++
+	}
+	if o.silent {
+		m.silent++
+	} else {
+		m.silent = 0
 	}
 	if m.calls++; m.calls == s.wear {
 		close(m.worn)
