@@ -536,3 +536,18 @@ func TestNewPoolFails(t *testing.T) {
 		_, _, _ = poolerFor("shm", shm.Driver{}).open(t.Context(), 3, worker.Self("test"), worker.WithMaxSize(2))
 	})
 }
+
+// Pools take the options of Spawn, and Spawn none of those for pools.
+func TestPoolOptionTypes(t *testing.T) {
+	check := typeChecker(t, "github.com/tandemipc/tandem/worker", "github.com/tandemipc/tandem/drivers/shm")
+	const program = `package p
+
+import (
+	"github.com/tandemipc/tandem/drivers/shm"
+	"github.com/tandemipc/tandem/worker"
+)
+
+var _, _ = `
+	require.NoError(t, check(program+`worker.NewPool(nil, 1, nil, shm.Driver{}, worker.WithGrace(0), worker.WithQueue(1))`))
+	require.ErrorContains(t, check(program+`worker.Spawn(nil, nil, shm.Driver{}, worker.WithQueue(1))`), "worker.PoolOption")
+}
