@@ -20,6 +20,8 @@ var (
 	ErrPeerGone = errors.New("tandem: peer is gone")
 	// ErrProtocol: the peer sent what it must not send. The link is dead.
 	ErrProtocol = errors.New("tandem: protocol error")
+	// ErrQueued: the peer serves another one, and its hello will come later.
+	ErrQueued = errors.New("tandem: queued")
 	// ErrUnsupported: this system lacks what the driver needs.
 	ErrUnsupported = errors.New("tandem: not supported on this system")
 )
@@ -71,6 +73,10 @@ func (e *LimitError) Error() string {
 // Unwrap returns context.DeadlineExceeded.
 func (e *LimitError) Unwrap() error { return context.DeadlineExceeded }
 
+// ExitUnknown is the Code of an [ExitError] if the process was not a child of this
+// one, as after an attach: then only its parent learns how it ended.
+const ExitUnknown = -2
+
 // An ExitError says that the worker's process has ended. Calls that were pending, and
 // later ones, fail with it, whatever the exit code.
 type ExitError struct {
@@ -78,7 +84,7 @@ type ExitError struct {
 	PID int
 	// Program that it ran.
 	Program string
-	// Code is the exit code, or -1 if Signal ended the process.
+	// Code is the exit code, -1 if Signal ended the process, or [ExitUnknown].
 	Code int
 	// Signal that ended the process, or nil.
 	Signal os.Signal
@@ -97,6 +103,8 @@ func (e *ExitError) Error() string {
 		if s, ok := e.Signal.(syscall.Signal); ok {
 			fmt.Fprintf(&b, " (%d)", int(s))
 		}
+	} else if e.Code == ExitUnknown {
+		b.WriteString("has ended (how, only its parent knows)")
 	} else {
 		fmt.Fprintf(&b, "exited with code %d", e.Code)
 	}

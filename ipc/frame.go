@@ -17,6 +17,7 @@ const (
 	KindNotify   Kind = 4  // calls a method; never answered
 	KindCancel   Kind = 5  // the caller of a request has gone
 	KindGoodbye  Kind = 10 // the sender wants to end the link in good order
+	KindResume   Kind = 11 // numbers a link, or asks for an answer of an earlier one
 	KindPing     Kind = 12 // asks for a sign of life
 	KindPong     Kind = 13 // is one
 )
@@ -36,6 +37,8 @@ func (k Kind) String() string {
 		return "cancel"
 	case KindGoodbye:
 		return "goodbye"
+	case KindResume:
+		return "resume"
 	case KindPing:
 		return "ping"
 	case KindPong:

@@ -21,6 +21,7 @@ const (
 const (
 	helloKindHello  = 1
 	helloKindRefuse = 2
+	helloKindQueue  = 3
 )
 
 // ByteOrderMark is how this machine stores the number 0x0102: Fixed payloads
@@ -59,8 +60,9 @@ type Hello struct {
 //	+-----------------------+---------+---------+---------+---------+------
 //
 // Numbers are little-endian. Kind 1 is a hello, its body the CBOR map of
-// [Hello]; kind 2 is a refusal, its body text for the other side's user. The
-// prelude never changes between versions.
+// [Hello]; kind 2 is a refusal, its body text for the other side's user; kind 3
+// says that hello or refusal will come later, its body is empty. The prelude never
+// changes between versions.
 
 // AppendHello appends the encoded hello to dst.
 func AppendHello(dst []byte, h Hello) ([]byte, error) {
@@ -80,6 +82,12 @@ func AppendRefusal(dst []byte, reason string) []byte {
 	return appendPrelude(dst, ProtocolVersion, helloKindRefuse, []byte(reason[:min(len(reason), maxHello)]))
 }
 
+// AppendQueued appends to dst what tells the other side that its hello was heard
+// and will be answered later: it is in a queue.
+func AppendQueued(dst []byte) []byte {
+	return appendPrelude(dst, ProtocolVersion, helloKindQueue, nil)
+}
+
 func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
 	dst = append(dst, helloMagic...)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))
@@ -90,8 +98,9 @@ func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
 }
 
 // ReadHello reads one hello from r and nothing beyond it. It fails with a
-// [*RefusedError] if the peer refused, and with a [*MismatchError] if its
-// protocol has another version, since the rest can then not be read.
+// [*RefusedError] if the peer refused, with [ErrQueued] if its hello will come
+// later, and with a [*MismatchError] if its protocol has another version, since the
+// rest can then not be read.
 func ReadHello(r io.Reader) (Hello, error) {
 	var prelude [helloPrelude]byte
 	if _, err := io.ReadFull(r, prelude[:]); err != nil {
@@ -115,6 +124,9 @@ func ReadHello(r io.Reader) (Hello, error) {
 	}
 	if kind == helloKindRefuse {
 		return Hello{}, &RefusedError{Reason: string(body)}
+	}
+	if kind == helloKindQueue {
+		return Hello{}, ErrQueued
 	}
 	if version != ProtocolVersion {
 		return Hello{}, &MismatchError{What: "protocol version", Local: fmt.Sprint(ProtocolVersion), Remote: fmt.Sprint(version)}

@@ -127,7 +127,7 @@ func TestReadHelloHostile(t *testing.T) {
 		{"body of 65535", edit(12, 0xff, 0xff), "hello of 65535 bytes, largest allowed 4096"},
 		{"refusal of 65535", edit(10, 2, 0, 0xff, 0xff), "hello of 65535 bytes, largest allowed 4096"},
 		{"kind 0", edit(10, 0, 0), "hello of kind 0"},
-		{"kind 3", edit(10, 3, 0), "hello of kind 3"},
+		{"kind 4", edit(10, 4, 0), "hello of kind 4"},
 		{"no body", body(""), "hello cannot be read"},
 		{"body of another type", body("\x01"), "hello cannot be read"},
 		{"body with a key twice", body("\xa2\x06\x01\x06\x02"), "hello cannot be read"},

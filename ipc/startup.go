@@ -47,6 +47,10 @@ type StartupData struct {
 	// UserData is the host's own, in CBOR. See [StartupData.Data].
 	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
 
+	// Resume is how many bytes of answers the worker keeps for a host that
+	// disconnects and comes back. See worker.WithResume.
+	Resume int `cbor:"16,keyasint,omitempty"`
+
 	taken atomic.Bool // the control descriptor
 }
 

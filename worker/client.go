@@ -76,20 +76,21 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 			return nil, fmt.Errorf("tandem: no driver is given, and the default, socket, has no channels of type %v", reflect.TypeFor[C]())
 		}
 	}
-	o := newOptions(opts)
-	c := newClient[C](o, driver.Capabilities())
-	c.driver, c.cmd = driver, cloneCmd(cmd)
-	if o.restart != nil {
-		c.restarts = o.restart.begin()
+	o := defaultOptions().with(opts)
+	if err := o.checkResume(driver.Name(), driver.Capabilities()); err != nil {
+		return nil, err
 	}
-	var err error
+	var data []byte
 	if o.hasData {
-		if c.data, err = ipc.CBOR.Append(nil, o.data); err != nil {
+		var err error
+		if data, err = ipc.CBOR.Append(nil, o.data); err != nil {
 			return nil, fmt.Errorf("tandem: encode the user data for the worker: %w", err)
 		}
 	}
-	if o.events != nil {
-		c.events = newEvents(o.events)
+	c := newClient[C](o, driver.Capabilities())
+	c.driver, c.cmd, c.data = driver, cloneCmd(cmd), data
+	if o.restart != nil {
+		c.restarts = o.restart.begin()
 	}
 	l, err := c.begin(ctx)
 	if err != nil {
@@ -97,7 +98,6 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 		return nil, err
 	}
 	c.live(l)
-	go c.supervise()
 	return c, nil
 }
 
@@ -106,6 +106,9 @@ func newClient[C ipc.Channel](o *options, caps ipc.Capabilities) *Client[C] {
 	c := &Client[C]{opts: o, caps: caps, freed: make(chan struct{}), watched: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
+	if o.events != nil {
+		c.events = newEvents(o.events)
+	}
 	return c
 }
 

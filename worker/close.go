@@ -28,7 +28,8 @@ const (
 // the kernel, is left behind with an error.
 //
 // Close returns an [*ExitError] if the worker had not ended with exit code 0.
-// Further calls return the same.
+// Further calls return the same. A worker that its channel has detached is left
+// alone, and Close only frees what the client holds.
 func (c *Client[C]) Close() error {
 	c.closing.Store(true)
 	c.stop()
@@ -39,8 +40,9 @@ func (c *Client[C]) shutdown() error {
 	c.between.Lock() // from now on no life begins
 	l := c.life.Load()
 	c.between.Unlock()
+	killed := false
 	if !l.left() {
-		l.end(c.opts.limits.Grace)
+		killed = l.end(c.opts.limits.Grace)
 	}
 	s := l.session.Load()
 	s.close(lostGrace)
@@ -53,6 +55,7 @@ func (c *Client[C]) shutdown() error {
 	case l.left():
 	case exit == nil:
 		err = fmt.Errorf("tandem: worker (pid %d) has not ended %v after SIGKILL: is it stuck in the kernel?", l.channel.Process().PID(), killDelay)
+	case exit.Code == ipc.ExitUnknown && !killed:
 	case exit.Code != 0:
 		err = exit
 	}
@@ -62,8 +65,8 @@ func (c *Client[C]) shutdown() error {
 	return err
 }
 
-// end ends the process, politely at first.
-func (l *life[C]) end(grace time.Duration) {
+// end ends the process, politely at first. It returns true if it had to kill it.
+func (l *life[C]) end(grace time.Duration) (killed bool) {
 	p, s := l.channel.Process(), l.session.Load()
 	s.calls.drained(grace, p.Done())
 	if !s.ending.Load() {
@@ -79,12 +82,14 @@ func (l *life[C]) end(grace time.Duration) {
 	}{{syscall.SIGTERM, termDelay}, {syscall.SIGKILL, killDelay}} {
 		select {
 		case <-p.Done():
-			return
+			return killed
 		default:
+			killed = step.sig == syscall.SIGKILL
 			_ = p.Signal(step.sig) // it can only have ended just now
 			within(p.Done(), step.wait, nil)
 		}
 	}
+	return killed
 }
 
 // within waits for done or other, for d at most. It returns true if done was

@@ -82,7 +82,12 @@ func (s *session) refuse(f ipc.Frame, why error) {
 	// Not here: the reader must not block.
 	s.handling.Go(func() {
 		defer s.refusing.Add(-1)
-		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)})
+		refusal := ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)}
+		if f.Kind == ipc.KindResume {
+			_ = s.transmit(refusal) // the host asks again
+			return
+		}
+		s.answer(refusal)
 	})
 }
 
@@ -189,6 +194,18 @@ func (s *session) call(j *job) (response, failure []byte) {
 // answer sends a response or an error. The link's end is the only thing that
 // can keep it from arriving.
 func (s *session) answer(f ipc.Frame) {
+	err := s.transmit(f)
+	switch {
+	case err == nil:
+	case s.afterlife != nil && errors.Is(err, ipc.ErrDisconnected):
+		s.afterlife.answer(callID{s.linkID(), f.Tx}, f)
+	case s.baseCtx.Err() == nil:
+		s.unsent(err)
+	}
+}
+
+// transmit sends an answer, or, if that is too large for the link, says so.
+func (s *session) transmit(f ipc.Frame) error {
 	err := s.link.Send(s.baseCtx, f)
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
@@ -196,9 +213,7 @@ func (s *session) answer(f ipc.Frame) {
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
 		err = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
-	if err != nil && s.baseCtx.Err() == nil {
-		s.unsent(err)
-	}
+	return err
 }
 
 // sendCancel tells the peer that nobody waits for the answer any more.
@@ -250,16 +265,25 @@ func (r *running) remove(c *handlerContext) {
 	r.mu.Unlock()
 }
 
-func (r *running) cancel(tx uint64) {
+// cancel ends the context of a handler, and returns false if it does not run.
+func (r *running) cancel(tx uint64) bool {
 	r.mu.Lock()
 	c := r.byTx[tx]
 	r.mu.Unlock()
 	if c == nil {
 		if c = r.inline.Load(); c == nil || c.tx != tx {
-			return
+			return false
 		}
 	}
 	c.cancel()
+	return true
+}
+
+// has reports whether a handler runs that is not the keeper's.
+func (r *running) has(tx uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byTx[tx] != nil
 }
 
 // handlerContext is the context of one handler. It makes a real one only when

@@ -30,6 +30,8 @@ type life[C ipc.Channel] struct {
 
 	mu       sync.Mutex
 	reported *session // whose end was reported as a disconnection
+	// forgotten calls are those whose answers nobody waits for; see resume.go.
+	forgotten []callKey
 }
 
 // begin starts a process and returns when it is ready. It is called by Spawn,
@@ -48,7 +50,7 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 			Protocol: ipc.ProtocolVersion,
 			Driver:   c.driver.Name(), Import: importPath(c.driver),
 			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Limits: c.opts.limits, MaxMessage: c.opts.maxMessage,
-			UserData: c.data,
+			UserData: c.data, Resume: c.opts.resume,
 		},
 		Started: func(started int) {
 			pid = started
@@ -59,15 +61,21 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 		c.events.add(Event{Kind: EventExited, PID: pid, Attempt: number, Err: err})
 		return nil, err
 	}
-	l := &life[C]{client: c, channel: channel, number: number, ready: time.Now(), after: make(chan struct{})}
-	channel.Links(l.linked)
-	return l, nil
+	return c.adopt(channel), nil
 }
 
-// live makes l the present life.
+// adopt returns the life of a process that is ready.
+func (c *Client[C]) adopt(channel C) *life[C] {
+	l := &life[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	channel.Links(l.linked)
+	return l
+}
+
+// live makes l the first life.
 func (c *Client[C]) live(l *life[C]) {
 	c.life.Store(l)
 	l.report(EventReady, nil)
+	go c.supervise()
 }
 
 func (l *life[C]) report(kind EventKind, err error) {
@@ -77,7 +85,9 @@ func (l *life[C]) report(kind EventKind, err error) {
 // linked takes a link of the process, the first or a later one.
 func (l *life[C]) linked(link ipc.Link) {
 	c := l.client
+	number := l.numbered(link)
 	next := newSession(link, 0, c.opts.codec, c.opts.limits, c.handlers(), c.opts.log, l.explain)
+	l.resumes(next, number)
 	old := l.session.Swap(next)
 	if old == nil {
 		return
@@ -86,6 +96,7 @@ func (l *life[C]) linked(link ipc.Link) {
 	l.report(EventReconnected, nil)
 	close(old.replaced)
 	go func() {
+		within(old.done, exitDelay, nil) // its reader delivers what has arrived
 		old.lost(ipc.ErrDisconnected)
 		old.close(0) // when its handlers have ended
 	}()
@@ -95,7 +106,7 @@ func (l *life[C]) linked(link ipc.Link) {
 func (l *life[C]) disconnected(s *session, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.reported != s && !l.client.closing.Load() {
+	if l.reported != s && (!l.client.closing.Load() || l.left()) {
 		l.reported = s
 		l.report(EventDisconnected, err)
 	}
@@ -131,6 +142,8 @@ func (l *life[C]) explain(s *session, err error) error {
 		return fmt.Errorf("%w: %w", ipc.ErrClosed, exit)
 	case exit != nil:
 		return exit
+	case errors.Is(err, ipc.ErrPeerGone) && isClosed(s.replaced):
+		err = fmt.Errorf("%w: worker (pid %d) has closed its link, and there is another now: %w", ipc.ErrDisconnected, p.PID(), err)
 	case errors.Is(err, ipc.ErrPeerGone):
 		err = fmt.Errorf("worker (pid %d) has closed its link, and runs: %w", p.PID(), err)
 	}

@@ -50,7 +50,17 @@ var (
 	pid      = ipc.NewMethod[int, pids]("test.pid")
 	fixed    = ipc.NewMethod[quote, quote]("test.fixed", ipc.WithCodec(ipc.Fixed))
 	anyCodec = ipc.NewMethod[[]byte, []byte]("test.any_codec")
+	die      = ipc.NewMethod[death, int]("test.die")
+	dieSafe  = ipc.NewMethod[death, int]("test.die_safe", ipc.WithIdempotent())
+	safePID  = ipc.NewMethod[int, int]("test.safe_pid", ipc.WithIdempotent())
 )
+
+// death asks a worker to add a byte to the file, to die if it is not longer than
+// Times then, and to return the length.
+type death struct {
+	File  string
+	Times int
+}
 
 // badError is an error that panics.
 type badError struct{}
@@ -103,6 +113,15 @@ func TestMain(m *testing.M) {
 		forever()
 		return err
 	})
+	worker.Main("once", func() error { // serves if it is the first one
+		f, err := os.OpenFile(os.Args[1], os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			forever()
+		}
+		f.Close()
+		return serveTest(worker.NewServer())
+	})
+	worker.Main("hostile", beHostile)
 	worker.Main("twice", func() error {
 		if err := serveTest(worker.NewServer()); err != nil {
 			return err
@@ -125,21 +144,6 @@ func TestMain(m *testing.M) {
 
 // hostEnv names the driver in a process that is to be a host itself.
 const hostEnv = "TANDEM_TEST_HOST"
-
-// beHost starts a worker, prints its pid, and waits to be killed.
-func beHost(driver string) {
-	for _, s := range spawners {
-		if s.name == driver {
-			w, err := s.spawn(context.Background(), worker.Self("test"))
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			fmt.Println(w.PID())
-			forever()
-		}
-	}
-}
 
 func serveTest(s *worker.Server) error {
 	var mu sync.Mutex
@@ -198,6 +202,12 @@ func serveTest(s *worker.Server) error {
 		switch how {
 		case "exit":
 			os.Exit(3)
+		case "exit well":
+			os.Exit(0)
+		case "hang up":
+			for fd := 3; fd < 100; fd++ {
+				_ = syscall.Shutdown(fd, syscall.SHUT_RDWR)
+			}
 		case "kill":
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		case "panic":
@@ -206,6 +216,25 @@ func serveTest(s *worker.Server) error {
 		forever()
 		return 0, nil
 	})
+	dying := func(_ context.Context, d death) (int, error) {
+		f, err := os.OpenFile(d.File, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		if _, err := f.Write([]byte("x")); err != nil {
+			return 0, err
+		}
+		info, err := f.Stat()
+		if err == nil && info.Size() <= int64(d.Times) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			forever()
+		}
+		return int(info.Size()), err
+	}
+	worker.Handle(s, die, dying)
+	worker.Handle(s, dieSafe, dying)
+	worker.Handle(s, safePID, func(context.Context, int) (int, error) { return os.Getpid(), nil })
 	worker.Handle(s, callback, func(ctx context.Context, n int) (int, error) { return double.Call(ctx, worker.Host(ctx), n) })
 	worker.Handle(s, busy, func(_ context.Context, d time.Duration) (int, error) {
 		n := 0
@@ -283,6 +312,18 @@ func eachDriver(t *testing.T, test func(t *testing.T, s spawner)) {
 	}
 }
 
+// eachPlainDriver runs a slow test, in parallel, with the drivers as they are.
+func eachPlainDriver(t *testing.T, test func(t *testing.T, s spawner)) {
+	for _, s := range spawners {
+		if s.name == "shm" || s.name == "socket" {
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				test(t, s)
+			})
+		}
+	}
+}
+
 // eventually waits for a condition, without a limit but the test's.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -299,6 +340,34 @@ func count(t testing.TB, w client, what string) int {
 	n, err := events.Call(context.Background(), w, what, ipc.WithLimit(0))
 	require.NoError(t, err)
 	return n
+}
+
+// beHostile links up as a worker does, and then does what argument 1 says.
+func beHostile() error {
+	startup, err := ipc.LoadStartup()
+	if err != nil {
+		return err
+	}
+	driver, _ := ipc.FindDriver(startup.Driver)
+	endpoint, err := driver.Open(startup)
+	if err != nil {
+		return err
+	}
+	link, err := endpoint.Accept(context.Background(), ipc.Hello{Codec: startup.Codec, MaxMessage: startup.MaxMessage})
+	if err != nil {
+		return err
+	}
+	switch os.Args[1] {
+	case "forge":
+		_ = link.Send(context.Background(), ipc.Frame{Kind: 15})
+	case "ping": // and do not read the pongs
+		for range 100_000 {
+			_ = link.Send(context.Background(), ipc.Frame{Kind: ipc.KindPing})
+		}
+		fmt.Fprintln(os.Stderr, "pinged")
+	}
+	forever()
+	return nil
 }
 
 func forever() {

@@ -18,6 +18,7 @@ type options struct {
 	limits     ipc.Limits
 	maxMessage int
 	log        *slog.Logger
+	resume     int // bytes; see WithResume
 
 	restart   *Restart // nil: never
 	attempts  int      // of a call; 0: 1
@@ -27,8 +28,12 @@ type options struct {
 	handlers  *registry // of a pool; nil: the client's own
 }
 
-func newOptions(opts []Option) *options {
-	o := &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+func defaultOptions() *options {
+	return &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+}
+
+// with applies opts to o, and returns it.
+func (o *options) with(opts []Option) *options {
 	for _, opt := range opts {
 		opt(o)
 	}

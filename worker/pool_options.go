@@ -35,7 +35,7 @@ const (
 )
 
 func newPoolOptions(size int, opts []PoolOption) *poolOptions {
-	o := &poolOptions{options: *newOptions(nil), size: size, maxSize: size, idle: defaultIdle, concurrency: runtime.GOMAXPROCS(0), queue: defaultQueue}
+	o := &poolOptions{options: *defaultOptions(), size: size, maxSize: size, idle: defaultIdle, concurrency: runtime.GOMAXPROCS(0), queue: defaultQueue}
 	for _, opt := range opts {
 		opt.applyPool(o)
 	}

@@ -21,6 +21,8 @@ type Server struct {
 	driver ipc.Acceptor
 	codec  ipc.Codec
 	log    *slog.Logger
+
+	after afterlife // of links that were disconnected
 }
 
 // NewServer returns a server without handlers. Add them with [Handle].
@@ -34,12 +36,17 @@ func (s *Server) RequireDriver(d ipc.Acceptor) { s.driver = d }
 // If the host uses another, both get an error at once.
 func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
 
+// Dropped returns how many answers could not be delivered, since the connection to
+// the host had gone and they were not kept: see [WithResume].
+func (s *Server) Dropped() uint64 { return s.after.dropped.Load() }
+
 // Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
 // It then lets the handlers finish, for as long as the host's grace allows
 // ([WithGrace]), ends their contexts, and returns nil. If the host goes without
 // a goodbye Serve ends the contexts of the handlers at once and returns an error
-// that wraps [ipc.ErrPeerGone]; with a driver that can reconnect it first waits
-// for the host to come back ([WithHostLimit]).
+// that wraps [ipc.ErrPeerGone]. With a driver that can reconnect it first waits for
+// the host to come back ([WithHostLimit]); meanwhile the handlers go on, and their
+// answers are dropped, or kept ([WithResume]).
 //
 // It returns an error at once, which the host gets too, if no host started this
 // process, or they do not agree. A process can serve its host once.
@@ -68,12 +75,15 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	defer endpoint.Close()
+	s.after.begin(startup.Resume)
 	for {
 		link, err := accept(ctx, endpoint, startup, codec)
 		if err != nil {
 			if ctx.Err() != nil {
+				s.after.drain(time.Now().Add(startup.Limits.Grace))
 				return nil
 			}
+			s.after.drain(time.Now())
 			return err
 		}
 		again, err := s.serveLink(ctx, link, codec, startup.Limits)
@@ -132,20 +142,25 @@ const lostGrace = 500 * time.Millisecond
 
 // serveLink serves one link to its end. again is true if the host may come back.
 func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, limits ipc.Limits) (again bool, err error) {
-	host := newSession(link, 1, codec, limits, &s.registry, s.log, nil)
+	host := prepareSession(link, 1, codec, limits, &s.registry, s.log, nil)
+	s.after.serve(host)
+	host.begin()
 	select {
 	case <-host.done:
 		err := host.err
 		if errors.Is(err, ipc.ErrDisconnected) {
-			go host.close(0) // its handlers run on
+			s.after.leave(host)
 			return true, nil
 		}
+		s.after.end()
 		host.close(lostGrace)
 		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
 	case <-ctx.Done():
 	case <-host.goodbye:
 	}
+	until := time.Now().Add(limits.Grace)
 	within(host.active.drain(), limits.Grace, host.done)
+	s.after.drain(until)
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort

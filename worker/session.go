@@ -53,22 +53,46 @@ type session struct {
 	ponging  atomic.Bool   // a pong is being sent
 	replaced chan struct{} // closed by the client when it has a later session
 
+	// What outlives the link: see resume.go and afterlife.go. A worker's session
+	// has an afterlife, and a host's a resumer if calls are to be resumed, which
+	// then go by the number of their link.
+	afterlife *afterlife
+	resumer   resumer
+	number    uint64
+
 	refusing atomic.Int32  // refusals that are being sent
 	late     atomic.Uint64 // answers to calls that were given up
 }
 
 // newSession starts a session. side is 0 for the host and 1 for the worker.
 func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
+	s := prepareSession(link, side, codec, limits, reg, log, explain)
+	s.begin()
+	return s
+}
+
+// prepareSession makes a session that does not read yet.
+func prepareSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
 	s := &session{
 		link: link, codec: codec, limits: limits, registry: reg, log: log, explain: explain,
 		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
-	ctx := context.WithValue(context.Background(), sessionKey{}, s)
-	s.baseCtx, s.cancel = context.WithCancel(ctx)
-	link.Arm()
-	s.startKeeper(0, false)
+	s.base(context.Background())
 	return s
+}
+
+// base sets the context that those of the handlers come from.
+func (s *session) base(ctx context.Context) {
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.baseCtx, s.cancel = context.WithCancel(context.WithValue(ctx, sessionKey{}, s))
+}
+
+func (s *session) begin() {
+	s.link.Arm()
+	s.startKeeper(0, false)
 }
 
 type sessionKey struct{}
@@ -131,12 +155,22 @@ func (s *session) receive(f ipc.Frame) *job {
 	case ipc.KindRequest, ipc.KindNotify:
 		return s.accept(f)
 	case ipc.KindCancel:
-		s.running.cancel(f.Tx)
+		if !s.running.cancel(f.Tx) && s.afterlife != nil {
+			s.afterlife.cancel(s, f.Tx)
+		}
 	case ipc.KindGoodbye:
 		s.goodbyeOnce.Do(func() { close(s.goodbye) })
 	case ipc.KindPing:
 		s.pong()
 	case ipc.KindPong:
+	case ipc.KindResume:
+		err := fmt.Errorf("%w: this side does not resume calls", ipc.ErrProtocol)
+		if s.afterlife != nil {
+			err = s.afterlife.resume(s, f)
+		}
+		if err != nil {
+			s.lost(err)
+		}
 	default:
 		s.lost(fmt.Errorf("%w: unexpected frame of kind %v", ipc.ErrProtocol, f.Kind))
 	}
@@ -171,7 +205,9 @@ func (s *session) lost(err error) {
 	if !s.ending.CompareAndSwap(false, true) {
 		return
 	}
-	s.cancel()
+	if s.afterlife == nil || !errors.Is(err, ipc.ErrDisconnected) {
+		s.cancel()
+	}
 	s.link.Shutdown()
 	go func() {
 		if s.explain != nil {
@@ -244,14 +280,19 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 		}
 		return nil, err
 	}
-	response, err := c.response, c.err
-	s.calls.remove(c)
-	if err != nil {
-		if failed {
+	if err := c.err; err != nil {
+		deadline := c.deadline
+		s.calls.remove(c)
+		switch {
+		case failed:
 			err = notSent(err)
+		case s.resumable(err):
+			return s.resume(ctx, callKey{s.number, tx}, inv, limit, deadline)
 		}
 		return nil, s.nameMethod(err, inv.Method)
 	}
+	response := c.response
+	s.calls.remove(c)
 	return response, nil
 }
 

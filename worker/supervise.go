@@ -49,7 +49,8 @@ func (c *Client[C]) revive(last *life[C]) bool {
 		}
 		next, err := c.begin(c.ctx)
 		if err == nil {
-			c.live(next)
+			c.life.Store(next)
+			next.report(EventReady, nil)
 			return true
 		}
 		if c.closing.Load() {

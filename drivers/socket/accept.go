@@ -2,6 +2,7 @@ package socket
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -15,6 +16,9 @@ const (
 	// acceptPause is the pause after a failure to accept, such as a lack of
 	// descriptors.
 	acceptPause = 100 * time.Millisecond
+
+	// maxQueue bounds the hosts that wait for their turn.
+	maxQueue = 8
 
 	hasHost = "worker has a host"
 )
@@ -70,8 +74,8 @@ func (e *endpoint) greet(conn netConn) {
 	})
 }
 
-// heard makes conn the candidate for the next Accept, if there is none and no
-// host is being served.
+// heard puts conn into the queue for the next Accept. Unless hosts are to wait
+// there, that is for one, while no host is being served.
 func (e *endpoint) heard(conn netConn, hello ipc.Hello, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -82,21 +86,41 @@ func (e *endpoint) heard(conn netConn, hello ipc.Hello, err error) {
 		refuse(conn, mismatch.Error())
 	case err != nil, e.closed:
 		conn.Close() // it said nothing, or nothing of sense
-	case e.live != nil && e.live.alive():
-		refuse(conn, hasHost)
-	case e.candidate != nil && !gone(e.candidate.conn):
-		refuse(conn, "another host is connecting to the worker")
 	default:
-		if e.candidate != nil {
-			e.candidate.conn.Close()
+		e.forgetGone()
+		if why := e.full(); why != "" {
+			refuse(conn, why)
+			return
+		}
+		if e.opts.SecondHost == Queue {
+			// It may have to wait for longer than a hello takes.
+			if _, err := conn.Write(ipc.AppendQueued(nil)); err != nil {
+				conn.Close()
+				return
+			}
 		}
 		_ = conn.SetDeadline(time.Time{})
-		e.candidate = &candidate{conn, hello}
+		e.queue = append(e.queue, candidate{conn, hello})
 		select {
 		case e.arrived <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// full returns why no more hosts can wait, "" if one can. e.mu is held.
+func (e *endpoint) full() string {
+	switch {
+	case e.opts.SecondHost == Queue && len(e.queue) >= maxQueue:
+		return fmt.Sprintf("%s, and %d wait for it", hasHost, maxQueue)
+	case e.opts.SecondHost == Queue:
+		return ""
+	case e.live != nil && e.live.alive():
+		return hasHost
+	case len(e.queue) > 0:
+		return "another host is connecting to the worker"
+	}
+	return ""
 }
 
 // gone reports whether the other end of conn was closed.

@@ -1,52 +1,58 @@
 package socket
 
 import (
+	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // Channel is a host's end of the connection to one worker. It lives from
-// [Driver.Spawn] until Close, and over any number of connections. All methods
-// are safe for concurrent use.
+// [Driver.Spawn] or [Attach] until Close or Detach, and over any number of
+// connections. All methods are safe for concurrent use.
 type Channel struct {
 	proc    ipc.Process
+	foreign *process.Foreign // proc, if it is not our child
 	connect Connect
 	local   ipc.Hello
-	first   ipc.Hello // of the worker, with which later ones have to agree
-	uid     int       // of the worker
+	ref     Ref // what later hellos have to agree with
 
 	place  place
 	id     fs.FileInfo // of the socket file, nil if it is gone
 	pinned *os.File    // holds the socket, or nil
 	target string      // what to dial
 
-	closing chan struct{} // closed by Close
-	tidied  chan struct{} // closed when the goroutine that waits for the file's end has left
+	closing  chan struct{} // closed by Close and Detach
+	tidied   chan struct{} // closed when the goroutine that waits for the file's end has left
+	watching sync.WaitGroup
 
 	// turn is held by whoever changes the link or tells of it: Links, Reconnect.
-	turn chan struct{}
+	turn    chan struct{}
+	adopted chan struct{} // capacity 1: link has changed
 
-	mu     sync.Mutex // guards the following
-	link   *link      // the present one, or the last
-	shared bool       // link was passed to fn
-	fn     func(ipc.Link)
-	closed bool
+	mu       sync.Mutex // guards the following
+	link     *link      // the present one, or the last
+	shared   bool       // link was passed to fn
+	fn       func(ipc.Link)
+	closed   bool
+	left     bool                    // by Detach
+	asked    bool                    // Disconnect was called, and no Reconnect has succeeded since
+	stopAuto context.CancelCauseFunc // ends an automatic Reconnect that runs
+
+	states  []State // to be told
+	telling bool    // a goroutine tells them
 }
 
 var _ ipc.Channel = (*Channel)(nil)
 
-func newChannel(d Driver, at place, p *process.Process, local ipc.Hello, l *link, uid int) *Channel {
-	c := &Channel{
-		proc: p, connect: d.Connect, local: local, first: l.peer, uid: uid,
-		place: at, target: at.path,
-		closing: make(chan struct{}), tidied: make(chan struct{}),
-		turn: make(chan struct{}, 1), link: l,
-	}
-	c.id, _ = os.Lstat(at.path)
+func newChannel(d Driver, at place, p *process.Process, local ipc.Hello, l *link, ref Ref) *Channel {
+	c := &Channel{proc: p, connect: d.Connect, local: local, ref: ref, place: at, target: at.path, link: l}
+	c.init()
 	if at.dir != "" && !d.Detached {
 		// With the names gone nothing can be left behind, whoever is killed.
 		if f, name, err := pin(at.path); err == nil {
@@ -54,11 +60,19 @@ func newChannel(d Driver, at place, p *process.Process, local ipc.Hello, l *link
 			at.remove(c.id)
 			c.id = nil
 			close(c.tidied)
+			c.watch()
 			return c
 		}
 	}
 	go c.tidy()
+	c.watch()
 	return c
+}
+
+func (c *Channel) init() {
+	c.closing, c.tidied = make(chan struct{}), make(chan struct{})
+	c.turn, c.adopted = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.id, _ = os.Lstat(c.place.path)
 }
 
 // tidy removes the worker's socket when the worker has ended and may not have
@@ -72,7 +86,7 @@ func (c *Channel) tidy() {
 	}
 }
 
-// Process is the worker's process.
+// Process is the worker's process. After [Attach] it is not our child: see there.
 func (c *Channel) Process() ipc.Process { return c.proc }
 
 // Links calls fn with the present link before it returns, and with each later
@@ -80,7 +94,7 @@ func (c *Channel) Process() ipc.Process { return c.proc }
 // Reconnect or Close. Links is called once; a second call panics.
 func (c *Channel) Links(fn func(ipc.Link)) {
 	c.turn <- struct{}{}
-	defer func() { <-c.turn }()
+	defer c.endTurn()
 	c.mu.Lock()
 	if c.fn != nil {
 		c.mu.Unlock()
@@ -92,6 +106,11 @@ func (c *Channel) Links(fn func(ipc.Link)) {
 	fn(l)
 }
 
+// Ref returns what another process needs to take the worker over with [Attach].
+// That makes sense for a Detached worker: any other ends with the process that
+// started it, and, unless it was given a Path, cannot be found.
+func (c *Channel) Ref() Ref { return c.ref }
+
 // Connected reports whether the channel has a link that neither side has ended.
 func (c *Channel) Connected() bool {
 	c.mu.Lock()
@@ -99,36 +118,95 @@ func (c *Channel) Connected() bool {
 	return !c.closed && c.link.alive()
 }
 
+// Left reports whether the worker was left by Detach, and so outlives the channel.
+func (c *Channel) Left() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.left
+}
+
+// Closed returns a channel that is closed by Close and Detach.
+func (c *Channel) Closed() <-chan struct{} { return c.closing }
+
 // Disconnect ends the present link in good order and leaves the worker alone.
 // What was sent before arrives at the worker; the link's Next returns what has
 // arrived here, and then, like Send, fails with an error that wraps
 // [ipc.ErrDisconnected]. It does nothing if there is no link. A Reconnect that
-// runs meanwhile goes on. The error is always nil.
+// runs meanwhile goes on, but one that the channel has begun by itself ends. The
+// error is always nil.
+//
+// The worker waits for the host to come back, for as long as worker.WithHostLimit
+// says, or [Driver].HostTimeout if it is detached.
 func (c *Channel) Disconnect() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.asked = true
+	if c.stopAuto != nil {
+		c.stopAuto(errAsked)
+	}
 	c.link.Shutdown()
 	return nil
 }
+
+// leaveTimeout bounds how long Detach waits for room to say that it leaves.
+const leaveTimeout = 5 * time.Second
+
+// Detach leaves the worker for good: it tells it to stay, whatever its
+// OnDisconnect says, for [Driver].HostTimeout at most, disconnects, and closes the
+// channel. Calls that are pending fail with [ipc.ErrDisconnected]. The Ref it
+// returns is for [Attach].
+//
+// It fails, and changes nothing, with an error that wraps [ipc.ErrUnsupported] if
+// the worker is not Detached, [ipc.ErrDisconnected] if there is no link to tell it
+// over, and [ipc.ErrClosed] if the channel is closed.
+func (c *Channel) Detach() (Ref, error) {
+	if !c.ref.Detached {
+		return Ref{}, fmt.Errorf("tandem: socket: detach worker (pid %d): %w: it was not started with Driver.Detached", c.ref.PID, ipc.ErrUnsupported)
+	}
+	c.mu.Lock()
+	l, closed := c.link, c.closed
+	c.mu.Unlock()
+	if closed {
+		return Ref{}, ipc.ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	if err := l.Send(ctx, ipc.Frame{Kind: kindLeave}); err != nil {
+		return Ref{}, fmt.Errorf("tandem: socket: detach worker (pid %d): cannot tell it: %w", c.ref.PID, err)
+	}
+	c.end(true)
+	return c.ref, c.Close()
+}
+
+// end closes the channel, but frees nothing.
+func (c *Channel) end(left bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed, c.left = true, left
+	close(c.closing)
+	if c.link != nil {
+		c.link.finish(errChannelClosed)
+	}
+}
+
+var errChannelClosed = fmt.Errorf("%w: the channel is closed (%w)", ipc.ErrDisconnected, ipc.ErrClosed)
 
 // Close ends the present link and a Reconnect that runs, and releases what the
 // channel holds. It neither ends nor signals the worker. Whoever was given a
 // link by Links still has to close it. The error is always nil.
 func (c *Channel) Close() error {
-	c.mu.Lock()
-	if !c.closed {
-		c.closed = true
-		close(c.closing)
-		c.link.Shutdown()
-	}
-	c.mu.Unlock()
-
+	c.end(false)
 	c.turn <- struct{}{} // a Reconnect that ran has left
-	defer func() { <-c.turn }()
+	defer c.endTurn()
+	c.watching.Wait()
 	<-c.tidied
+
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.shared {
+	if !c.shared && c.link != nil {
 		_ = c.link.Close() // nobody else can
 	}
 	if c.pinned != nil {
@@ -137,6 +215,9 @@ func (c *Channel) Close() error {
 	}
 	if c.proc.Exit() != nil {
 		c.place.remove(c.id) // tidy may have chosen the other case
+	}
+	if c.foreign != nil {
+		c.foreign.Close()
 	}
 	return nil
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// Connect says how [Channel.Reconnect] tries to reach its worker. The zero
+// Connect says how [Channel.Reconnect] and [Attach] try to reach a worker. The zero
 // value makes 5 attempts with pauses of about 100, 200, 400 and 800 ms.
 type Connect struct {
 	// Attempts bounds how often the worker is dialled; 0 means 5.
@@ -23,6 +23,19 @@ type Connect struct {
 	DelayFunc func(attempt int) time.Duration
 	// MaxDelay bounds every pause; 0 means 5 s.
 	MaxDelay time.Duration
+
+	// Auto makes the channel reconnect by itself, in the same way, when the
+	// connection has ended though neither side was to end it: the worker lives,
+	// and there was no Disconnect, Detach or Close. If the attempts come to nothing
+	// that was it, until Reconnect is called. Calls fail with
+	// [ipc.ErrDisconnected] meanwhile, unless worker.WithResume is given.
+	Auto bool
+	// OnState, if set, is called for each change of the connection, Auto or not: in
+	// order, one call at a time, from a goroutine of its own, which holds no lock, so
+	// that it may call any method of the channel. A state that is over before it
+	// could be told may be left out, but never the last one. No call begins
+	// after the channel was closed.
+	OnState func(State)
 }
 
 const (

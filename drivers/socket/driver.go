@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
@@ -40,11 +41,47 @@ type Driver struct {
 	Path string
 	// Detached gives the worker a session of its own and lets it outlive the
 	// host. Its stdin, stdout and stderr have to be files; what else was set
-	// is replaced by the null device.
+	// is replaced by the null device. [Channel.Detach] leaves it, and [Attach]
+	// finds it again. Any other worker ends with the process that started it.
 	Detached bool
+	// OnDisconnect says what becomes of a detached worker whose host's process
+	// has ended without Detach. For other workers it means nothing.
+	OnDisconnect OnDisconnect
+	// HostTimeout bounds how long a detached worker waits for a host, after
+	// Disconnect or Detach or the end of its host, and then ends; 0 means no limit.
+	// For it, this takes the place of worker.WithHostLimit.
+	HostTimeout time.Duration
+	// SecondHost says what becomes of a host that connects while another one is
+	// served.
+	SecondHost SecondHost
 	// Connect says how [Channel.Reconnect] tries.
 	Connect Connect
 }
+
+// OnDisconnect is what a detached worker does when its host's process has ended
+// without [Channel.Detach].
+type OnDisconnect uint8
+
+const (
+	// Shutdown: the worker ends in good order: the contexts of its handlers end,
+	// and Serve returns an error that wraps [ipc.ErrPeerGone]. A host that waits in
+	// the queue is served first.
+	Shutdown OnDisconnect = iota
+	// KeepAlive: the worker waits for another host, for Driver.HostTimeout.
+	KeepAlive
+)
+
+// SecondHost is what a worker does with a host that connects while another one
+// is served.
+type SecondHost uint8
+
+const (
+	// Refuse: the second host gets an [*ipc.RefusedError].
+	Refuse SecondHost = iota
+	// Queue: the second host waits until the first one leaves or its own context
+	// ends. Up to eight wait, in the order in which they came; more are refused.
+	Queue
+)
 
 // Name returns "socket".
 func (Driver) Name() string { return driverName }
@@ -58,17 +95,28 @@ func (Driver) Capabilities() ipc.Capabilities {
 type options struct {
 	// Private: the directory of the socket is ours and goes with it.
 	Private bool `cbor:"1,keyasint,omitempty"`
-	// Detached is Driver.Detached.
-	Detached bool `cbor:"2,keyasint,omitempty"`
+	// The others are as in Driver.
+	Detached     bool         `cbor:"2,keyasint,omitempty"`
+	OnDisconnect OnDisconnect `cbor:"3,keyasint,omitempty"`
+	SecondHost   SecondHost   `cbor:"4,keyasint,omitempty"`
+}
+
+// check panics if an option is out of range.
+func (d Driver) check() {
+	d.Connect.check()
+	if d.OnDisconnect > KeepAlive || d.SecondHost > Queue || d.HostTimeout < 0 {
+		panic(fmt.Sprintf("tandem: socket: Driver{OnDisconnect: %d, SecondHost: %d, HostTimeout: %v} is out of range",
+			d.OnDisconnect, d.SecondHost, d.HostTimeout))
+	}
 }
 
 // Spawn starts cmd and returns when the worker listens and has said hello, or
 // when ctx ends. A Path that is too long or in use is an error before anything
 // is started; so is a system without Unix sockets, and then the error wraps
 // [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.
-// It panics if d.Connect is out of range.
+// It panics if an option is out of range.
 func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
-	d.Connect.check()
+	d.check()
 	if err := supported(); err != nil {
 		return nil, err
 	}
@@ -76,11 +124,16 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.Detached {
+		sweep()
+	}
 	place, err := choosePlace(d.Path, cmd.Cmd.SysProcAttr)
 	if err != nil {
 		return nil, err
 	}
-	data, err := ipc.CBOR.Append(nil, options{Private: place.dir != "", Detached: d.Detached})
+	data, err := ipc.CBOR.Append(nil, options{
+		Private: place.dir != "", Detached: d.Detached, OnDisconnect: d.OnDisconnect, SecondHost: d.SecondHost,
+	})
 	if err != nil {
 		place.discard()
 		return nil, fmt.Errorf("tandem: socket: encode options: %w", err)
@@ -89,6 +142,9 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 	s.Driver, s.Address, s.DriverData, s.MaxMessage = driverName, place.path, data, limit
 	if s.Import == "" {
 		s.Import = importPath
+	}
+	if d.Detached {
+		s.Limits.Host = d.HostTimeout
 	}
 	local := process.Hello(ipc.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
 	var l *link
@@ -104,7 +160,16 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 		place.discard()
 		return nil, err
 	}
-	return newChannel(d, place, p, local, l, workerUID(cmd.Cmd.SysProcAttr)), nil
+	program := cmd.Cmd.Path
+	if len(cmd.Cmd.Args) > 0 {
+		program = cmd.Cmd.Args[0]
+	}
+	return newChannel(d, place, p, local, l, Ref{
+		Path: place.path, Private: place.dir != "",
+		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: workerUID(cmd.Cmd.SysProcAttr),
+		Program: program[max(0, len(program)-maxProgram):],
+		Codec:   s.Codec, MaxMessage: limit, Limits: s.Limits, Detached: d.Detached, Resume: s.Resume,
+	}), nil
 }
 
 // messageLimit completes and checks the largest message of a host or worker.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,13 +46,12 @@ func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
 	}
 	e := &endpoint{
 		at: at, id: id, ln: ln, control: control, uids: []int{os.Geteuid()},
+		opts:    opts,
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
 		shaking: make(map[netConn]struct{}),
 		sem:     make(chan struct{}, maxHandshakes),
 	}
-	if !opts.Detached {
-		e.parent = os.Getppid()
-	}
+	e.parent = os.Getppid()
 	// Who made the control socket is the host, which may have started this
 	// process as another user.
 	if cred, err := peerCredentials(control); err == nil {
@@ -66,21 +66,22 @@ type endpoint struct {
 	id   fs.FileInfo
 	ln   *net.UnixListener
 	uids []int // whose processes may connect
-	// parent started us, as the host or on its behalf, and we end with it; 0 if
-	// the worker is detached.
+	opts options
+	// parent started us, as the host or on its behalf.
 	parent int
 
-	arrived chan struct{} // capacity 1: candidate was set
+	arrived chan struct{} // capacity 1: queue has grown
 	closing chan struct{} // closed by Close
 	wg      sync.WaitGroup
 	sem     chan struct{} // one for each handshake that runs
 
-	mu        sync.Mutex           // guards the following
-	control   netConn              // until the first Accept
-	live      *link                // the last one yielded
-	candidate *candidate           // has said hello, waits for an Accept
-	shaking   map[netConn]struct{} // say hello just now
-	closed    bool
+	mu      sync.Mutex           // guards the following
+	control netConn              // until the first Accept
+	live    *link                // the last one yielded
+	host    *process.Foreign     // whose it is, if we end with it and the system can tell
+	queue   []candidate          // have said hello and wait for an Accept
+	shaking map[netConn]struct{} // say hello just now
+	closed  bool
 }
 
 // candidate is a host that has said hello and was not answered yet.
@@ -91,14 +92,14 @@ type candidate struct {
 
 var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
 
-// parentCheck is how often a worker that waits for its host looks whether the
-// process that started it is alive.
-const parentCheck = 200 * time.Millisecond
+// hostCheck is how often a worker that waits for its host looks whether the host
+// is alive.
+const hostCheck = 200 * time.Millisecond
 
 // Accept yields the link over the control socket first. Then it waits for a
-// host to connect; one that does not agree is told so and does not end it.
-// Unless the worker is detached, it fails when the process that started it has
-// ended.
+// host to connect; one that does not agree is told so and does not end it. It
+// fails when the host has ended without Detach, unless OnDisconnect is KeepAlive;
+// and if the worker is not detached, when the process that started it has ended.
 func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -124,36 +125,95 @@ func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error
 	if control != nil {
 		return e.acceptFirst(ctx, control, local)
 	}
-	check := time.NewTicker(parentCheck)
+	check := time.NewTicker(hostCheck)
 	defer check.Stop()
 	for {
+		if c, ok := e.first(); ok {
+			l, err := e.answer(c, local)
+			if err == nil {
+				return l, nil
+			}
+			c.conn.Close()
+			if errors.Is(err, errEndpointClosed) {
+				return nil, err
+			}
+			slog.Warn("tandem: socket: a host connected and was turned away", "err", err)
+			continue
+		}
+		if err := e.hostGone(); err != nil {
+			return nil, err
+		}
 		select {
 		case <-check.C:
-			if e.parent != 0 && os.Getppid() != e.parent {
-				return nil, fmt.Errorf("%w: the process that started this worker (pid %d) has ended", ipc.ErrPeerGone, e.parent)
-			}
+		case <-e.arrived:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-e.closing:
 			return nil, errEndpointClosed
-		case <-e.arrived:
 		}
-		e.mu.Lock()
-		c := e.candidate
-		e.candidate = nil
-		e.mu.Unlock()
-		if c == nil {
-			continue
-		}
-		l, err := e.answer(c, local)
-		if err == nil {
-			return l, nil
+	}
+}
+
+// first takes the first host that still waits off the queue.
+func (e *endpoint) first() (candidate, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.forgetGone()
+	if len(e.queue) == 0 {
+		return candidate{}, false
+	}
+	c := e.queue[0]
+	e.queue = e.queue[1:]
+	return c, true
+}
+
+// forgetGone drops the hosts that have left the queue. e.mu is held.
+func (e *endpoint) forgetGone() {
+	e.queue = slices.DeleteFunc(e.queue, func(c candidate) bool {
+		if !gone(c.conn) {
+			return false
 		}
 		c.conn.Close()
-		if errors.Is(err, errEndpointClosed) {
-			return nil, err
+		return true
+	})
+}
+
+// hostGone returns an error if the worker is to end because its host has.
+func (e *endpoint) hostGone() error {
+	e.mu.Lock()
+	host, left := e.host, e.live != nil && e.live.reader.left.Load()
+	e.mu.Unlock()
+	switch {
+	case e.opts.Detached && (left || e.opts.OnDisconnect == KeepAlive):
+		return nil
+	case host != nil:
+		if host.Exit() != nil {
+			return fmt.Errorf("%w: the host (pid %d) has ended, and did not detach from this worker", ipc.ErrPeerGone, host.PID())
 		}
-		slog.Warn("tandem: socket: a host connected and was turned away", "err", err)
+		return nil
+	case os.Getppid() != e.parent:
+		return fmt.Errorf("%w: the process that started this worker (pid %d) has ended", ipc.ErrPeerGone, e.parent)
+	}
+	return nil
+}
+
+// watchHost begins to watch over the process at the other end of conn, if the
+// worker is to end with it. It returns nil if the system cannot do that; then
+// the process that started us stands for the host. e.mu is held.
+func (e *endpoint) watchHost(conn netConn, hello ipc.Hello) {
+	if !e.opts.Detached || e.opts.OnDisconnect == KeepAlive {
+		return
+	}
+	if e.host != nil {
+		e.host.Close()
+		e.host = nil
+	}
+	cred, err := peerCredentials(conn)
+	if err != nil || cred.pid == 0 {
+		return
+	}
+	if host, err := process.Find(cred.pid, hello.StartTime, ""); err == nil {
+		e.host = host
 	}
 }
 
@@ -183,7 +243,7 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local ipc.Hell
 }
 
 // answer says hello to a candidate and makes its link.
-func (e *endpoint) answer(c *candidate, local ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) answer(c candidate, local ipc.Hello) (ipc.Link, error) {
 	if err := sayHello(c.conn, local); err != nil {
 		return nil, err
 	}
@@ -204,11 +264,12 @@ func (e *endpoint) yield(conn netConn, local, remote ipc.Hello) (ipc.Link, error
 		return nil, err
 	}
 	e.live = l
-	if e.candidate != nil && l.alive() {
+	e.watchHost(conn, remote)
+	if e.opts.SecondHost == Refuse && len(e.queue) > 0 && l.alive() {
 		// It came in while this one was being answered, and this one did not
 		// leave meanwhile.
-		refuse(e.candidate.conn, hasHost)
-		e.candidate = nil
+		refuse(e.queue[0].conn, hasHost)
+		e.queue = nil
 	}
 	return l, nil
 }
@@ -226,9 +287,12 @@ func (e *endpoint) Close() error {
 	if e.control != nil {
 		e.control.Close()
 	}
-	if e.candidate != nil {
-		e.candidate.conn.Close()
-		e.candidate = nil
+	for _, c := range e.queue {
+		c.conn.Close()
+	}
+	e.queue = nil
+	if e.host != nil {
+		e.host.Close()
 	}
 	for conn := range e.shaking {
 		_ = conn.SetDeadline(past) // its goroutine closes it

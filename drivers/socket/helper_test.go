@@ -19,7 +19,7 @@ func helperMain(mode, arg string) int {
 	case "host", "host-detached": // spawns a worker, says its pid, and waits to be killed
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached"}
+		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached", OnDisconnect: socket.KeepAlive}
 		work := "once"
 		if d.Detached {
 			work = "echo"

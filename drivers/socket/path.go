@@ -46,8 +46,8 @@ func choosePlace(path string, attr *syscall.SysProcAttr) (place, error) {
 func makePlace(attr *syscall.SysProcAttr) (place, error) {
 	var dir string
 	var err error
-	for _, parent := range []string{os.TempDir(), "/tmp"} {
-		if dir, err = os.MkdirTemp(parent, "tandem-*"); err != nil {
+	for _, parent := range tempDirs() {
+		if dir, err = os.MkdirTemp(parent, dirPattern); err != nil {
 			continue
 		}
 		p := place{path: filepath.Join(dir, socketName), dir: dir}

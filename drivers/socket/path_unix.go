@@ -5,6 +5,7 @@ package socket
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 	"time"
@@ -52,4 +53,9 @@ func workerUID(attr *syscall.SysProcAttr) int {
 		return int(attr.Credential.Uid)
 	}
 	return os.Geteuid()
+}
+
+func ownedByUs(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
 }

@@ -35,6 +35,9 @@ type reader struct {
 	// complete says whether Next would return something without the socket.
 	complete atomic.Bool
 
+	// left: the host has said that it leaves and the worker is to stay.
+	left atomic.Bool
+
 	spin spinner
 
 	// small counts the frames in a row that keepBuffer would have held.
@@ -135,7 +138,10 @@ func (rd *reader) take(limit int) (f ipc.Frame, ok, dropped bool, err error) {
 			if rd.small++; prefixSize+need > keepBuffer {
 				rd.small = 0
 			}
-			f, ok, err = parseFrame(tag, body, size)
+			if f, ok, err = parseFrame(tag, body, size); err != nil && ipc.Kind(tag) == kindLeave && size == 8 {
+				rd.left.Store(true)
+				return f, false, true, nil
+			}
 			return f, ok, !ok && err == nil, err
 		}
 		// One exact allocation of what was agreed on; the rest of the frame is

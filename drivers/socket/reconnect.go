@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -17,8 +18,9 @@ import (
 //
 //   - with an error that wraps the worker's [*ipc.ExitError], at once, when the
 //     process has ended or ends meanwhile;
-//   - at once when another process, or another run of the program, answers in
-//     the worker's place, or one that does not agree in its hello;
+//   - with an error that wraps [ErrStranger], at once, when another process, or
+//     another run of the program, answers in the worker's place, or one that does
+//     not agree in its hello;
 //   - when ctx ends, with its error;
 //   - with [ipc.ErrClosed] when the channel is closed;
 //   - with the error of the last attempt when no attempt succeeded, for example
@@ -26,9 +28,22 @@ import (
 //
 // The link that was disconnected stays with who got it, and has to be closed.
 func (c *Channel) Reconnect(ctx context.Context) error {
+	if err := c.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer c.endTurn()
+	if c.Connected() {
+		slog.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
+		return nil
+	}
+	return c.establish(ctx, nil)
+}
+
+// takeTurn waits for the turn, unless there is no use any more.
+func (c *Channel) takeTurn(ctx context.Context) error {
 	select {
 	case c.turn <- struct{}{}:
-		defer func() { <-c.turn }()
+		return nil
 	case <-c.proc.Done():
 		return c.exited()
 	case <-c.closing:
@@ -36,10 +51,13 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if c.Connected() {
-		slog.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
-		return nil
-	}
+}
+
+func (c *Channel) endTurn() { <-c.turn }
+
+// establish connects and adopts the link. trying, if not nil, makes this an
+// automatic Reconnect, and is told of each attempt.
+func (c *Channel) establish(ctx context.Context, trying func(attempt int, last error)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
@@ -54,7 +72,7 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	l, err := c.attempt(ctx)
+	l, err := c.attempt(ctx, trying)
 	switch {
 	case c.proc.Exit() != nil:
 		err = c.exited()
@@ -62,7 +80,7 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		err = c.adopt(l)
+		err = c.adopt(l, trying != nil)
 	}
 	if err != nil && l != nil {
 		l.Close()
@@ -75,18 +93,26 @@ func (c *Channel) exited() error {
 }
 
 // adopt makes l the present link.
-func (c *Channel) adopt(l *link) error {
+func (c *Channel) adopt(l *link, unasked bool) error {
 	c.mu.Lock()
-	if c.closed {
+	switch {
+	case c.closed:
 		c.mu.Unlock()
 		return ipc.ErrClosed
+	case unasked && c.asked:
+		c.mu.Unlock()
+		return errAsked
 	}
-	if !c.shared {
+	if !c.shared && c.link != nil {
 		_ = c.link.Close() // nobody else can
 	}
-	c.link = l
+	c.link, c.asked = l, false
 	fn := c.fn
 	c.mu.Unlock()
+	select {
+	case c.adopted <- struct{}{}:
+	default:
+	}
 	if fn != nil {
 		fn(l)
 	}
@@ -96,16 +122,21 @@ func (c *Channel) adopt(l *link) error {
 // strangerError: who answered is not the worker, so trying again is no use.
 type strangerError struct{ error }
 
-func (e strangerError) Unwrap() error { return e.error }
+func (e strangerError) Unwrap() []error { return []error{ErrStranger, e.error} }
 
 // attempt dials until an attempt succeeds, or no further one would.
-func (c *Channel) attempt(ctx context.Context) (*link, error) {
+func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, error) {
 	delay := c.connect.delays()
+	var lastErr error
 	for n, last := 1, c.connect.attempts(); ; n++ {
+		if trying != nil {
+			trying(n, lastErr)
+		}
 		l, err := c.dial(ctx)
 		if err == nil {
 			return l, nil
 		}
+		lastErr = err
 		var stranger strangerError
 		if ctx.Err() != nil || errors.As(err, &stranger) {
 			return nil, err
@@ -113,23 +144,29 @@ func (c *Channel) attempt(ctx context.Context) (*link, error) {
 		if n == last {
 			return nil, fmt.Errorf("tandem: socket: worker (pid %d) cannot be reached after %d attempts: %w", c.proc.PID(), n, err)
 		}
-		t := time.NewTimer(delay(n))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
+		if pause(ctx, delay(n), nil); ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 	}
 }
 
+// pause returns after d, or when ctx ends or done is closed.
+func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
 // dial connects once, and trusts the other side only if it is the worker.
 func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, helloTimeout,
-		fmt.Errorf("tandem: socket: the worker has not answered within %v: is it stopped, or busy with its last host?", helloTimeout))
-	defer cancel()
 	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", c.target)
+	dialCtx, cancel := withHelloTimeout(ctx)
+	defer cancel()
+	nc, err := d.DialContext(dialCtx, "unix", c.target)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: socket: %w", err)
 	}
@@ -143,32 +180,61 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(cred.checkUser(c.uid), cred.checkProcess(c.proc.PID(), c.first.PID)); err != nil {
+	if err := errors.Join(cred.checkUser(c.ref.UID), cred.checkProcess(c.proc.PID(), c.ref.PID)); err != nil {
 		return nil, strangerError{err}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
-	remote, err := exchange(conn, c.local)
-	if !stop() {
-		return nil, context.Cause(ctx)
-	}
+	remote, err := c.greet(ctx, conn)
 	if err != nil {
-		var mismatch *ipc.MismatchError
-		if errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) {
-			return nil, strangerError{err}
-		}
 		return nil, err
 	}
 	for _, f := range []struct {
 		what        string
 		first, then uint64
 	}{
-		{"process id", uint64(c.first.PID), uint64(remote.PID)},
-		{"start time", c.first.StartTime, remote.StartTime},
-		{"nonce", c.first.Nonce, remote.Nonce},
+		{"process id", uint64(c.ref.PID), uint64(remote.PID)},
+		{"start time", c.ref.StartTime, remote.StartTime},
+		{"nonce", c.ref.Nonce, remote.Nonce},
 	} {
 		if f.first != f.then {
 			return nil, strangerError{fmt.Errorf("tandem: socket: who answers is not the worker: its %s is %d, the worker's is %d", f.what, f.then, f.first)}
 		}
 	}
 	return newLink(conn, c.local, remote, hostSide)
+}
+
+// greet exchanges hellos, within helloTimeout; but if the worker has a host and
+// says that we are to wait for our turn, for as long as ctx allows.
+func (c *Channel) greet(ctx context.Context, conn netConn) (ipc.Hello, error) {
+	said := sayHello(conn, c.local)
+	for queued := false; ; queued = true {
+		remote, err := c.hear(ctx, conn, said, queued)
+		var mismatch *ipc.MismatchError
+		switch {
+		case errors.Is(err, ipc.ErrQueued) && !queued:
+			continue
+		case errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol), errors.Is(err, ipc.ErrQueued):
+			return remote, strangerError{err}
+		}
+		return remote, err
+	}
+}
+
+// hear hears the worker's hello.
+func (c *Channel) hear(ctx context.Context, conn netConn, said error, patient bool) (ipc.Hello, error) {
+	if !patient {
+		var cancel context.CancelFunc
+		ctx, cancel = withHelloTimeout(ctx)
+		defer cancel()
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
+	remote, err := process.HearHello(conn, c.local, said)
+	if !stop() {
+		return remote, context.Cause(ctx)
+	}
+	return remote, err
+}
+
+func withHelloTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, helloTimeout,
+		fmt.Errorf("tandem: socket: the worker has not answered within %v: is it stopped, or busy with its last host?", helloTimeout))
 }

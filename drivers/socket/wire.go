@@ -20,6 +20,10 @@ const (
 	endGivenUp = 0 // the sender gave up: what is missing was filled with zeros
 )
 
+// kindLeave is the driver's own frame, with a tag that no other frame has: the host
+// leaves for good and the worker is to stay. It has a tx, 0, and nothing else.
+const kindLeave ipc.Kind = 0x40
+
 // endSize returns how many bytes follow a frame of this size.
 func endSize(size int) int {
 	if prefixSize+size > wholeWrite {

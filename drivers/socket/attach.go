@@ -1,0 +1,74 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Attach takes over a worker that another process has started, and mostly also
+// left: it connects to where the worker listens, as connect says, and proves that
+// who answers is the very run that ref names, by its user, its process id with
+// the start time, and its nonce. Before that nothing is trusted, and no process is
+// signalled at any time.
+//
+// A worker that has a host refuses a second one with an [*ipc.RefusedError], or
+// lets it wait until ctx ends, as its [Driver].SecondHost says. Other errors wrap
+//
+//   - [ErrStale], at once, if the process has ended, also if its id is that of another
+//     process now; its private directory, if that was left, is removed;
+//   - [ErrStranger], at once, if somebody else listens at the path, or the user is
+//     another one;
+//   - [ErrBadRef] if ref cannot name a worker;
+//   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to
+//     a process that is not a child.
+//
+// The worker is not our child. The channel's Process knows when it ends, but not
+// how: its Exit has the code [ipc.ExitUnknown].
+func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
+	connect.check()
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(ref.check(), ref.checkOwner()); err != nil {
+		return nil, err
+	}
+	sweep()
+	p, err := process.Find(ref.PID, ref.StartTime, ref.Program)
+	if err != nil {
+		var gone *process.GoneError
+		if errors.As(err, &gone) {
+			if ref.Private {
+				sweepDir(filepath.Dir(ref.Path), 0)
+			}
+			return nil, fmt.Errorf("%w: %w", ErrStale, gone)
+		}
+		return nil, fmt.Errorf("tandem: socket: attach: %w", err)
+	}
+	local := process.Hello(ipc.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
+	c := &Channel{
+		proc: p, foreign: p, connect: connect, local: local, ref: ref,
+		place:  place{path: ref.Path},
+		target: ref.Path,
+	}
+	if ref.Private {
+		c.place.dir = filepath.Dir(ref.Path)
+	}
+	c.init()
+	err = c.establish(ctx, nil)
+	if err != nil {
+		close(c.tidied) // there is nothing to wait for
+		c.Close()
+		if errors.Is(err, ipc.ErrPeerGone) {
+			err = fmt.Errorf("%w: %w", ErrStale, err)
+		}
+		return nil, err
+	}
+	go c.tidy()
+	c.watch()
+	return c, nil
+}

@@ -1,0 +1,53 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tandemipc/tandem/drivers/socket"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Attach takes over a worker that another process has started and left, which ref
+// names; see [socket.Attach], also for the errors and for connect. The client
+// works as that of a worker that was started here: Close ends the worker, and
+// Channel().Detach leaves it to the next host.
+//
+// Codec, largest message and limits are what the worker was started with.
+// [WithCallLimit] and [WithGrace] change those of this host, and ctx and
+// [WithStartLimit] bound the time until the worker has said hello. Options for
+// starting a process, [WithRestart] and [WithRetry] among them, are an error: the
+// worker is not our child, and how to start it is not known here.
+func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ...Option) (*Client[*socket.Channel], error) {
+	codec, ok := ipc.FindCodec(ref.Codec)
+	if !ok {
+		return nil, fmt.Errorf("%w: codec %q is not known here", socket.ErrBadRef, ref.Codec)
+	}
+	o := (&options{codec: codec, limits: ref.Limits, maxMessage: ref.MaxMessage, resume: ref.Resume, log: defaultOptions().log}).with(opts)
+	var errs []error
+	for name, given := range map[string]bool{
+		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostLimit": o.limits.Host != ref.Limits.Host,
+		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil, "WithResume": o.resume != ref.Resume,
+	} {
+		if given {
+			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", name))
+		}
+	}
+	if errs != nil {
+		return nil, errors.Join(errs...)
+	}
+	if limit := o.limits.Start; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), Limit: limit})
+		defer cancel()
+	}
+	channel, err := socket.Attach(ctx, ref, connect)
+	if err != nil {
+		return nil, err
+	}
+	c := newClient[*socket.Channel](o, socket.Driver{}.Capabilities())
+	c.starts = 1
+	c.live(c.adopt(channel))
+	return c, nil
+}
