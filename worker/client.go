@@ -193,6 +193,14 @@ func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 	return c.session().Batch(ctx, f)
 }
 
+// handlers are the client's own, or those of its pool.
+func (c *Client[C]) handlers() *registry {
+	if c.opts.handlers != nil {
+		return c.opts.handlers
+	}
+	return &c.registry
+}
+
 // Late returns how many answers came after their callers had given up, over the
 // present link.
 func (c *Client[C]) Late() uint64 { return c.session().late.Load() }

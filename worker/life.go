@@ -87,7 +87,7 @@ func (l *life[C]) report(kind EventKind, err error) {
 func (l *life[C]) linked(link ipc.Link) {
 	c := l.client
 	number := l.numbered(link)
-	next := newSession(link, 0, c.opts.codec, c.opts.limits, &c.registry, c.opts.log, l.explain)
+	next := newSession(link, 0, c.opts.codec, c.opts.limits, c.handlers(), c.opts.log, l.explain)
 	if number > 0 {
 		next.number, next.resumer = number, l
 	}

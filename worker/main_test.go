@@ -88,6 +88,7 @@ var entries = make(map[string]func() error)
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	worker.Main("test", func() error { return serveTest(worker.NewServer()) })
+	worker.Main("text", serveText)
 	worker.Main("codec", func() error {
 		s := worker.NewServer()
 		s.RequireCodec(ipc.JSON)

@@ -29,6 +29,7 @@ type options struct {
 	retryAll  bool
 	heartbeat struct{ interval, limit time.Duration }
 	events    func(Event)
+	handlers  *registry // of a pool; nil: the client's own
 }
 
 func defaultOptions() *options {

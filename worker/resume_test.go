@@ -160,8 +160,8 @@ func holding(t *testing.T, w ipc.Caller, name string) holdState {
 	return st
 }
 
-// begin calls hold and returns when its handler runs.
-func begin(t *testing.T, ctx context.Context, w ipc.Caller, name string, opts ...ipc.CallOption) chan error {
+// beginHold calls hold and returns when its handler runs.
+func beginHold(t *testing.T, ctx context.Context, w ipc.Caller, name string, opts ...ipc.CallOption) chan error {
 	t.Helper()
 	result := make(chan error, 1)
 	go func() {
@@ -216,7 +216,7 @@ func TestReconnectRestoresEverything(t *testing.T) {
 // Handlers go on when the link is disconnected, and their answers are counted.
 func TestHandlersOutliveTheLink(t *testing.T) {
 	w := startResume(t, socket.Driver{})
-	result := begin(t, context.Background(), w, "a")
+	result := beginHold(t, context.Background(), w, "a")
 	flip(t, w)
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	require.Equal(t, holdState{Begun: 1}, holding(t, w, "a"), "its context has not ended")
@@ -235,13 +235,13 @@ func TestHandlersOutliveTheLink(t *testing.T) {
 // The contexts of handlers whose link has gone end with the worker.
 func TestHandlersOfOldLinksEndWithTheWorker(t *testing.T) {
 	w := startResume(t, socket.Driver{})
-	result := begin(t, context.Background(), w, "a")
+	result := beginHold(t, context.Background(), w, "a")
 	flip(t, w)
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	require.NoError(t, w.Close(), "its context ended, or it would have been killed")
 
 	w = startResume(t, socket.Driver{}, worker.WithHostLimit(50*time.Millisecond))
-	result = begin(t, context.Background(), w, "a")
+	result = beginHold(t, context.Background(), w, "a")
 	require.NoError(t, w.Channel().Disconnect())
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	<-w.Channel().Process().Done()
@@ -250,9 +250,9 @@ func TestHandlersOfOldLinksEndWithTheWorker(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	w := startResume(t, socket.Driver{}, worker.WithResume(1<<20))
-	a := begin(t, context.Background(), w, "a")
-	b := begin(t, context.Background(), w, "b")
-	c := begin(t, context.Background(), w, "c")
+	a := beginHold(t, context.Background(), w, "a")
+	b := beginHold(t, context.Background(), w, "b")
+	c := beginHold(t, context.Background(), w, "c")
 	flip(t, w)
 	_, err := release.Call(t.Context(), w, "a")
 	require.NoError(t, err)
@@ -363,7 +363,7 @@ func TestResumeExactlyOnce(t *testing.T) {
 func TestResumedCallsAreCanceled(t *testing.T) {
 	w := startResume(t, socket.Driver{}, worker.WithResume(1<<20))
 	ctx, cancel := context.WithCancel(context.Background())
-	after := begin(t, ctx, w, "after")
+	after := beginHold(t, ctx, w, "after")
 	flip(t, w)
 	// It has asked when this is done, or the cancel goes to the worker later.
 	_, err := number.Call(t.Context(), w, 1)
@@ -373,8 +373,8 @@ func TestResumedCallsAreCanceled(t *testing.T) {
 	eventually(t, "the handler's context ends", func() bool { flip(t, w); return holding(t, w, "after").Canceled == 1 })
 
 	ctx, cancel = context.WithCancel(context.Background())
-	while := begin(t, ctx, w, "while")
-	limited := begin(t, context.Background(), w, "limited", ipc.WithLimit(200*time.Millisecond))
+	while := beginHold(t, ctx, w, "while")
+	limited := beginHold(t, context.Background(), w, "limited", ipc.WithLimit(200*time.Millisecond))
 	require.NoError(t, w.Channel().Disconnect())
 	cancel()
 	require.ErrorIs(t, <-while, context.Canceled)
@@ -392,7 +392,7 @@ func TestResumedCallsAreCanceled(t *testing.T) {
 func TestResumeEnds(t *testing.T) {
 	waiting := func(t *testing.T, d socket.Driver) (*worker.Client[*socket.Channel], chan error) {
 		w := startResume(t, d, worker.WithResume(1<<20))
-		result := begin(t, context.Background(), w, "a")
+		result := beginHold(t, context.Background(), w, "a")
 		require.NoError(t, w.Channel().Disconnect())
 		return w, result
 	}
@@ -416,7 +416,7 @@ func TestResumeEnds(t *testing.T) {
 	})
 	t.Run("detach", func(t *testing.T) {
 		w := startResume(t, socket.Driver{Detached: true}, worker.WithResume(1<<20))
-		result := begin(t, context.Background(), w, "a")
+		result := beginHold(t, context.Background(), w, "a")
 		pid := w.PID()
 		_, err := w.Channel().Detach()
 		require.NoError(t, err)
@@ -483,7 +483,7 @@ func TestAutomaticReconnect(t *testing.T) {
 	var states connStates
 	w := startResume(t, socket.Driver{Connect: socket.Connect{Auto: true, OnState: states.add}}, worker.WithResume(1<<20))
 	worker.Handle(w, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
-	held := begin(t, context.Background(), w, "a")
+	held := beginHold(t, context.Background(), w, "a")
 	for i := range 5 {
 		_, err := cut.Call(t.Context(), w, 0)
 		require.NoError(t, err, "its answer was kept, for it could not be sent")
@@ -521,7 +521,7 @@ func TestAutomaticReconnect(t *testing.T) {
 // Without Resume pending calls end when the channel is back.
 func TestAutomaticReconnectFailsPendingCalls(t *testing.T) {
 	w := startResume(t, socket.Driver{Connect: socket.Connect{Auto: true}})
-	held := begin(t, context.Background(), w, "a")
+	held := beginHold(t, context.Background(), w, "a")
 	_, err := cut.Call(t.Context(), w, 0)
 	require.ErrorIs(t, err, ipc.ErrDisconnected)
 	require.ErrorIs(t, <-held, ipc.ErrDisconnected)
