@@ -16,7 +16,7 @@ type frames struct {
 }
 
 const (
-	maxFrames   = 32       // that are gathered
+	maxFrames   = 16       // that are gathered: few enough for the peer to begin early
 	maxGathered = 16 << 10 // bytes of their payloads; a larger one goes alone
 )
 

@@ -234,9 +234,11 @@ func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
 
 // Arm implements [ipc.Link].
 func (l *link) Arm() {
-	if l.end.Load() == nil {
-		l.consumer.Arm()
+	if l.end.Load() != nil {
+		l.consumer.Rest()
+		return
 	}
+	l.consumer.Arm()
 }
 
 // Disarm implements [ipc.Link].
@@ -290,6 +292,7 @@ func (l *link) Close() error {
 		l.mapped.Lock()
 		defer l.mapped.Unlock()
 		l.unmapped.Store(true)
+		l.consumer.Rest()
 		l.closeErr = errors.Join(l.ours.Close(), l.theirs.Close())
 	})
 	return l.closeErr
