@@ -113,9 +113,10 @@ type Link interface {
 	// the peer does not see the frame, except where the link itself ended.
 	Send(ctx context.Context, f Frame) error
 
-	// Flush sends what was sent with More and may not have left yet. Errors are
+	// SendBatch sends frames in their order, all at once if there is room. The first
+	// n of them count as sent, so n is len(frames) if there is no error; errors are
 	// those of Send.
-	Flush(ctx context.Context) error
+	SendBatch(ctx context.Context, frames []Frame) (n int, err error)
 
 	// Next returns the next frame without blocking; ok is false if there is
 	// none now. Frame.Payload is valid until the following call of Next and may

@@ -79,10 +79,8 @@ type Frame struct {
 	// Owned says of a received frame that the receiver may keep Payload. It is
 	// ignored when sending.
 	Owned bool
-	// More says of a frame to be sent that another one, or a Flush, follows at
-	// once, so that the link may send both together; and of one that was received
-	// that the next one is here already. If that takes effort to find out it is
-	// not set.
+	// More says of a received frame that the next one is here already. If that
+	// would take effort to find out it is not set.
 	More bool
 }
 

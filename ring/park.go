@@ -52,6 +52,7 @@ func (c *Consumer) Spin() bool {
 // is one atomic store.
 func (c *Consumer) Arm() {
 	c.settle()
+	c.Rest() // perhaps in the middle of a wait
 	c.armed = true
 	c.epoch += epochStep
 	// SYNC: pairs with Consumer.Sleep. Whoever sees the bell that the store
@@ -61,6 +62,10 @@ func (c *Consumer) Arm() {
 	// loads this one.
 	atomic.StoreUint32(c.waiting, c.epoch|stateParked)
 }
+
+// Rest tells that the reader has stopped to poll without Arm, as when it does not
+// come back. It touches no memory of the ring.
+func (c *Consumer) Rest() { c.spin.uncount() }
 
 // Disarm takes Arm back. The reader calls it when it polls again, so that the
 // producer stops making system calls. Without Arm before it does nothing.
@@ -122,6 +127,7 @@ func (c *Consumer) Interrupt(err error) {
 // nobody may be in Sleep.
 func (c *Consumer) Wait(ctx context.Context) error {
 	c.start = c.next
+	defer c.spin.uncount()
 	for i := 0; ; i++ {
 		if c.Ready() {
 			return nil

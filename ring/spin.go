@@ -2,6 +2,7 @@ package ring
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,10 +35,16 @@ const (
 // that the other takes longer than it is worth waiting. So a spinner without a
 // budget tries again, once in probeEvery parks, and long enough for a peer that
 // must be woken first; the peer then sees a quick answer and learns in turn.
+//
+// Whoever spins keeps a thread of the Go scheduler busy. So a process has one
+// spinner less than it may have running goroutines, though at least one; others
+// park at once.
 type spinner struct {
 	mode    Wait
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
+	counted bool          // among spinners
+	denied  bool          // there were too many
 	learnt  bool          // budget has been initialised
 	trial   bool          // budget was raised by a wait that parked
 	parks   uint32        // long parks since the last probe
@@ -63,7 +70,7 @@ func (s *spinner) setMode(w Wait) {
 }
 
 // begin starts a wait.
-func (s *spinner) begin() { s.polls, s.gaveUp = 0, false }
+func (s *spinner) begin() { s.polls, s.gaveUp, s.denied = 0, false, false }
 
 // again pauses briefly and reports whether to go on spinning.
 func (s *spinner) again() bool {
@@ -114,10 +121,15 @@ func (s *spinner) againSlow() bool {
 	switch {
 	case s.polls == spinFree:
 		s.start = clock()
+		if !s.count() {
+			s.denied, s.gaveUp = true, true
+			return false
+		}
 	case s.polls%spinClock == 0:
 		s.elapsed = clock() - s.start
 		if s.elapsed >= s.limit {
 			s.gaveUp = true
+			s.uncount()
 			return false
 		}
 		if s.polls%spinYield == 0 {
@@ -128,9 +140,43 @@ func (s *spinner) againSlow() bool {
 	return true
 }
 
+// spinners counts the spinners that spin for longer than a moment, and maxSpinners is
+// how many there may be, as of the time in spinnersAt.
+var (
+	spinners    atomic.Int32
+	maxSpinners atomic.Int32
+	spinnersAt  atomic.Int64
+)
+
+// spinnersFor is for how long maxSpinners is believed, for asking costs a lock.
+const spinnersFor = 100 * time.Millisecond
+
+// count counts s among the spinners, if there is room for it.
+func (s *spinner) count() bool {
+	if at := spinnersAt.Load(); maxSpinners.Load() == 0 || int64(s.start)-at > int64(spinnersFor) {
+		spinnersAt.Store(int64(s.start))
+		maxSpinners.Store(int32(max(1, runtime.GOMAXPROCS(0)-1)))
+	}
+	if spinners.Add(1) > maxSpinners.Load() {
+		spinners.Add(-1)
+		return false
+	}
+	s.counted = true
+	return true
+}
+
+// uncount is called when a wait is over or given up.
+func (s *spinner) uncount() {
+	if s.counted {
+		s.counted = false
+		spinners.Add(-1)
+	}
+}
+
 // end learns from a wait that is over because what was waited for came.
 func (s *spinner) end() {
-	if s.polls == 0 || s.mode != WaitAdaptive {
+	s.uncount()
+	if s.polls == 0 || s.mode != WaitAdaptive || s.denied {
 		s.begin()
 		return
 	}

@@ -10,8 +10,8 @@ import (
 // handlerContext is the context of one handler. It makes a real one only when
 // somebody waits for it, since most handlers are done before.
 //
-// Whoever was given a context may keep it, so it is never used again; but they
-// are made by the dozen, see [session.newContext].
+// Whoever was given a context may keep it, so it is not used again, save by handlers
+// in place, who may not; but they are made by the dozen, see [session.newContext].
 type handlerContext struct {
 	session  *session
 	handler  *handler
@@ -34,17 +34,13 @@ var ended = new(realContext)
 // the allocator's.
 const contextChunk = 32
 
-// newContext returns the context for a request. It is called with the reader role.
-func (s *session) newContext(h *handler, tx uint64, remaining time.Duration) *handlerContext {
+// newContext returns a context without contents. It is called with the reader role.
+func (s *session) newContext() *handlerContext {
 	if len(s.contexts) == 0 {
 		s.contexts = make([]handlerContext, contextChunk)
 	}
 	c := &s.contexts[0]
 	s.contexts = s.contexts[1:]
-	c.session, c.handler, c.tx = s, h, tx
-	if remaining > 0 {
-		c.deadline = time.Now().Add(remaining)
-	}
 	return c
 }
 

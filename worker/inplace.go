@@ -11,7 +11,7 @@ import (
 // HandleInPlace is [Handle] for handlers of raw methods that are to move as little
 // memory as can be: f reads the request where it lies, and the response goes from
 // where it is, or was built, straight onto the link. Nothing is allocated, and what
-// f is given is valid only until it returns: see [InPlace].
+// f is given, the context included, is valid only until it returns: see [InPlace].
 //
 // The codec of m has to be raw, or the link's; else calls fail with CodeInternal.
 func HandleInPlace(r Registrar, m *ipc.Method[[]byte, []byte], f func(ctx context.Context, call *InPlace) error, opts ...HandlerOption) {

@@ -55,10 +55,17 @@ func (j *job) private() []byte {
 }
 
 // take makes j the job of a request. It is called with the reader role, and
-// copies nothing.
-func (j *job) take(s *session, h *handler, f ipc.Frame) {
+// copies nothing. c is a context that is free, or nil.
+func (j *job) take(s *session, h *handler, f ipc.Frame, c *handlerContext) {
 	j.session, j.handler, j.tx, j.oneWay = s, h, f.Tx, f.Kind == ipc.KindNotify
-	j.ctx = s.newContext(h, f.Tx, f.Remaining)
+	if c == nil {
+		c = s.newContext()
+	}
+	j.ctx = c
+	c.session, c.handler, c.tx, c.deadline = s, h, f.Tx, time.Time{}
+	if f.Remaining > 0 {
+		c.deadline = time.Now().Add(f.Remaining)
+	}
 	j.request, j.owned, j.lent = f.Payload, f.Owned, !f.Owned
 }
 
@@ -125,7 +132,7 @@ func (s *session) dispatch(h *handler, f ipc.Frame) {
 		return
 	}
 	j := jobs.Get().(*job)
-	j.take(s, h, f)
+	j.take(s, h, f, nil)
 	switch {
 	case !j.lent:
 	case h.inPlace:
@@ -168,7 +175,6 @@ func (s *session) run(j *job, timed bool, k *keeper) {
 	if timed {
 		start = time.Now()
 	}
-	defer j.ctx.cancel()
 	response, failure := s.call(j)
 	if timed {
 		j.handler.took(time.Since(start))
@@ -178,16 +184,22 @@ func (s *session) run(j *job, timed bool, k *keeper) {
 		j.place.abort()
 		if j.oneWay {
 			s.log.Warn("tandem: handler of a notification failed", "method", j.handler.info.Name, "error", ipc.ParseError(failure))
-			return
+		} else {
+			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
 		}
-		s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
 	case j.oneWay:
 		j.place.abort()
-	case !j.place.commit(response):
-		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response, More: k != nil && k.more()})
+	case j.place.commit(response):
+	case k != nil:
+		k.answer(s, ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
+	default:
+		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
 	}
 	if j.owned {
 		s.link.Recycle(j.request)
+	}
+	if k == nil || !j.handler.inPlace {
+		j.ctx.cancel()
 	}
 }
 
@@ -210,6 +222,7 @@ func (s *session) call(j *job) (response, failure []byte) {
 			Stack:   string(debug.Stack()),
 		})
 		if p == nil {
+			j.ctx.cancel()
 			j.place.abort()
 			if !j.oneWay {
 				s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})

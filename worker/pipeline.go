@@ -7,7 +7,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// started is what a call in flight, that nobody may be waiting for, needs besides. It
+// started is what a call in flight that nobody may be waiting for needs besides. It
 // is a part of its call.
 type started struct {
 	session *session
@@ -15,36 +15,34 @@ type started struct {
 	ctx     context.Context
 	limit   time.Duration
 	method  ipc.MethodInfo
-	more    bool // its request may not have left yet
+	batch   *batch // in which its request may still be, or nil
 }
-
-var _ ipc.Batcher = (*session)(nil)
 
 // Start implements [ipc.Starter].
 func (s *session) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
-	return s.start(ctx, &inv, false)
+	return s.start(ctx, &inv, nil)
 }
 
-func (s *session) start(ctx context.Context, inv *ipc.Invocation, more bool) (ipc.Pending, error) {
-	c, limit, err := s.begin(ctx, inv, more)
+func (s *session) start(ctx context.Context, inv *ipc.Invocation, b *batch) (ipc.Pending, error) {
+	c, limit, err := s.begin(ctx, inv, b)
 	if err != nil {
 		return nil, err
 	}
 	if limit > 0 {
 		c.deadlineOf(limit) // time passes also while nobody waits
 	}
-	c.started = started{session: s, call: c, ctx: ctx, limit: limit, method: inv.Method, more: more}
+	c.started = started{session: s, call: c, ctx: ctx, limit: limit, method: inv.Method, batch: b}
 	return &c.started, nil
 }
 
 // Wait implements [ipc.Pending].
 func (p *started) Wait() ([]byte, error) {
-	if p.more && !p.call.done() {
-		// If that fails the call does, too, or ends as its context and limit say.
-		_ = p.session.link.Flush(p.ctx)
+	if p.batch != nil {
+		// If that fails so does the call.
+		_ = p.batch.flush(p.ctx)
 	}
 	ctx := p.ctx
-	p.ctx = nil // the call may be kept for long
+	p.ctx, p.batch = nil, nil // the call may be kept for long
 	return p.session.finish(ctx, p.call, p.limit, p.method)
 }
 
@@ -53,36 +51,10 @@ func (p *started) Done() bool { return p.call.done() }
 
 // Abandon implements [ipc.Pending].
 func (p *started) Abandon() {
-	p.ctx = nil
+	p.ctx, p.batch = nil, nil
 	if p.call.giveUp() {
 		p.session.drop(p.call)
 		return
 	}
 	p.session.calls.remove(p.call)
-}
-
-// Batch implements [ipc.Batcher].
-func (s *session) Batch(ctx context.Context, f func(ipc.Caller) error) error {
-	err := f(batch{s})
-	if sent := s.link.Flush(ctx); err == nil && sent != nil {
-		s.unsent(sent)
-		return sent
-	}
-	return err
-}
-
-// batch is a session whose requests wait for each other.
-type batch struct{ *session }
-
-// Invoke implements [ipc.Caller]. A call that is waited for sends all before it.
-func (b batch) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
-	if inv.OneWay {
-		return nil, b.notify(ctx, &inv, true)
-	}
-	return b.session.Invoke(ctx, inv)
-}
-
-// Start implements [ipc.Starter].
-func (b batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
-	return b.start(ctx, &inv, true)
 }

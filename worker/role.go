@@ -148,10 +148,14 @@ func (s *session) startKeeper(id uint64, reading bool) {
 // keeper is what a keeper needs to run handlers itself.
 type keeper struct {
 	id  uint64
-	job job // of its present run
+	job job             // of its present run
+	ctx *handlerContext // can be used again, or nil
 
-	follows bool // there is another frame already
-	unsent  int  // answers that may not have left yet
+	follows   bool // there is another frame already
+	gathering bool // answers may wait
+
+	answering sync.Mutex // guards the following
+	answers   *frames    // that wait, or nil
 
 	// Who steals the role during a run takes care of what it holds, unless it
 	// has just ended.
@@ -174,7 +178,12 @@ func (k *keeper) adopt(s *session) {
 	s.active.n.Add(1)
 	// Its request may lie where later frames will.
 	k.release = s.link.Hold()
-	go func() { _ = s.link.Flush(s.baseCtx) }() // if answers wait behind the handler; not here, for it may block
+	s.handling.Go(func() { // answers that wait for this handler's
+		if g := k.gathered(); g != nil {
+			s.answerAll(g)
+			gathers.Put(g)
+		}
+	})
 	k.watch = s.watchLease(k.job.handler)
 	s.running.add(k.job.ctx)
 	k.job.handler.wasStolen()
@@ -199,9 +208,10 @@ func (k *keeper) end(s *session) {
 // role was stolen meanwhile.
 func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 	j := &k.job
-	j.take(s, h, f)
-	k.follows = f.More && (s.afterlife == nil || s.afterlife.limit == 0) // what is kept must not wait on the link
-	k.over = false                                                       // nobody looks before the role says inline
+	j.take(s, h, f, k.ctx)
+	// What is to be kept if the link ends must not wait.
+	k.ctx, k.follows = nil, f.More && (s.afterlife == nil || s.afterlife.limit == 0)
+	k.over = false // nobody looks before the role says inline
 	s.inline = k
 	s.runs++
 	timed := s.runs%sampleEvery == 0
@@ -215,15 +225,20 @@ func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 		defer func() {
 			if !returned { // by runtime.Goexit: the stand-by finds the role abandoned
 				k.end(s)
+				k.flush(s)
 			}
 		}()
 		s.run(j, timed, k)
 		returned = true
 	}
 	if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
+		if h.inPlace && j.ctx.real.Load() == nil {
+			k.ctx = j.ctx // its time is over, by contract
+		}
 		j.clear()
 		return true
 	}
+	j.ctx.cancel()
 	k.end(s)
 	k.flush(s)
 	j.clear()
@@ -279,28 +294,65 @@ func (s *session) read(k *keeper) bool {
 	}
 }
 
-// more reports whether the answer of the present run may wait for the next one's: it
-// will be answered quickly, too, and this one does not have to wait for many.
-func (k *keeper) more() bool {
-	if !k.follows || k.unsent == maxUnsent {
-		k.unsent = 0
-		return false
+// answer sends an answer, or lets it wait for the next one's if there is a next one:
+// that will be there soon, for it is a quick handler's. The keeper runs a handler, so
+// its role can be stolen should this block.
+func (k *keeper) answer(s *session, f ipc.Frame) {
+	if !k.follows && !k.gathering {
+		s.answer(f) // the usual case, and the quickest
+		return
 	}
-	k.unsent++
-	return true
+	k.gathering = true
+	k.answering.Lock()
+	defer k.answering.Unlock()
+	if k.answers == nil {
+		k.answers = gathers.Get().(*frames)
+	}
+	g := k.answers
+	if !g.fits(&f) {
+		s.answerAll(g)
+	}
+	if !g.fits(&f) {
+		s.answer(f)
+		return
+	}
+	if g.add(f); !k.follows {
+		s.answerAll(g)
+	}
 }
 
-// maxUnsent times quickTime is how long an answer waits at most, as a rule.
-const maxUnsent = 16
-
-// flush sends the answers that wait.
-func (k *keeper) flush(s *session) {
-	if k.unsent > 0 {
-		k.unsent = 0
-		if err := s.link.Flush(s.baseCtx); err != nil {
-			s.unsent(err)
-		}
+// answerAll sends answers that were gathered.
+func (s *session) answerAll(g *frames) {
+	n, err := s.link.SendBatch(s.baseCtx, g.list)
+	for ; err != nil && n < len(g.list); n++ {
+		s.answer(g.list[n]) // which deals with the error
 	}
+	g.reset()
+}
+
+// flush sends the answers that wait, though what came next was not what they waited
+// for. The keeper has the role, so that must not block here.
+func (k *keeper) flush(s *session) {
+	if !k.gathering {
+		return
+	}
+	k.gathering = false
+	if g := k.gathered(); g != nil {
+		s.handling.Go(func() { s.answerAll(g); gathers.Put(g) })
+	}
+}
+
+// gathered takes the answers that wait, and returns nil if there are none.
+func (k *keeper) gathered() *frames {
+	k.answering.Lock()
+	defer k.answering.Unlock()
+	g := k.answers
+	k.answers = nil
+	if g != nil && len(g.list) == 0 {
+		gathers.Put(g)
+		return nil
+	}
+	return g
 }
 
 // over reports whether the session has ended, so that nothing that comes matters.

@@ -261,9 +261,9 @@ func (s *session) close(grace time.Duration) {
 // Invoke makes one call.
 func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
 	if inv.OneWay {
-		return nil, s.notify(ctx, &inv, false)
+		return nil, s.notify(ctx, &inv)
 	}
-	c, limit, err := s.begin(ctx, &inv, false)
+	c, limit, err := s.begin(ctx, &inv, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -290,18 +290,19 @@ func (s *session) limitOf(inv *ipc.Invocation) time.Duration {
 	return inv.Limit
 }
 
-// notify sends a notification. more says that something else follows at once.
-func (s *session) notify(ctx context.Context, inv *ipc.Invocation, more bool) error {
+// notify sends a notification.
+func (s *session) notify(ctx context.Context, inv *ipc.Invocation) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	l := limits.Get().(*limited)
 	defer limits.Put(l)
-	return notSent(s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request, More: more}))
+	return notSent(s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request}))
 }
 
-// begin sends the request of a call, which then has to be finished or abandoned.
-func (s *session) begin(ctx context.Context, inv *ipc.Invocation, more bool) (c *call, limit time.Duration, err error) {
+// begin sends the request of a call, or adds it to b if there is one. The call then has
+// to be finished or abandoned.
+func (s *session) begin(ctx context.Context, inv *ipc.Invocation, b *batch) (c *call, limit time.Duration, err error) {
 	var remaining time.Duration
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
@@ -316,9 +317,12 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, more bool) (c 
 		return nil, 0, notSent(err)
 	}
 	limit = s.limitOf(inv)
-	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{
-		Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request, More: more,
-	})
+	f := ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
+	if b != nil {
+		err = b.add(ctx, f)
+	} else {
+		err = s.send(ctx, &c.limit, limit, inv.Method.Name, f)
+	}
 	if err != nil {
 		if !c.giveUp() && c.err != nil {
 			err = c.err
@@ -358,21 +362,28 @@ func (s *session) drop(c *call) {
 func (s *session) send(ctx context.Context, l *limited, limit time.Duration, method string, f ipc.Frame) error {
 	err := s.link.Send(l.bound(ctx, limit), f)
 	ranOut := l.release()
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case ranOut && ctx.Err() == nil:
+		return overLimit(method, limit)
 	}
+	return s.whyUnsent(ctx, err)
+}
+
+// whyUnsent turns an error of the link's Send into what a caller gets. If the link
+// has ended, that is the session's error, which says more.
+func (s *session) whyUnsent(ctx context.Context, err error) error {
 	var tooLarge *ipc.SizeError
 	switch {
 	case errors.As(err, &tooLarge):
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case ranOut:
-		return overLimit(method, limit)
 	}
 	s.unsent(err)
 	select {
-	case <-s.done: // which says more
+	case <-s.done:
 		return s.err
 	case <-ctx.Done():
 		return ctx.Err()

@@ -90,7 +90,14 @@ func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
 
 func (l *fakeLink) Recycle([]byte) {}
 
-func (l *fakeLink) Flush(context.Context) error { return nil }
+func (l *fakeLink) SendBatch(ctx context.Context, frames []ipc.Frame) (int, error) {
+	for i, f := range frames {
+		if err := l.Send(ctx, f); err != nil {
+			return i, err
+		}
+	}
+	return len(frames), nil
+}
 
 func (l *fakeLink) set(armed bool) {
 	l.mu.Lock()

@@ -28,7 +28,6 @@ type link struct {
 	header   [ipc.MaxHeader]byte
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
-	batched  int // frames sent since the last that was published
 
 	row int // of frames without a pause; the reader's
 
@@ -95,41 +94,45 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 		return *end
 	}
 	header := f.AppendHeader(l.header[:0])
-	err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload)
-	if l.batched++; !f.More || l.batched >= maxBatch || err != nil {
-		l.batched = 0
-		l.producer.Publish()
+	err := l.producer.Send(ctx, f.Tag(), header, f.Payload)
+	if err != nil {
+		return l.failed(err, len(header)+len(f.Payload))
 	}
-	if err == nil {
-		return nil
+	return nil
+}
+
+// SendBatch implements [ipc.Link]. Nothing but plain stores lie between two frames,
+// so their cache misses overlap.
+func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err error) {
+	if !l.send.Lock(ctx, l.gone) {
+		return 0, l.whyNot(ctx)
 	}
+	defer l.send.Unlock()
+	if end := l.end.Load(); end != nil {
+		return 0, *end
+	}
+	defer l.producer.Publish()
+	for i := range frames {
+		f := &frames[i]
+		header := f.AppendHeader(l.header[:0])
+		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
+			return i, l.failed(err, len(header)+len(f.Payload))
+		}
+	}
+	return len(frames), nil
+}
+
+// failed turns an error of the producer, for a frame of size bytes, into the link's.
+func (l *link) failed(err error, size int) error {
 	switch {
 	case errors.Is(err, ring.ErrTooLarge):
-		return &ipc.SizeError{Size: len(header) + len(f.Payload), Limit: l.maxMessage}
+		return &ipc.SizeError{Size: size, Limit: l.maxMessage}
 	case errors.Is(err, ring.ErrCorrupt):
 		err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
 		l.finish(err)
 	}
 	return err
 }
-
-// Flush implements [ipc.Link].
-func (l *link) Flush(ctx context.Context) error {
-	if !l.send.Lock(ctx, l.gone) {
-		return l.whyNot(ctx)
-	}
-	defer l.send.Unlock()
-	if end := l.end.Load(); end != nil {
-		return *end
-	}
-	l.batched = 0
-	l.producer.Publish()
-	return nil
-}
-
-// maxBatch is how many frames are published together at most: enough to make a
-// frame's share of the cost small, and few enough for the peer to begin early.
-const maxBatch = 32
 
 // whyNot says why a sender gave up waiting.
 func (l *link) whyNot(ctx context.Context) error {
@@ -160,11 +163,7 @@ func (l *link) Claim(ctx context.Context, f ipc.Frame, n int) (buf []byte, err e
 	}
 	buf, err = l.producer.Claim(ctx, len(header)+n)
 	if err != nil {
-		if errors.Is(err, ring.ErrCorrupt) {
-			err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
-			l.finish(err)
-		}
-		return nil, err
+		return nil, l.failed(err, len(header)+n)
 	}
 	copy(buf, header)
 	return buf[len(header):], nil
@@ -173,7 +172,6 @@ func (l *link) Claim(ctx context.Context, f ipc.Frame, n int) (buf []byte, err e
 // Commit implements [ipc.Claimer].
 func (l *link) Commit(n int) {
 	l.producer.Commit(l.claimTag, l.claimed+n)
-	l.batched = 0
 	l.producer.Publish()
 	l.send.Unlock()
 }
@@ -236,9 +234,11 @@ func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
 
 // Arm implements [ipc.Link].
 func (l *link) Arm() {
-	if l.end.Load() == nil {
-		l.consumer.Arm()
+	if l.end.Load() != nil {
+		l.consumer.Rest()
+		return
 	}
+	l.consumer.Arm()
 }
 
 // Disarm implements [ipc.Link].
@@ -292,6 +292,7 @@ func (l *link) Close() error {
 		l.mapped.Lock()
 		defer l.mapped.Unlock()
 		l.unmapped.Store(true)
+		l.consumer.Rest()
 		l.closeErr = errors.Join(l.ours.Close(), l.theirs.Close())
 	})
 	return l.closeErr

@@ -24,8 +24,11 @@ type writer struct {
 	// endGivenUp makes the receiver drop the frame.
 	debt int
 
-	// batch are whole frames that wait for another one, or a Flush.
+	// rest is the rest of a frame that counts as sent.
+	rest []byte
+	// batch is memory for frames that are sent together, and ends are their ends.
 	batch []byte
+	ends  []int
 
 	// parts are what is still to be written. err is how writing them ended.
 	parts [3][]byte
@@ -63,20 +66,7 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	if l.end.Load() != nil {
 		return l.gaveUp(ctx)
 	}
-	for w.debt > 0 {
-		n := min(w.debt, len(zeros))
-		w.parts = [3][]byte{zeros[:n]}
-		err := l.writeAll(ctx)
-		w.debt -= n - w.left()
-		if err != nil {
-			return err
-		}
-	}
-	small := len(f.Payload) <= smallPayload
-	if small && (f.More || len(w.batch) > 0) {
-		return l.sendBatched(ctx, &f)
-	}
-	if err := l.writeBatch(ctx); err != nil {
+	if err := l.settle(ctx); err != nil {
 		return err
 	}
 	head := append(w.scratch[:0], 0, 0, 0, 0, 0, 0, 0, 0)
@@ -84,7 +74,7 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	size := len(head) - prefixSize + len(f.Payload)
 	appendPrefix(head[:0], size, f.Tag())
 	end := goodEnd[:endSize(size)]
-	if small {
+	if len(f.Payload) <= smallPayload {
 		w.parts = [3][]byte{append(append(head, f.Payload...), end...)}
 	} else {
 		w.parts = [3][]byte{head, f.Payload, end}
@@ -101,60 +91,108 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	return err
 }
 
-// maxBatch is how many bytes of frames are gathered before they are written.
-const maxBatch = 64 << 10
-
-// sendBatched adds a small frame to the batch, and writes that unless more follows.
-func (l *link) sendBatched(ctx context.Context, f *ipc.Frame) error {
+// settle writes what earlier senders owe.
+func (l *link) settle(ctx context.Context) error {
 	w := &l.writer
-	begin := len(w.batch)
-	b := append(w.batch, 0, 0, 0, 0, 0, 0, 0, 0)
-	b = f.AppendHeader(b)
-	size := len(b) - begin - prefixSize + len(f.Payload)
-	appendPrefix(b[:begin], size, f.Tag())
-	b = append(b, f.Payload...)
-	w.batch = append(b, goodEnd[:endSize(size)]...)
-	if f.More && len(w.batch) < maxBatch {
+	for w.debt > 0 {
+		n := min(w.debt, len(zeros))
+		w.parts = [3][]byte{zeros[:n]}
+		err := l.writeAll(ctx)
+		w.debt -= n - w.left()
+		if err != nil {
+			return err
+		}
+	}
+	if len(w.rest) == 0 {
 		return nil
 	}
-	own := len(w.batch) - begin
-	err := l.writeBatch(ctx)
-	switch {
-	case err == nil || l.end.Load() != nil:
-		return err
-	case len(w.batch) >= own: // it has not begun to leave
-		w.batch = w.batch[:len(w.batch)-own]
-		return err
-	}
-	// It cannot be taken back, so it is sent.
-	go func() { _ = l.Flush(context.Background()) }() // ends with the link
-	return nil
-}
-
-// writeBatch writes the frames that were gathered. What ctx did not leave time for
-// is kept, since whoever sent it was told that it will be.
-func (l *link) writeBatch(ctx context.Context) error {
-	w := &l.writer
-	if len(w.batch) == 0 {
-		return nil
-	}
-	w.parts = [3][]byte{w.batch}
+	w.parts = [3][]byte{w.rest}
 	err := l.writeAll(ctx)
-	w.batch = w.batch[:copy(w.batch, w.parts[0])]
+	w.rest = w.rest[:copy(w.rest, w.parts[0])]
 	w.parts = [3][]byte{}
 	return err
 }
 
-// Flush writes what was sent with More and is still here.
-func (l *link) Flush(ctx context.Context) error {
-	if !l.writer.lock.Lock(ctx, l.done) {
-		return l.gaveUp(ctx)
+// maxBatch is how many bytes of frames are written at once.
+const maxBatch = 64 << 10
+
+// SendBatch sends frames with as few writes as can be.
+func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err error) {
+	for n < len(frames) {
+		if len(frames[n].Payload) > smallPayload {
+			err = l.Send(ctx, frames[n])
+			if err == nil {
+				n++
+			}
+		} else {
+			var sent int
+			sent, err = l.sendSmall(ctx, frames[n:])
+			n += sent
+		}
+		if err != nil {
+			break
+		}
 	}
-	defer l.writer.lock.Unlock()
+	return n, err
+}
+
+// sendSmall sends the first frames up to one that is not small, up to maxBatch bytes.
+func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
+	w := &l.writer
+	if !w.lock.Lock(ctx, l.done) {
+		return 0, l.gaveUp(ctx)
+	}
+	defer w.lock.Unlock()
 	if l.end.Load() != nil {
-		return l.gaveUp(ctx)
+		return 0, l.gaveUp(ctx)
 	}
-	return l.writeBatch(ctx)
+	if err := l.settle(ctx); err != nil {
+		return 0, err
+	}
+	b, ends := w.batch[:0], w.ends[:0]
+	for i := range frames {
+		f := &frames[i]
+		if len(f.Payload) > smallPayload || len(b) > maxBatch-ipc.MaxHeader-smallPayload {
+			break
+		}
+		begin := len(b)
+		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+		b = f.AppendHeader(b)
+		size := len(b) - begin - prefixSize + len(f.Payload)
+		appendPrefix(b[:begin], size, f.Tag())
+		b = append(b, f.Payload...)
+		b = append(b, goodEnd[:endSize(size)]...)
+		ends = append(ends, len(b))
+	}
+	w.batch, w.ends = b, ends
+	w.parts = [3][]byte{b}
+	err := l.writeAll(ctx)
+	written := len(b) - w.left()
+	w.parts = [3][]byte{}
+	if err == nil || l.end.Load() != nil {
+		return len(ends), err
+	}
+	n, begin := 0, 0
+	for n < len(ends) && ends[n] <= written {
+		begin = ends[n]
+		n++
+	}
+	if written > begin {
+		// This one was cut and cannot be taken back, so its rest goes first.
+		w.rest = append(w.rest, b[written:ends[n]]...)
+		n++
+		go l.sendRest()
+	}
+	return n, err
+}
+
+// sendRest sends the rest of a frame that counts as sent, if no other sender does. It
+// ends with the link.
+func (l *link) sendRest() {
+	if l.writer.lock.Lock(context.Background(), l.done) {
+		_ = l.settle(context.Background())
+		l.writer.lock.Unlock()
+	}
 }
 
 // gaveUp says why a Send did not get its turn.

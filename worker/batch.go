@@ -1,0 +1,142 @@
+package worker
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// frames gathers frames, with copies of their payloads, to be sent together. Frames
+// that are written to the link one by one wait for each other's cache misses or
+// system calls.
+type frames struct {
+	list    []ipc.Frame
+	payload []byte
+}
+
+const (
+	maxFrames   = 16       // that are gathered: few enough for the peer to begin early
+	maxGathered = 16 << 10 // bytes of their payloads; a larger one goes alone
+)
+
+// fits reports whether f can be added.
+func (g *frames) fits(f *ipc.Frame) bool {
+	return len(g.list) < maxFrames && len(g.payload)+len(f.Payload) <= maxGathered
+}
+
+func (g *frames) add(f ipc.Frame) {
+	begin := len(g.payload)
+	g.payload = append(g.payload, f.Payload...)
+	f.Payload = g.payload[begin:]
+	g.list = append(g.list, f)
+}
+
+func (g *frames) reset() { g.list, g.payload = g.list[:0], g.payload[:0] }
+
+// What is gathered never moves.
+var gathers = sync.Pool{New: func() any {
+	return &frames{make([]ipc.Frame, 0, maxFrames), make([]byte, 0, maxGathered)}
+}}
+
+// batch is a session whose requests wait for each other.
+type batch struct {
+	*session
+
+	mu       sync.Mutex // futures may be waited for anywhere
+	gathered *frames    // nil when the batch is over
+}
+
+var _ ipc.Batcher = (*session)(nil)
+
+// Batch implements [ipc.Batcher].
+func (s *session) Batch(ctx context.Context, f func(ipc.Caller) error) (err error) {
+	b := &batch{session: s, gathered: gathers.Get().(*frames)}
+	defer func() {
+		if sent := b.end(ctx); err == nil {
+			err = sent
+		}
+	}()
+	return f(b)
+}
+
+// Invoke implements [ipc.Caller]. A call that is waited for sends all before it.
+func (b *batch) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+	if inv.OneWay {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, b.add(ctx, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+	}
+	if err := b.flush(ctx); err != nil {
+		return nil, err
+	}
+	return b.session.Invoke(ctx, inv)
+}
+
+// Start implements [ipc.Starter].
+func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
+	return b.session.start(ctx, &inv, b)
+}
+
+// add gathers a frame, or sends it after those that were.
+func (b *batch) add(ctx context.Context, f ipc.Frame) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.gathered; g != nil {
+		if !g.fits(&f) {
+			if err := b.send(ctx); err != nil {
+				return err
+			}
+		}
+		if g.fits(&f) {
+			g.add(f)
+			return nil
+		}
+	}
+	if err := b.link.Send(ctx, f); err != nil {
+		return b.whyUnsent(ctx, err)
+	}
+	return nil
+}
+
+// flush sends what was gathered.
+func (b *batch) flush(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.send(ctx)
+}
+
+// end ends the batch.
+func (b *batch) end(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.send(ctx)
+	gathers.Put(b.gathered)
+	b.gathered = nil
+	return err
+}
+
+// send sends what was gathered. The calls whose requests could not be sent fail.
+func (b *batch) send(ctx context.Context) error {
+	g := b.gathered
+	if g == nil || len(g.list) == 0 {
+		return nil
+	}
+	defer g.reset()
+	n, err := b.link.SendBatch(ctx, g.list)
+	if err == nil {
+		return nil
+	}
+	err = b.whyUnsent(ctx, err)
+	for _, f := range g.list[n:] {
+		if f.Kind != ipc.KindRequest {
+			continue
+		}
+		if c, parked := b.calls.take(f.Tx); c != nil {
+			c.err = err
+			c.finish(parked)
+		}
+	}
+	return err
+}
