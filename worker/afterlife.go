@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -122,9 +121,9 @@ func (a *afterlife) find(link linkID) *session {
 	return nil
 }
 
-// drain ends the contexts of the handlers that have survived their links, and waits
-// for them, but not for longer than until.
-func (a *afterlife) drain(until time.Time) {
+// drain ends the contexts of the handlers that have survived their links, and returns
+// a channel that is closed when they have ended.
+func (a *afterlife) drain() <-chan struct{} {
 	a.mu.Lock()
 	for s := range a.sessions {
 		s.cancel()
@@ -135,7 +134,7 @@ func (a *afterlife) drain(until time.Time) {
 		a.running.Wait()
 		close(ended)
 	}()
-	within(ended, max(time.Until(until), lostGrace), nil)
+	return ended
 }
 
 // drop gives a call up. a.mu is held.

@@ -29,6 +29,8 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	for name, given := range map[string]bool{
 		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostLimit": o.limits.Host != ref.Limits.Host,
 		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil, "WithResume": o.resume != ref.Resume,
+		"WithOutput": o.output != nil, "WithChecksum": o.checksum != nil,
+		"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps": o.resources != ipc.Resources{},
 	} {
 		if given {
 			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", name))

@@ -4,6 +4,7 @@ package worker_test
 
 import (
 	"context"
+	"log/slog"
 	"syscall"
 	"testing"
 	"time"
@@ -64,6 +65,7 @@ func TestAttachOptions(t *testing.T) {
 	for name, opt := range map[string]worker.Option{
 		"WithRestart": worker.WithRestart(atOnce), "WithRetry": worker.WithRetry(2), "WithCodec": worker.WithCodec(ipc.JSON),
 		"WithData": worker.WithData(1), "WithMaxMessage": worker.WithMaxMessage(4096), "WithHostLimit": worker.WithHostLimit(1),
+		"WithOutput": worker.WithOutput(slog.Default()), "WithChecksum": worker.WithChecksum([32]byte{}), "WithMaxFiles": worker.WithMaxFiles(50),
 	} {
 		_, err := worker.Attach(t.Context(), ref, socket.Connect{}, opt)
 		require.ErrorContains(t, err, name)

@@ -223,6 +223,7 @@ func (p *pool) revive(s *seat, pid int, lived time.Duration, cause error) *membe
 		again := true
 		if cause != nil {
 			delay, again = s.policy.next(lived)
+			again = again && !inVain(cause)
 		}
 		switch {
 		case !again:

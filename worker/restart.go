@@ -1,10 +1,13 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/tandemipc/tandem/ipc"
 )
 
 // Restart says how a worker that has ended unasked is started again. The zero
@@ -29,8 +32,9 @@ type Restart struct {
 // WithRestart starts a worker again when its process has ended and nobody had
 // closed the client, whatever its exit code. Meanwhile calls wait, within their
 // contexts and limits; those that were pending when it ended fail, unless
-// [WithRetry] says otherwise. The first start, by [Spawn], is not tried again. It
-// panics if a duration is negative.
+// [WithRetry] says otherwise. The first start, by [Spawn], is not tried again, and
+// neither is one that failed with an [*ipc.ChecksumError]. It panics if a duration
+// is negative.
 func WithRestart(r Restart) Option {
 	if r.Delay < 0 || r.MaxDelay < 0 || r.Interval < 0 {
 		panic(fmt.Sprintf("tandem: Restart{Delay: %v, MaxDelay: %v, Interval: %v} has a negative field", r.Delay, r.MaxDelay, r.Interval))
@@ -72,6 +76,13 @@ func (r Restart) begin() *restarts {
 	return &restarts{Restart: r, delays: backoff.ExponentialBackOff{
 		InitialInterval: r.Delay, MaxInterval: r.MaxDelay, Multiplier: restartGrowth, RandomizationFactor: restartJitter,
 	}}
+}
+
+// inVain reports whether to start a worker again would fail with err again: its
+// program is another one by now.
+func inVain(err error) bool {
+	var other *ipc.ChecksumError
+	return errors.As(err, &other)
 }
 
 // next counts a restart of a worker that has lived for so long, 0 if it could

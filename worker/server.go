@@ -96,10 +96,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		case err == nil:
 			again, err = s.serveLink(ctx, link, codec, startup.Limits)
 		case ctx.Err() != nil:
-			s.after.drain(time.Now().Add(startup.Limits.Grace))
+			within(s.after.drain(), max(startup.Limits.Grace, lostGrace), nil)
 			err = nil
 		default:
-			s.after.drain(time.Now()) // and a moment
+			within(s.after.drain(), lostGrace, nil)
 		}
 		if again {
 			continue
@@ -178,15 +178,16 @@ func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, 
 			s.after.leave(host)
 			return true, nil
 		}
+		after, until := s.after.drain(), time.Now().Add(lostGrace)
 		host.close(lostGrace)
-		s.after.drain(time.Now())
+		within(after, time.Until(until), nil)
 		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
 	case <-ctx.Done():
 	case <-host.goodbye:
 	}
-	until := time.Now().Add(limits.Grace)
+	after, until := s.after.drain(), time.Now().Add(max(limits.Grace, lostGrace))
 	within(host.drain(), limits.Grace, host.done)
-	s.after.drain(until)
+	within(after, time.Until(until), nil)
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort

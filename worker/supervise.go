@@ -36,9 +36,12 @@ func (c *Client[C]) revive(last *life[C]) bool {
 	pid, lived, why := last.channel.Process().PID(), time.Since(last.ready), error(last.exit())
 	for {
 		delay, ok := c.restarts.next(lived)
-		if !ok {
+		if !ok || inVain(why) {
 			r := c.restarts.Restart
 			err := fmt.Errorf("%w: given up after %d restarts within %v: %w", ipc.ErrPeerGone, r.MaxRestarts, r.Interval, why)
+			if ok {
+				err = fmt.Errorf("%w: given up: %w", ipc.ErrPeerGone, why)
+			}
 			c.gaveUp.Store(&err)
 			c.events.add(Event{Kind: EventGaveUp, PID: pid, Attempt: c.starts, Err: why})
 			return false
