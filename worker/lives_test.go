@@ -491,3 +491,26 @@ func TestKilledAtRandom(t *testing.T) {
 		require.True(t, gone(w.PID()))
 	})
 }
+
+// Calls that were started are not sent again. The next ones meet the next process.
+func TestStartedCallsAreNotRetried(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t, worker.WithRestart(atOnce), worker.WithRetryAll(3))
+		before := w.PID()
+		f, err := block.Go(t.Context(), w, "x")
+		require.NoError(t, err)
+		require.NoError(t, syscall.Kill(before, syscall.SIGKILL))
+		_, err = f.Wait()
+		var exit *worker.ExitError
+		require.ErrorAs(t, err, &exit)
+		require.Equal(t, before, exit.PID)
+		eventually(t, "another process", func() bool { return w.PID() != before })
+		require.NoError(t, ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
+			f, err := add.Go(t.Context(), c, pair{1, 2})
+			require.NoError(t, err)
+			n, err := f.Wait()
+			require.Equal(t, 3, n)
+			return err
+		}))
+	})
+}

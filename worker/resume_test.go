@@ -26,18 +26,20 @@ import (
 
 // The contract of the worker of these tests.
 var (
-	hold        = ipc.NewMethod[string, string]("resume.hold")     // until it is released, or its context ends
-	release     = ipc.NewMethod[string, int]("resume.release")     // of that name
-	number      = ipc.NewMethod[int, int]("resume.number")         // returns its request after a moment
-	ran         = ipc.NewMethod[int, []int]("resume.ran")          // the numbers that number was called with
-	holdNow     = ipc.NewMethod[string, holdState]("resume.state") // of hold
-	blob        = ipc.NewMethod[holdBlob, []byte]("resume.blob")   // hold, and then so many bytes
-	dropped     = ipc.NewMethod[int, int]("resume.dropped")        // answers
-	cut         = ipc.NewMethod[int, int]("resume.cut")            // the worker ends its link
-	announce    = ipc.NewMethod[int, int]("resume.announce")       // notifies the host
-	heard       = ipc.NewMethod[int, struct{}]("resume.heard")     // the host's
-	markDropped = ipc.NewMethod[string, struct{}]("resume.mark")   // makes a file when an answer was dropped
-	finish      = ipc.NewMethod[int, int]("resume.finish")         // exits
+	hold        = ipc.NewMethod[string, string]("resume.hold")                        // until it is released, or its context ends
+	release     = ipc.NewMethod[string, int]("resume.release")                        // of that name
+	holdRaw     = ipc.NewMethod[[]byte, []byte]("resume.raw", ipc.WithCodec(ipc.Raw)) // hold, in place
+	number      = ipc.NewMethod[int, int]("resume.number")                            // returns its request after a moment
+	quick       = ipc.NewMethod[int, int]("resume.quick")                             // returns its request
+	ran         = ipc.NewMethod[int, []int]("resume.ran")                             // the numbers that number and quick were called with
+	holdNow     = ipc.NewMethod[string, holdState]("resume.state")                    // of hold
+	blob        = ipc.NewMethod[holdBlob, []byte]("resume.blob")                      // hold, and then so many bytes
+	dropped     = ipc.NewMethod[int, int]("resume.dropped")                           // answers
+	cut         = ipc.NewMethod[int, int]("resume.cut")                               // the worker ends its link
+	announce    = ipc.NewMethod[int, int]("resume.announce")                          // notifies the host
+	heard       = ipc.NewMethod[int, struct{}]("resume.heard")                        // the host's
+	markDropped = ipc.NewMethod[string, struct{}]("resume.mark")                      // makes a file when an answer was dropped
+	finish      = ipc.NewMethod[int, int]("resume.finish")                            // exits
 )
 
 type holdState struct{ Begun, Ended, Canceled int }
@@ -86,6 +88,11 @@ func serveResume() error {
 	worker.Handle(s, blob, func(ctx context.Context, b holdBlob) ([]byte, error) {
 		return make([]byte, b.Size), wait(ctx, b.Name)
 	})
+	worker.HandleInPlace(s, holdRaw, func(ctx context.Context, call *worker.InPlace) error {
+		err := wait(ctx, "raw")
+		call.Reply(call.Request())
+		return err
+	}, worker.Inline())
 	worker.Handle(s, release, func(_ context.Context, name string) (int, error) {
 		_, open := gate(name)
 		close(open)
@@ -105,6 +112,12 @@ func serveResume() error {
 		time.Sleep(time.Duration(n%5) * time.Millisecond)
 		return n, nil
 	})
+	worker.Handle(s, quick, func(_ context.Context, n int) (int, error) {
+		mu.Lock()
+		numbers = append(numbers, n)
+		mu.Unlock()
+		return n, nil
+	}, worker.Inline())
 	worker.Handle(s, ran, func(context.Context, int) ([]int, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -273,6 +286,45 @@ func TestResume(t *testing.T) {
 	require.Zero(t, n)
 }
 
+// A handler in place that the reader runs keeps its request, and its answer is kept.
+func TestResumeInPlace(t *testing.T) {
+	w := startResume(t, socket.Driver{}, worker.WithResume(1<<20))
+	request := []byte("what lies in the link's memory")
+	result := make(chan error, 1)
+	go func() {
+		got, err := holdRaw.Call(context.Background(), w, request)
+		if err == nil && string(got) != string(request) {
+			err = fmt.Errorf("got %q", got)
+		}
+		result <- err
+	}()
+	eventually(t, "in the handler", func() bool { return holding(t, w, "raw").Begun == 1 })
+	flip(t, w)
+	_, err := release.Call(t.Context(), w, "raw")
+	require.NoError(t, err)
+	require.NoError(t, <-result)
+}
+
+// Calls that were started belong to their link.
+func TestStartedCallsAreNotResumed(t *testing.T) {
+	w := startResume(t, socket.Driver{}, worker.WithResume(1<<20))
+	f, err := hold.Go(t.Context(), w, "a")
+	require.NoError(t, err)
+	eventually(t, "in the handler", func() bool { return holding(t, w, "a").Begun == 1 })
+	flip(t, w)
+	_, err = f.Wait()
+	require.ErrorIs(t, err, ipc.ErrDisconnected)
+	require.Equal(t, holdState{Begun: 1}, holding(t, w, "a"))
+	var g *ipc.Future[int]
+	require.NoError(t, ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
+		g, err = number.Go(t.Context(), c, 7)
+		return err
+	}), "the next goes over the next link")
+	n, err := g.Wait()
+	require.NoError(t, err)
+	require.Equal(t, 7, n)
+}
+
 // Answers that come while there is no link are kept.
 func TestResumeKeepsAnswers(t *testing.T) {
 	const small, large = 1000, 1 << 20
@@ -308,6 +360,12 @@ func TestResumeKeepsAnswers(t *testing.T) {
 // With calls under way all the time and many disconnections, each request is run
 // once if its call succeeded, at most once if it did not.
 func TestResumeExactlyOnce(t *testing.T) {
+	for _, m := range []*ipc.Method[int, int]{number, quick} {
+		t.Run(m.Info().Name, func(t *testing.T) { testResumeExactlyOnce(t, m) })
+	}
+}
+
+func testResumeExactlyOnce(t *testing.T, m *ipc.Method[int, int]) {
 	w := startResume(t, socket.Driver{}, worker.WithResume(1<<20))
 	var next, good atomic.Int64
 	var mu sync.Mutex
@@ -323,7 +381,7 @@ func TestResumeExactlyOnce(t *testing.T) {
 				default:
 				}
 				n := int(next.Add(1))
-				got, err := number.Call(context.Background(), w, n)
+				got, err := m.Call(context.Background(), w, n)
 				if err == nil {
 					assert.Equal(t, n, got)
 					good.Add(1)

@@ -473,10 +473,17 @@ func TestSweep(t *testing.T) {
 		require.NoError(t, os.Chtimes(dir, old, old))
 		return dir
 	}
+	dead := leftBy(t, "detach", true)
+	require.NoError(t, syscall.Kill(dead.PID, syscall.SIGKILL))
+	reap(t, dead.PID)
+	require.NoError(t, os.Chtimes(dead.Path, old, old))
+
 	live := spawn(t, socket.Driver{Detached: true}, "echo", "")
 	s := filepath.Join(filepath.Dir(live.Address()), "s")
+	made, err := os.Lstat(s)
+	require.NoError(t, err)
 	require.NoError(t, os.Chtimes(s, old, old))
-	gone := []string{make("tandem-1", "s"), make("tandem-2")}
+	gone := []string{make("tandem-1", "s"), make("tandem-2"), filepath.Dir(dead.Path)}
 	fresh := make("tandem-3", "s")
 	now := time.Now()
 	require.NoError(t, os.Chtimes(filepath.Join(fresh, "s"), now, now))
@@ -495,4 +502,5 @@ func TestSweep(t *testing.T) {
 	require.NoError(t, live.Disconnect())
 	require.NoError(t, live.Reconnect(live.ctx))
 	live.works()
+	require.NoError(t, os.Chtimes(s, made.ModTime(), made.ModTime())) // by which the worker knows it
 }
