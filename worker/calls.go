@@ -39,8 +39,10 @@ type call struct {
 	wake     chan struct{}
 	parked   bool // in this use, so wake may have a token
 	timer    *time.Timer
-	deadline time.Time // zero until somebody asks
-	limit    limited   // of its request
+	deadline atomic.Int64  // by the clock since, 0 until somebody asks
+	kept     atomic.Int64  // the limit, in ns, if the limiter keeps it
+	expired  atomic.Uint64 // the use that the limiter has found to be over
+	limit    limited       // of its request
 	started  started
 
 	// Guarded by followers.mu.
@@ -133,7 +135,10 @@ func (t *calls) remove(c *call) {
 		default:
 		}
 	}
-	c.response, c.err, c.deadline = nil, nil, time.Time{}
+	c.response, c.err = nil, nil
+	if c.deadline.Load() != 0 {
+		c.deadline.Store(0)
+	}
 	if c.state() == callDone && t.spare.CompareAndSwap(nil, c) {
 		return // a spare call in this state is free
 	}
@@ -226,21 +231,37 @@ func (c *call) park() bool {
 	}
 }
 
-// deadlineOf returns when a call with this limit has to end. The time begins with
-// the first look.
-func (c *call) deadlineOf(limit time.Duration) time.Time {
-	if c.deadline.IsZero() {
-		c.deadline = time.Now().Add(limit)
+// deadlineOf returns when a call with this limit has to end, by the clock since. The
+// time begins with the first look.
+func (c *call) deadlineOf(limit time.Duration) time.Duration {
+	if c.deadline.Load() == 0 {
+		c.deadline.CompareAndSwap(0, int64(since()+limit))
 	}
-	return c.deadline
+	return time.Duration(c.deadline.Load())
 }
+
+// over reports whether the limit has run out.
+func (c *call) over(limit time.Duration) bool { return limit > 0 && since() >= c.deadlineOf(limit) }
 
 // sleep waits for wake. It returns an error when ctx ends or the limit, if there
 // is one, runs out.
-func (c *call) sleep(ctx context.Context, limit time.Duration) error {
+func (s *session) sleep(ctx context.Context, c *call, limit time.Duration) error {
+	if c.deadline.Load() != 0 && c.over(limit) {
+		return errLimit
+	}
+	kept := limit // by the limiter
+	if limit < ownTimer {
+		kept = 0
+	}
+	if c.kept.Load() != int64(kept) {
+		c.kept.Store(int64(kept))
+	}
 	var timeout <-chan time.Time
-	if limit > 0 {
-		left := time.Until(c.deadlineOf(limit))
+	switch {
+	case kept > 0:
+		s.limiter.begin(s, limit)
+	case limit > 0:
+		left := c.deadlineOf(limit) - since()
 		if c.timer == nil {
 			c.timer = time.NewTimer(left)
 		} else {
@@ -249,14 +270,21 @@ func (c *call) sleep(ctx context.Context, limit time.Duration) error {
 		defer c.timer.Stop()
 		timeout = c.timer.C
 	}
-	select {
-	case <-c.wake:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timeout:
+	if ctx.Done() == nil && timeout == nil {
+		<-c.wake // which takes far less than a select
+	} else {
+		select {
+		case <-c.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timeout:
+			return errLimit
+		}
+	}
+	if c.expired.Load() == c.word.Load()>>3 && c.over(limit) {
 		return errLimit
 	}
+	return nil
 }
 
 // giveUp takes the call back from whoever might answer it. It returns false if

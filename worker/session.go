@@ -26,6 +26,7 @@ type session struct {
 	followers followers
 	calls     calls
 	standby   standby
+	limiter   limiter
 	lazy      atomic.Bool // leave the role unarmed; set by the stand-by alone
 
 	// With the reader role: how often it was left, and when that was last
@@ -77,6 +78,7 @@ func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, 
 		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
+	s.limiter.hurry = make(chan struct{}, 1)
 	s.claimer, _ = link.(ipc.Claimer)
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
 	s.baseCtx, s.cancel = context.WithCancel(ctx)
@@ -114,7 +116,7 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				return
 			}
 			// A peer that goes on sending does not make our time longer.
-			if frames++; frames%64 == 0 && (ctx.Err() != nil || limit > 0 && time.Now().After(c.deadlineOf(limit))) {
+			if frames++; frames%64 == 0 && (ctx.Err() != nil || c.over(limit)) {
 				s.leave(true)
 				return
 			}
@@ -125,12 +127,10 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				s.leave(true)
 				return
 			}
-			if limit > 0 && empty%256 == 0 {
-				// An answer that comes sooner costs no look at the clock.
-				if time.Now().After(c.deadlineOf(limit)) {
-					s.leave(true)
-					return
-				}
+			// An answer that comes sooner costs no look at the clock.
+			if empty%256 == 0 && c.over(limit) {
+				s.leave(true)
+				return
 			}
 		}
 		if !s.link.Spin() {
@@ -426,7 +426,7 @@ func (s *session) await(ctx context.Context, c *call, limit time.Duration) error
 			promoted = true
 			continue
 		}
-		err := c.sleep(ctx, limit)
+		err := s.sleep(ctx, c, limit)
 		promoted = s.followers.remove(c)
 		if err == nil && c.settled() {
 			if promoted {

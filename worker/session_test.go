@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -354,4 +355,38 @@ func TestKeeperIsReplaced(t *testing.T) {
 	require.ElementsMatch(t, []uint64{1001, 1003}, []uint64{(<-l.sent).Tx, (<-l.sent).Tx})
 	request(1005)
 	require.EqualValues(t, 1005, (<-l.sent).Tx)
+}
+
+// Long limits are kept by one goroutine, which ends when no call sleeps.
+func TestLimiter(t *testing.T) {
+	s, l := newTestSession(t, new(registry))
+	const limit = ownTimer + ownTimer/4
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			_, err := echo.Call(context.Background(), s, nil, ipc.WithLimit(limit))
+			var over *ipc.LimitError
+			if !errors.As(err, &over) || over.Limit != limit {
+				t.Errorf("got %v, want a LimitError of %v", err, limit)
+			}
+		})
+	}
+	require.Eventually(t, s.limiter.active.Load, time.Minute, time.Millisecond)
+	// One with a longer limit is answered meanwhile.
+	answered := make(chan error, 1)
+	go func() {
+		_, err := echo.Call(context.Background(), s, []byte("long"), ipc.WithLimit(time.Hour))
+		answered <- err
+	}()
+	for {
+		f := <-l.sent
+		if string(f.Payload) == "long" {
+			l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: f.Tx})
+			break
+		}
+	}
+	require.NoError(t, <-answered)
+	wg.Wait()
+	require.Eventually(t, func() bool { return !s.limiter.active.Load() }, time.Minute, time.Millisecond)
+	require.Zero(t, s.calls.pending())
 }
