@@ -273,7 +273,7 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 	key := callKey{s.number, c.tx}
 	var deadline time.Time
 	if limit > 0 {
-		deadline = c.deadlineOf(limit)
+		deadline = time.Now().Add(limit)
 	}
 	response, err := s.finish(ctx, c, limit, inv.Method)
 	if err != nil && s.resumable(err) {
