@@ -34,6 +34,7 @@ type writer struct {
 	left    []byte
 	hasLeft atomic.Bool
 	stalled atomic.Bool // the holder waits for room, and so must others
+	alone   bool        // nothing is left to others: what is sent is with the system
 
 	// batch is memory for frames that are sent together, and ends are their ends.
 	batch []byte
@@ -109,8 +110,11 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 // all that comes meanwhile. It returns false if that is not possible.
 func (l *link) leave(f *ipc.Frame) bool {
 	w := &l.writer
-	if len(f.Payload) > smallPayload || w.stalled.Load() || l.end.Load() != nil {
+	if len(f.Payload) > smallPayload || w.alone || w.stalled.Load() || l.end.Load() != nil {
 		return false
+	}
+	if f.Kind > ipc.KindCancel {
+		return false // the link may end right after it
 	}
 	w.leftMu.Lock()
 	if len(w.left) > maxBatch {
@@ -139,17 +143,22 @@ func (w *writer) takeLeft() {
 	w.leftMu.Unlock()
 }
 
-// unlock gives the lock back, and sees to what was left meanwhile.
+// maxRounds is how often a sender writes what was left to it, before others have to.
+const maxRounds = 4
+
+// unlock gives the lock back, and sees to what was left meanwhile. It never blocks.
 func (l *link) unlock() {
 	w := &l.writer
-	for {
-		if w.hasLeft.Load() && l.end.Load() == nil && w.debt == 0 {
-			w.takeLeft()
-			w.parts = [3][]byte{w.rest}
-			err := l.write()
-			w.rest = w.rest[:copy(w.rest, w.parts[0])]
-			w.parts = [3][]byte{}
-			if err == errAgain {
+	for round := 0; ; round++ {
+		if (w.hasLeft.Load() || len(w.rest) > 0) && l.end.Load() == nil {
+			if w.debt == 0 && round < maxRounds {
+				w.takeLeft()
+				w.parts = [3][]byte{w.rest}
+				_ = l.write() // what remains is seen below
+				w.rest = w.rest[:copy(w.rest, w.parts[0])]
+				w.parts = [3][]byte{}
+			}
+			if w.debt > 0 || len(w.rest) > 0 || round == maxRounds {
 				w.lock.Unlock()
 				go l.sendRest()
 				return
@@ -258,13 +267,11 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 		// This one was cut and cannot be taken back, so its rest goes first.
 		w.rest = append(w.rest, b[written:ends[n]]...)
 		n++
-		go l.sendRest()
 	}
 	return n, err
 }
 
-// sendRest sends the rest of a frame that counts as sent, if no other sender does. It
-// ends with the link.
+// sendRest sends what counts as sent, if no other sender does. It ends with the link.
 func (l *link) sendRest() {
 	if l.writer.lock.Lock(context.Background(), l.done) {
 		_ = l.settle(context.Background())
