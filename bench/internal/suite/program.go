@@ -95,6 +95,9 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	}
 	targets, missing := report.Judge(p.Targets, doc.Results)
 	if doc.Targets = targets; len(targets) > 0 {
+		if len(o.Scenarios) > 0 {
+			missing = nil // was not asked for
+		}
 		fmt.Fprintln(stdout)
 		report.TargetTable(stdout, targets, missing)
 	}
