@@ -40,6 +40,7 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 		g.Cases = append(g.Cases, suite.Case{Result: r, Run: run})
 	}
 	add(oneLine, "", "", "", 0, lines.runner(oneLine))
+	add(twoLines, "", "", "", 0, lines.runner(twoLines))
 	add(ringCopy, adaptive, "", "", 8, rings.roundTrips(adaptive, 8))
 	add(ringCopy, adaptive, "", "", 64, rings.roundTrips(adaptive, 64))
 	add(linkFrames, adaptive, "", "", 64, links.roundTrips(64))
