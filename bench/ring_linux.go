@@ -257,7 +257,7 @@ func planRings(o *suite.Options) (suite.Plan, error) {
 	if err := ring.Supported(); err != nil {
 		return suite.Plan{Skipped: []string{err.Error()}}, nil
 	}
-	for _, size := range suite.Given(o, o.Sizes, []int{8, 64, 512, 4 << 10, 64 << 10}, []int{8, 64, 4 << 10}) {
+	for _, size := range suite.Given(o, o.Sizes, []int{8, 64, 512, 4 << 10, 64 << 10}, []int{8, 64}) {
 		if size < 8 || size > ringBytes/2-8 {
 			plan.Skipped = append(plan.Skipped, fmt.Sprintf("records of %s: they hold a number of 8 B, and at most half the ring", report.Size(size)))
 			continue

@@ -40,7 +40,10 @@ func interferenceScenario() suite.Scenario {
 func planInterference(o *suite.Options) (suite.Plan, error) {
 	pool := new(suite.Pool)
 	plan := suite.Plan{Close: pool.Close}
-	d := 5 * o.Duration
+	d := 5 * o.Duration // calls are few, and stalls rare
+	if o.Quick {
+		d = 3 * o.Duration
+	}
 	var stalls, work suite.Group
 	if o.Wants(alone) {
 		work.Cases = append(work.Cases, suite.Case{
