@@ -200,4 +200,9 @@ func (l *life[C]) watch() {
 		s.lost(p.Exit())
 		<-s.done
 	}
+	if errors.Is(s.err, ipc.ErrClosed) || errors.As(s.err, new(*ipc.ExitError)) || l.left() {
+		return
+	}
+	// The link had ended before, and the process ran on. Later calls get the news.
+	s.calls.end(l.exit())
 }
