@@ -184,18 +184,23 @@ func (s *stage) strike(pid int) {
 	}
 	switch s.how {
 	case "close":
-		s.await("cut")
+		for s.read("cut") == "" && !ended(pid) { // which it may cause
+			time.Sleep(time.Millisecond)
+		}
 	case "stop":
 		for state(pid) != "T" {
 			time.Sleep(time.Millisecond)
 		}
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 	default:
-		for !gone(pid) && state(pid) != "Z" {
+		for !ended(pid) {
 			time.Sleep(time.Millisecond)
 		}
 	}
 }
+
+// ended reports whether a process has ended; it may not have been reaped.
+func ended(pid int) bool { return gone(pid) || state(pid) == "Z" }
 
 // quiet waits until a process does nothing.
 func quiet(pid int) {
