@@ -98,7 +98,7 @@ type sessionKey struct{}
 // lead is a caller's reading: until its own call is settled, or nothing comes
 // for a while, or its context has ended. It leaves the role.
 func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
-	for empty, frames := 1, 0; ; {
+	for empty, frames, served := 1, 0, 0; ; {
 		f, ok, err := s.link.Next()
 		if err != nil {
 			s.lost(err)
@@ -113,9 +113,13 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				// A caller does not run other people's handlers.
 				s.dispatch(h, f)
 			}
+			// What has arrived with its own answer a caller still delivers: for
+			// another one to take the role over takes longer.
 			if c.done() {
-				s.leave(true)
-				return
+				if served++; !f.More || served > maxServed {
+					s.leave(true)
+					return
+				}
 			}
 			// A peer that goes on sending does not make our time longer.
 			if frames++; frames%64 == 0 && (ctx.Err() != nil || c.over(limit)) {
@@ -123,6 +127,10 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 				return
 			}
 			continue
+		}
+		if served > 0 {
+			s.leave(true)
+			return
 		}
 		if empty++; empty%8 == 0 {
 			if c.done() || ctx.Err() != nil || s.ending.Load() {
@@ -141,6 +149,9 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 		}
 	}
 }
+
+// maxServed is how many frames a caller delivers for others when it has its own.
+const maxServed = 16
 
 // receive deals with one frame, all but the running of a handler, which it
 // returns.

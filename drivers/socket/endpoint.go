@@ -50,7 +50,7 @@ func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
 	}
 	e := &endpoint{
 		at: at, id: id, ln: ln, control: control, uids: []int{os.Geteuid()},
-		opts:    opts,
+		opts: opts, keeps: s.Resume > 0,
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
 		shaking: make(map[netConn]struct{}),
 		sem:     make(chan struct{}, maxHandshakes),
@@ -71,6 +71,8 @@ type endpoint struct {
 	ln   *net.UnixListener
 	uids []int // whose processes may connect
 	opts options
+	// keeps: the worker keeps what it cannot send, so it has to know what that is.
+	keeps bool
 	// parent started us, as the host or on its behalf.
 	parent int
 
@@ -267,6 +269,7 @@ func (e *endpoint) yield(conn netConn, local, remote ipc.Hello) (ipc.Link, error
 	if err != nil {
 		return nil, err
 	}
+	l.writer.alone = e.keeps
 	e.live = l
 	e.watchHost(conn, remote)
 	if e.opts.SecondHost == Refuse && len(e.queue) > 0 && l.alive() {

@@ -52,6 +52,13 @@ func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) ipc.Link {
 	return l
 }
 
+// HoldSender keeps all senders of a link away until release is called, which ends as
+// a Send does.
+func HoldSender(t testing.TB, l ipc.Link) (release func()) {
+	require.True(t, l.(*link).writer.lock.TryLock())
+	return l.(*link).unlock
+}
+
 // ConnPair returns a connected pair.
 func ConnPair(t testing.TB) (a, b *net.UnixConn) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -428,3 +428,44 @@ func TestSendAllocatesNothing(t *testing.T) {
 		require.NoError(t, fail)
 	}
 }
+
+// What senders leave to another one arrives, in order, though that one's own frame was
+// cut, or nobody sends anything else.
+func TestLeftFrames(t *testing.T) {
+	notify := func(tx uint64) ipc.Frame { return ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: []byte("left")} }
+	// cut sends a part of a frame, and returns when the system has no room any more.
+	cut := func(t *testing.T, l ipc.Link) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, l.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 8<<20)}), context.DeadlineExceeded)
+	}
+	for _, name := range []string{"there is room", "there is none", "another sender gives up"} {
+		t.Run(name, func(t *testing.T) {
+			a, b := socket.Pair(t, 1<<24)
+			ctx := testContext(t)
+			if name != "there is room" {
+				cut(t, a)
+			}
+			release := socket.HoldSender(t, a)
+			for tx := range uint64(100) {
+				require.NoError(t, a.Send(ctx, notify(tx)))
+			}
+			if name == "another sender gives up" {
+				// Another sender takes over what was left, and gives up.
+				blocked := make(chan error, 1)
+				short, cancel := context.WithCancel(ctx)
+				go func() { blocked <- a.Send(short, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 1<<20)}) }()
+				release()
+				cancel()
+				require.Error(t, <-blocked)
+			} else {
+				release()
+			}
+			for tx := range uint64(100) {
+				f, err := next(ctx, b)
+				require.NoError(t, err)
+				require.Equal(t, tx, f.Tx)
+			}
+		})
+	}
+}

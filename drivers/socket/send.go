@@ -3,6 +3,8 @@ package socket
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers/internal/sendlock"
@@ -26,6 +28,14 @@ type writer struct {
 
 	// rest is the rest of a frame that counts as sent.
 	rest []byte
+	// left are frames of others that came while the lock was held: whoever holds it,
+	// or unlocks it, writes them.
+	leftMu  sync.Mutex
+	left    []byte
+	hasLeft atomic.Bool
+	stalled atomic.Bool // the holder waits for room, and so must others
+	alone   bool        // nothing is left to others: what is sent is with the system
+
 	// batch is memory for frames that are sent together, and ends are their ends.
 	batch []byte
 	ends  []int
@@ -47,7 +57,7 @@ func (w *writer) init(l *link) {
 	w.flush = func(uintptr) bool { return l.write() != errAgain }
 }
 
-func (w *writer) left() int { return len(w.parts[0]) + len(w.parts[1]) + len(w.parts[2]) }
+func (w *writer) unwritten() int { return len(w.parts[0]) + len(w.parts[1]) + len(w.parts[2]) }
 
 // Send sends one frame. If ctx ends while a part of the frame has been written
 // already, the next Send makes the peer drop that part.
@@ -59,10 +69,15 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 			return &ipc.SizeError{Size: size, Limit: l.limit}
 		}
 	}
-	if !w.lock.Lock(ctx, l.done) {
-		return l.gaveUp(ctx)
+	if !w.lock.TryLock() {
+		if l.leave(&f) {
+			return nil
+		}
+		if !w.lock.Lock(ctx, l.done) {
+			return l.gaveUp(ctx)
+		}
 	}
-	defer w.lock.Unlock()
+	defer l.unlock()
 	if l.end.Load() != nil {
 		return l.gaveUp(ctx)
 	}
@@ -80,7 +95,7 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 		w.parts = [3][]byte{head, f.Payload, end}
 	}
 	err := l.writeAll(ctx)
-	if left := w.left(); err != nil && left < wireSize(size) {
+	if left := w.unwritten(); err != nil && left < wireSize(size) {
 		if len(end) == 0 {
 			// No system is known to do this. The peer cannot be told to drop it.
 			return l.finish(fmt.Errorf("%w: the system has cut a frame of %d bytes", ipc.ErrDisconnected, size))
@@ -91,14 +106,80 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	return err
 }
 
+// leave leaves a small frame to whoever is writing just now, so that one write sends
+// all that comes meanwhile. It returns false if that is not possible.
+func (l *link) leave(f *ipc.Frame) bool {
+	w := &l.writer
+	if len(f.Payload) > smallPayload || w.alone || w.stalled.Load() || l.end.Load() != nil {
+		return false
+	}
+	if f.Kind > ipc.KindCancel {
+		return false // the link may end right after it
+	}
+	w.leftMu.Lock()
+	if len(w.left) > maxBatch {
+		w.leftMu.Unlock()
+		return false
+	}
+	w.left = appendFrame(w.left, f)
+	w.hasLeft.Store(true)
+	w.leftMu.Unlock()
+	// SYNC: pairs with link.unlock, which unlocks and then loads hasLeft.
+	if w.lock.TryLock() {
+		l.unlock()
+	}
+	return true
+}
+
+// takeLeft adds what was left to rest.
+func (w *writer) takeLeft() {
+	if !w.hasLeft.Load() {
+		return
+	}
+	w.leftMu.Lock()
+	w.hasLeft.Store(false)
+	w.rest = append(w.rest, w.left...)
+	w.left = w.left[:0]
+	w.leftMu.Unlock()
+}
+
+// maxRounds is how often a sender writes what was left to it, before others have to.
+const maxRounds = 4
+
+// unlock gives the lock back, and sees to what was left meanwhile. It never blocks.
+func (l *link) unlock() {
+	w := &l.writer
+	for round := 0; ; round++ {
+		if (w.hasLeft.Load() || len(w.rest) > 0) && l.end.Load() == nil {
+			if w.debt == 0 && round < maxRounds {
+				w.takeLeft()
+				w.parts = [3][]byte{w.rest}
+				_ = l.write() // what remains is seen below
+				w.rest = w.rest[:copy(w.rest, w.parts[0])]
+				w.parts = [3][]byte{}
+			}
+			if w.debt > 0 || len(w.rest) > 0 || round == maxRounds {
+				w.lock.Unlock()
+				go l.sendRest()
+				return
+			}
+		}
+		w.lock.Unlock()
+		if !w.hasLeft.Load() || l.end.Load() != nil || !w.lock.TryLock() {
+			return
+		}
+	}
+}
+
 // settle writes what earlier senders owe.
 func (l *link) settle(ctx context.Context) error {
 	w := &l.writer
+	w.takeLeft()
 	for w.debt > 0 {
 		n := min(w.debt, len(zeros))
 		w.parts = [3][]byte{zeros[:n]}
 		err := l.writeAll(ctx)
-		w.debt -= n - w.left()
+		w.debt -= n - w.unwritten()
 		if err != nil {
 			return err
 		}
@@ -136,13 +217,24 @@ func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err er
 	return n, err
 }
 
+// appendFrame appends a frame as it is on the wire.
+func appendFrame(b []byte, f *ipc.Frame) []byte {
+	begin := len(b)
+	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	b = f.AppendHeader(b)
+	size := len(b) - begin - prefixSize + len(f.Payload)
+	appendPrefix(b[:begin], size, f.Tag())
+	b = append(b, f.Payload...)
+	return append(b, goodEnd[:endSize(size)]...)
+}
+
 // sendSmall sends the first frames up to one that is not small, up to maxBatch bytes.
 func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 	w := &l.writer
 	if !w.lock.Lock(ctx, l.done) {
 		return 0, l.gaveUp(ctx)
 	}
-	defer w.lock.Unlock()
+	defer l.unlock()
 	if l.end.Load() != nil {
 		return 0, l.gaveUp(ctx)
 	}
@@ -155,19 +247,13 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 		if len(f.Payload) > smallPayload || len(b) > maxBatch-ipc.MaxHeader-smallPayload {
 			break
 		}
-		begin := len(b)
-		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
-		b = f.AppendHeader(b)
-		size := len(b) - begin - prefixSize + len(f.Payload)
-		appendPrefix(b[:begin], size, f.Tag())
-		b = append(b, f.Payload...)
-		b = append(b, goodEnd[:endSize(size)]...)
+		b = appendFrame(b, f)
 		ends = append(ends, len(b))
 	}
 	w.batch, w.ends = b, ends
 	w.parts = [3][]byte{b}
 	err := l.writeAll(ctx)
-	written := len(b) - w.left()
+	written := len(b) - w.unwritten()
 	w.parts = [3][]byte{}
 	if err == nil || l.end.Load() != nil {
 		return len(ends), err
@@ -181,17 +267,15 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 		// This one was cut and cannot be taken back, so its rest goes first.
 		w.rest = append(w.rest, b[written:ends[n]]...)
 		n++
-		go l.sendRest()
 	}
 	return n, err
 }
 
-// sendRest sends the rest of a frame that counts as sent, if no other sender does. It
-// ends with the link.
+// sendRest sends what counts as sent, if no other sender does. It ends with the link.
 func (l *link) sendRest() {
 	if l.writer.lock.Lock(context.Background(), l.done) {
 		_ = l.settle(context.Background())
-		l.writer.lock.Unlock()
+		l.unlock()
 	}
 }
 
@@ -216,7 +300,7 @@ func (l *link) writeAll(ctx context.Context) error {
 // errAgain if not.
 func (l *link) write() error {
 	w := &l.writer
-	for w.left() > 0 {
+	for w.unwritten() > 0 {
 		l.fdMu.RLock()
 		if l.closed.Load() {
 			l.fdMu.RUnlock()
@@ -246,6 +330,8 @@ func (l *link) write() error {
 // or the link does.
 func (l *link) writeSlowly(ctx context.Context) error {
 	w := &l.writer
+	w.stalled.Store(true)
+	defer w.stalled.Store(false)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
