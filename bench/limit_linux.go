@@ -23,7 +23,7 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
-// endRequest asks a worker to run the other end of a limit or a ring, on the
+// endRequest asks a worker to run the other end of a limit, a ring or a link, on the
 // descriptors that it has inherited. It answers when it does.
 type endRequest struct {
 	Kind string
@@ -46,8 +46,11 @@ func registerEnds(s *worker.Server) {
 	worker.Handle(s, runEnd, func(_ context.Context, r endRequest) (struct{}, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		if r.Kind == kindRing {
+		switch r.Kind {
+		case kindRing:
 			return struct{}{}, startRingEnd(r.Wait)
+		case kindLink:
+			return struct{}{}, startLinkEnd()
 		}
 		if limits == nil {
 			l, err := inheritLimits()
@@ -290,12 +293,7 @@ func planLimits(o *suite.Options) (suite.Plan, error) {
 		if kind == twoLines {
 			g.Base = len(g.Cases)
 		}
-		g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
-			if err := l.start(ctx); err != nil {
-				return measure.Sample{}, err
-			}
-			return l.run(ctx, kind, d)
-		}})
+		g.Cases = append(g.Cases, suite.Case{Result: r, Run: l.runner(kind)})
 	}
 	plan.Groups = append(plan.Groups, g)
 	if o.Wants(memcpy) {
@@ -309,6 +307,16 @@ func planLimits(o *suite.Options) (suite.Plan, error) {
 		plan.Groups = append(plan.Groups, g)
 	}
 	return plan, nil
+}
+
+// runner returns what measures one limit, with a worker that it starts if there is none.
+func (l *limits) runner(kind string) func(context.Context, time.Duration) (measure.Sample, error) {
+	return func(ctx context.Context, d time.Duration) (measure.Sample, error) {
+		if err := l.start(ctx); err != nil {
+			return measure.Sample{}, err
+		}
+		return l.run(ctx, kind, d)
+	}
 }
 
 // bounces is how many round trips of a cache line are timed together.

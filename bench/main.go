@@ -27,6 +27,7 @@ func program() *suite.Program {
 		Scenarios: []suite.Scenario{
 			limitScenario(),
 			ringScenario(),
+			pathScenario(),
 			callScenario(),
 			concurrentScenario(),
 			rateScenario(),
@@ -34,6 +35,8 @@ func program() *suite.Program {
 			spawnScenario(),
 			idleScenario(),
 			streamScenario(),
+			interferenceScenario(),
 		},
+		Targets: targets(),
 	}
 }

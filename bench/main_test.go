@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
 	"github.com/tandemipc/tandem/bench/internal/suite"
 	"github.com/tandemipc/tandem/ring"
@@ -74,13 +76,16 @@ func TestScenarios(t *testing.T) {
 		{"ring", []string{"-sizes", "8,4Ki", "-wait", "adaptive,park"}, 2 * (2 + 7), func(t *testing.T, r report.Result) {
 			require.Equal(t, r.Batch == 0, r.P50 > 0, "round trips have latencies, and what goes one way a batch")
 		}},
-		{"call", []string{"-sizes", "0,64,100000"}, 4*3 + 4*2, nil},
-		{"concurrent", []string{"-callers", "1,20"}, 2 * 3, nil},
+		{"path", nil, 12, func(t *testing.T, r report.Result) { require.Positive(t, r.P50) }},
+		{"call", []string{"-sizes", "0,64,100000"}, (4+2)*3 + 4 + 4*2, func(t *testing.T, r report.Result) {
+			require.Equal(t, r.Codec == "fixed", r.Bytes != nil && *r.Bytes == tickSize && r.Codec != "raw")
+		}},
+		{"concurrent", []string{"-callers", "1,20"}, 2 * (3 + 2), nil},
 		{"rate", []string{"-wait", "adaptive"}, 4 * 2, func(t *testing.T, r report.Result) {
 			require.Positive(t, r.Rate)
 			require.Equal(t, r.Callers == 1, r.Rate == 1000 && r.Callers > 0)
 		}},
-		{"large", []string{"-sizes", "1Mi,3Mi", "-wait", "park"}, 2 * 2, func(t *testing.T, r report.Result) {
+		{"large", []string{"-sizes", "1Mi,3Mi", "-wait", "park"}, 2 * 3, func(t *testing.T, r report.Result) {
 			require.Greater(t, r.RSS, int64(1<<20))
 			require.Positive(t, r.Threads)
 		}},
@@ -91,9 +96,13 @@ func TestScenarios(t *testing.T) {
 			require.Greater(t, r.RSS, int64(1<<20))
 			require.NotNil(t, r.HostCPU)
 		}},
-		{"stream", []string{"-sizes", "0,64,70000", "-wait", "adaptive"}, 3 * 2, func(t *testing.T, r report.Result) {
+		{"stream", []string{"-sizes", "0,64,70000", "-wait", "adaptive"}, 2 * (1 + 2*5), func(t *testing.T, r report.Result) {
 			require.Positive(t, r.OpsPerS)
 			require.Zero(t, r.P50)
+			require.Equal(t, r.Mode == "", r.Batch == 0)
+		}},
+		{"interference", nil, 2 + 3, func(t *testing.T, r report.Result) {
+			require.Equal(t, r.Mode == besideBusy, r.P50 > 0, "calls have latencies, and other work has not")
 		}},
 	} {
 		t.Run(test.scenario, func(t *testing.T) {
@@ -179,7 +188,7 @@ func TestWorkerDies(t *testing.T) {
 	needsLinux(t)
 	for _, args := range []string{
 		"-subjects cacheline-2 limit", "-subjects futex limit", "-subjects unix-echo limit",
-		"-subjects ring ring", "-subjects ring -wait spin ring",
+		"-subjects ring ring", "-subjects link path", "-subjects shm path", "-subjects shm interference", "-subjects ring -wait spin ring",
 		"-subjects shm -codec raw call", "-subjects shm -wait spin -codec raw call", "-subjects socket concurrent", "-subjects shm rate",
 		"-subjects socket large", "-subjects shm stream", "-subjects shm -callers 2 idle",
 	} {
@@ -276,6 +285,36 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// Every target is of results that the scenarios plan to measure.
+func TestTargetsAreMeasured(t *testing.T) {
+	needsLinux(t)
+	o := &suite.Options{Rounds: 1, Duration: time.Second}
+	s := measure.Sample{Latencies: measure.NewHistogram(1), Ops: 100, Busy: time.Second, Elapsed: time.Second}
+	measure.Record(s.Latencies, 100, 100)
+	var results []report.Result
+	var skipped []string
+	p := program()
+	for _, scenario := range p.Scenarios {
+		plan, err := scenario.Plan(o)
+		require.NoError(t, err)
+		skipped = append(skipped, plan.Skipped...)
+		for _, g := range plan.Groups {
+			for _, c := range g.Cases {
+				results = append(results, report.Fold(c.Result, []measure.Sample{s}))
+			}
+		}
+	}
+	judged, missing := report.Judge(p.Targets, results)
+	for _, what := range missing {
+		if len(skipped) == 0 || !strings.Contains(what, "idle workers") { // they need memory
+			t.Errorf("nothing that is measured shows: %s", what)
+		}
+	}
+	for _, target := range judged {
+		require.False(t, math.IsNaN(target.Measured), target.What)
+	}
 }
 
 func TestTally(t *testing.T) {

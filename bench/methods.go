@@ -14,13 +14,28 @@ import (
 var (
 	// echoRaw returns the bytes that it gets.
 	echoRaw = ipc.NewMethod[[]byte, []byte]("bench.echo", ipc.WithCodec(ipc.Raw))
+	// echoInPlace does so in place, and echoFixed with a struct.
+	echoInPlace = ipc.NewMethod[[]byte, []byte]("bench.inplace", ipc.WithCodec(ipc.Raw))
+	echoFixed   = ipc.NewMethod[tick, tick]("bench.tick", ipc.WithCodec(ipc.Fixed))
 	// echoOrder returns the order that it gets, in the codec of the link.
 	echoOrder = ipc.NewMethod[order, order]("bench.order")
 	// sink counts the messages that it gets, and tallyOf returns the tally and
-	// starts a new one.
-	sink    = ipc.NewMethod[[]byte, []byte]("bench.sink", ipc.WithCodec(ipc.Raw))
-	tallyOf = ipc.NewMethod[tallyRequest, tally]("bench.tally")
+	// starts a new one. sinkInPlace does it in place.
+	sink        = ipc.NewMethod[[]byte, []byte]("bench.sink", ipc.WithCodec(ipc.Raw))
+	sinkInPlace = ipc.NewMethod[[]byte, []byte]("bench.sink.inplace", ipc.WithCodec(ipc.Raw))
+	tallyOf     = ipc.NewMethod[tallyRequest, tally]("bench.tally")
+	// busy computes until its context ends.
+	busy = ipc.NewMethod[struct{}, struct{}]("bench.busy")
 )
+
+// tick is a struct that crosses as its memory, of 64 bytes.
+type tick struct {
+	Seq   uint64
+	Price [6]float64
+	Check uint64
+}
+
+const tickSize = 64
 
 // order is what a service might exchange: strings, numbers, a list of structs.
 // It takes about 650 bytes as JSON.
@@ -124,6 +139,11 @@ func (t tally) String() string {
 // register adds the handlers of a worker.
 func register(s *worker.Server) {
 	worker.Handle(s, echoRaw, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.HandleInPlace(s, echoInPlace, func(_ context.Context, call *worker.InPlace) error {
+		call.Reply(call.Request())
+		return nil
+	})
+	worker.Handle(s, echoFixed, func(_ context.Context, t tick) (tick, error) { return t, nil })
 	worker.Handle(s, echoOrder, func(_ context.Context, o order) (order, error) { return o, nil })
 	var mu sync.Mutex
 	var got tally
@@ -132,6 +152,18 @@ func register(s *worker.Server) {
 		got.add(b)
 		mu.Unlock()
 		return nil, nil
+	})
+	worker.HandleInPlace(s, sinkInPlace, func(_ context.Context, call *worker.InPlace) error {
+		mu.Lock()
+		got.add(call.Request())
+		mu.Unlock()
+		return nil
+	})
+	worker.Handle(s, busy, func(ctx context.Context, _ struct{}) (struct{}, error) {
+		for ctx.Err() == nil {
+			compute()
+		}
+		return struct{}{}, nil
 	})
 	worker.Handle(s, tallyOf, func(_ context.Context, r tallyRequest) (tally, error) {
 		mu.Lock()

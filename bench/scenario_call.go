@@ -21,8 +21,11 @@ func callScenario() suite.Scenario {
 		Subjects: suite.Drivers,
 		About: `One goroutine calls a method that returns its request, one call after the other. ` +
 			`Included: Method.Call with its encoding and decoding, the way there and back, the handler. ` +
+			`In place means Method.CallInto, which puts the response where the last one was, and a handler that answers from ` +
+			`the request's own memory (worker.HandleInPlace). ` +
 			`Not included: making the request and comparing the response, which is done after the clock has stopped. ` +
-			`Raw passes bytes on; CBOR and JSON send an order with four items (about 400 and 650 bytes). ` +
+			`Raw passes bytes on; fixed a struct of 64 bytes, by CallInto; CBOR and JSON send an order with four items ` +
+			`(about 400 and 650 bytes). ` +
 			`bytes is the encoded size, MB/s counts both directions. Each latency includes one reading of the clock.`,
 		Plan: planCalls,
 	}
@@ -30,16 +33,29 @@ func callScenario() suite.Scenario {
 
 var (
 	callSizes  = []int{0, 64, 512, 4 << 10, 64 << 10, 1 << 20}
-	callWaits  = []string{"adaptive", "spin", "park"}
-	justOne    = []string{"adaptive"}
-	codecNames = []string{"raw", "cbor", "json"}
+	callWaits  = []string{adaptive, "spin", "park"}
+	justOne    = []string{adaptive}
+	codecNames = []string{"raw", "fixed", "cbor", "json"}
 )
+
+const adaptive = "adaptive"
+
+// inPlace is the mode of calls with CallInto and HandleInPlace.
+const inPlace = "in place"
+
+// modes returns how a way is to call: if both is set, in place too.
+func modes(way suite.Way, both bool) []string {
+	if both && (way.Wait == adaptive || way.Wait == "") {
+		return []string{"", inPlace}
+	}
+	return []string{""}
+}
 
 func planCalls(o *suite.Options) (suite.Plan, error) {
 	pool := new(suite.Pool)
 	plan := suite.Plan{Close: pool.Close}
 	codecs := suite.Given(o, o.Codecs, codecNames, codecNames)
-	if slices.Contains(codecs, "raw") {
+	if raw, fixed := slices.Contains(codecs, "raw"), slices.Contains(codecs, "fixed"); raw || fixed {
 		for _, size := range suite.Given(o, o.Sizes, callSizes, callSizes) {
 			quick := justOne
 			if size == 64 {
@@ -47,21 +63,28 @@ func planCalls(o *suite.Options) (suite.Plan, error) {
 			}
 			var g suite.Group
 			for _, way := range suite.Ways(o, callWaits, quick) {
-				g.Cases = append(g.Cases, suite.Case{
-					Result: report.Result{Scenario: "call", Subject: way.Subject, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1},
-					Run:    rawCalls(pool, way, size, 1),
-				})
+				id := report.Result{Scenario: "call", Subject: way.Subject, Wait: way.Wait, Bytes: new(size), Callers: 1}
+				for _, mode := range modes(way, size == 64 || !o.Quick) {
+					if id.Mode, id.Codec = mode, "raw"; raw {
+						g.Cases = append(g.Cases, suite.Case{Result: id, Run: rawCalls(pool, way, mode, size, 1)})
+					}
+				}
+				if id.Mode, id.Codec = "", "fixed"; fixed && size == tickSize {
+					g.Cases = append(g.Cases, suite.Case{Result: id, Run: loads(pool, way, func(w *suite.Worker) suite.Load {
+						return suite.Load{Worker: w, Callers: 1, Bytes: 2 * tickSize, New: func(int) suite.Operation { return &tickCall{to: w} }}
+					})})
+				}
 			}
 			plan.Groups = append(plan.Groups, g)
 		}
 	}
 	for _, name := range codecs {
+		if name == "raw" || name == "fixed" {
+			continue
+		}
 		codec, ok := ipc.FindCodec(name)
 		if !ok {
 			return plan, fmt.Errorf("no codec %q is known", name)
-		}
-		if codec == ipc.Raw {
-			continue
 		}
 		encoded, err := codec.Append(nil, newOrder())
 		if err != nil {
@@ -87,21 +110,52 @@ func planCalls(o *suite.Options) (suite.Plan, error) {
 	return plan, nil
 }
 
-// rawCalls returns a run of so many callers.
-func rawCalls(pool *suite.Pool, way suite.Way, size, callers int) func(context.Context, time.Duration) (measure.Sample, error) {
+// loads returns a run of what load makes for a worker.
+func loads(pool *suite.Pool, way suite.Way, load func(*suite.Worker) suite.Load) func(context.Context, time.Duration) (measure.Sample, error) {
 	return func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
 		err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
-			s, err = rawLoad(w, size, callers).Run(ctx, d)
+			s, err = load(w).Run(ctx, d)
 			return err
 		})
 		return s, err
 	}
 }
 
-func rawLoad(w *suite.Worker, size, callers int) suite.Load {
+// rawCalls returns a run of so many callers.
+func rawCalls(pool *suite.Pool, way suite.Way, mode string, size, callers int) func(context.Context, time.Duration) (measure.Sample, error) {
+	return loads(pool, way, func(w *suite.Worker) suite.Load { return rawLoad(w, mode, size, callers) })
+}
+
+func rawLoad(w *suite.Worker, mode string, size, callers int) suite.Load {
 	return suite.Load{Worker: w, Callers: callers, Bytes: 2 * size, New: func(int) suite.Operation {
-		return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) { return echoRaw.Call(ctx, w, b) }, size)
+		if mode != inPlace {
+			return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) { return echoRaw.Call(ctx, w, b) }, size)
+		}
+		var response []byte
+		return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) {
+			err := echoInPlace.CallInto(ctx, w, b, &response)
+			return response, err
+		}, size)
 	}}
+}
+
+// tickCall sends a tick and gets it back.
+type tickCall struct {
+	to                ipc.Caller
+	request, response tick
+}
+
+func (c *tickCall) Prepare(seq uint64) { c.request.Seq, c.request.Check = seq, ^seq }
+
+func (c *tickCall) Do(ctx context.Context) error {
+	return echoFixed.CallInto(ctx, c.to, c.request, &c.response)
+}
+
+func (c *tickCall) Check() error {
+	if c.request != c.response {
+		return fmt.Errorf("%w: sent %+v, got %+v", suite.ErrGarbled, c.request, c.response)
+	}
+	return nil
 }
 
 // orderCall sends an order and gets it back.

@@ -14,7 +14,7 @@ func concurrentScenario() suite.Scenario {
 		About: `So many goroutines of the host call one worker over one link, each one call after the other, ` +
 			`64 bytes there and back, raw. Included: what call includes, and waiting for each other and for a processor. ` +
 			`Calls per second are of all callers together, by the wall clock, so that preparing and comparing ` +
-			`the 64 bytes is included. Not included: several links, which a pool of workers would have.`,
+			`the 64 bytes is included. In place is as in call. Not included: several links, which a pool of workers would have.`,
 		Plan: planConcurrent,
 	}
 }
@@ -26,10 +26,12 @@ func planConcurrent(o *suite.Options) (suite.Plan, error) {
 		for _, callers := range suite.Given(o, o.Callers, []int{1, 2, 8, 64, 256}, []int{1, 2, 8, 64, 256}) {
 			var g suite.Group
 			for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
-				g.Cases = append(g.Cases, suite.Case{
-					Result: report.Result{Scenario: "concurrent", Subject: way.Subject, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: callers},
-					Run:    rawCalls(pool, way, size, callers),
-				})
+				for _, mode := range modes(way, callers == 64 || !o.Quick) {
+					g.Cases = append(g.Cases, suite.Case{
+						Result: report.Result{Scenario: "concurrent", Subject: way.Subject, Mode: mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: callers},
+						Run:    rawCalls(pool, way, mode, size, callers),
+					})
+				}
 			}
 			plan.Groups = append(plan.Groups, g)
 		}

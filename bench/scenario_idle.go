@@ -132,7 +132,7 @@ func hostIdle(ctx context.Context, r idleRequest) (answer idleAnswer, err error)
 			mu.Lock()
 			workers = append(workers, w)
 			mu.Unlock()
-			op := rawLoad(w, 64, 1).New(0)
+			op := rawLoad(w, "", 64, 1).New(0)
 			op.Prepare(0)
 			if err = op.Do(starting); err == nil {
 				err = op.Check()

@@ -1,13 +1,8 @@
 package main
 
 import (
-	"context"
-	"time"
-
-	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
 	"github.com/tandemipc/tandem/bench/internal/suite"
-	"github.com/tandemipc/tandem/ipc"
 )
 
 // largeScenario measures payloads of megabytes.
@@ -17,7 +12,8 @@ func largeScenario() suite.Scenario {
 		Title:    "payloads of 1 to 64 MiB",
 		Subjects: suite.Drivers,
 		About: `One caller sends that much, raw, and gets it back. Included: splitting and joining, all copies, the ` +
-			`memory of the response, which is new for every call. MB/s counts both directions. memory is the peak of ` +
+			`memory of the response, which is new for every call, but in place: there it is used again, and the handler ` +
+			`answers with its request. MB/s counts both directions. memory is the peak of ` +
 			`resident memory of host and worker together while it ran, the programs themselves (some 15 MiB each) included. ` +
 			`Not included: rings larger than the default of 1 MiB, which could take a payload in one piece.`,
 		Plan: planLarge,
@@ -31,18 +27,16 @@ func planLarge(o *suite.Options) (suite.Plan, error) {
 	for _, size := range suite.Given(o, o.Sizes, sizes, sizes) {
 		var g suite.Group
 		for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
-			g.Cases = append(g.Cases, suite.Case{
-				Result: report.Result{Scenario: "large", Subject: way.Subject, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1},
-				Run: func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
-					err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
-						load := rawLoad(w, size, 1)
+			for _, mode := range modes(way, size == 1<<20 || !o.Quick) {
+				g.Cases = append(g.Cases, suite.Case{
+					Result: report.Result{Scenario: "large", Subject: way.Subject, Mode: mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1},
+					Run: loads(pool, way, func(w *suite.Worker) suite.Load {
+						load := rawLoad(w, mode, size, 1)
 						load.Memory = true
-						s, err = load.Run(ctx, d)
-						return err
-					})
-					return s, err
-				},
-			})
+						return load
+					}),
+				})
+			}
 		}
 		plan.Groups = append(plan.Groups, g)
 	}

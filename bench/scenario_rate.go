@@ -59,7 +59,7 @@ func rateGroup(o *suite.Options, pool *suite.Pool, size, rate, callers int, d ti
 			Duration: d,
 			Run: func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
 				err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
-					if _, err := rawLoad(w, size, 1).Run(ctx, d/20); err != nil { // warm up
+					if _, err := rawLoad(w, "", size, 1).Run(ctx, d/20); err != nil { // warm up
 						return err
 					}
 					s, err = run(ctx, w, d)
@@ -92,7 +92,7 @@ func openLoop(ctx context.Context, w *suite.Worker, size, rate int, d time.Durat
 		var all sync.WaitGroup
 		for i := range latencies {
 			all.Go(func() {
-				op := rawLoad(w, size, 1).New(i)
+				op := rawLoad(w, "", size, 1).New(i)
 				seq := uint64(i) << 40
 				for at := range due {
 					op.Prepare(seq)
@@ -140,7 +140,7 @@ func openLoop(ctx context.Context, w *suite.Worker, size, rate int, d time.Durat
 const pause = time.Millisecond
 
 func fromIdle(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
-	op := rawLoad(w, size, 1).New(0)
+	op := rawLoad(w, "", size, 1).New(0)
 	pacer, err := measure.NewPacer()
 	if err != nil {
 		return measure.Sample{}, err

@@ -63,7 +63,7 @@ func planSpawn(o *suite.Options) (suite.Plan, error) {
 					if err != nil {
 						return nil, err
 					}
-					op := rawLoad(w, 64, 1).New(0)
+					op := rawLoad(w, "", 64, 1).New(0)
 					op.Prepare(0)
 					if err = op.Do(ctx); err == nil {
 						err = op.Check()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,9 +20,11 @@ func streamScenario() suite.Scenario {
 		Title:    "messages one way",
 		Subjects: suite.Drivers,
 		About: `One goroutine notifies the worker as fast as it can, and the clock stops when the worker has answered, in ` +
-			`a last call, that it has handled them all. Included: Method.Notify, the way there, the handler, which counts, ` +
-			`and numbering the messages. MB/s counts one direction. Not included: answers, and batching by the ` +
-			`caller, which notifications do not have.`,
+			`a last call, that it has handled them all. Included: Method.Notify, the way there, the handler, which counts ` +
+			`under a lock, and numbering the messages. In place the handler is one of worker.HandleInPlace, and with a ` +
+			`batch so many messages are sent by one ipc.Batch. Pipelined are calls instead: 32 are in flight from one ` +
+			`goroutine, by Method.Go, one by one or as a batch, and then waited for and compared. MB/s counts one ` +
+			`direction, of pipelined calls both.`,
 		Plan: planStream,
 	}
 }
@@ -32,19 +35,32 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 	for _, size := range suite.Given(o, o.Sizes, []int{64, 1 << 10, 16 << 10, 64 << 10}, []int{64, 64 << 10}) {
 		var g suite.Group
 		for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
-			g.Cases = append(g.Cases, suite.Case{
-				Result: report.Result{Scenario: "stream", Subject: way.Subject, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1},
-				Run: func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
-					err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
-						if _, err := notify(ctx, w, size, d/10); err != nil { // warm up
+			for _, c := range []struct {
+				mode  string
+				batch int
+				run   func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error)
+			}{
+				{"", 0, notify(sink, 1)},
+				{inPlace, 1, notify(sinkInPlace, 1)}, {inPlace, notifyBatch, notify(sinkInPlace, notifyBatch)},
+				{pipelined, 1, pipeline(false)}, {pipelined, inFlight, pipeline(true)},
+			} {
+				if c.mode != "" && (size > 1<<10 || len(modes(way, true)) == 1) {
+					continue
+				}
+				g.Cases = append(g.Cases, suite.Case{
+					Result: report.Result{Scenario: "stream", Subject: way.Subject, Mode: c.mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1, Batch: c.batch},
+					Run: func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
+						err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
+							if _, err := c.run(ctx, w, size, d/10); err != nil { // warm up
+								return err
+							}
+							s, err = c.run(ctx, w, size, d)
 							return err
-						}
-						s, err = notify(ctx, w, size, d)
-						return err
-					})
-					return s, err
-				},
-			})
+						})
+						return s, err
+					},
+				})
+			}
 		}
 		plan.Groups = append(plan.Groups, g)
 	}
@@ -54,45 +70,112 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 const (
 	clockEvery = 64               // notifications between two looks at the clock
 	arrival    = 10 * time.Second // for the last ones to be handled
+
+	pipelined   = "pipelined"
+	notifyBatch = 256 // notifications in a batch
+	inFlight    = 32  // calls of one goroutine
 )
 
-func notify(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
-	message := make([]byte, size)
-	if _, err := tallyOf.Call(ctx, w, tallyRequest{Reset: true}); err != nil {
-		return measure.Sample{}, w.Blame(err)
-	}
-	return w.Measure(ctx, func(s *measure.Sample) error {
-		start := measure.Now()
+// notify returns what notifies m for a time, in batches unless they are of 1.
+func notify(m *ipc.Method[[]byte, []byte], batch int) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
+	return func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
+		message := make([]byte, size)
 		var seq uint64
-		for {
-			stamp(message, seq)
-			if err := sink.Notify(ctx, w, message); err != nil {
-				return err
+		send := func(c ipc.Caller) error {
+			for range max(batch, clockEvery) {
+				stamp(message, seq)
+				if err := m.Notify(ctx, c, message); err != nil {
+					return err
+				}
+				seq++
 			}
-			if seq++; seq%clockEvery == 0 && measure.Now()-start >= d {
-				break
-			}
+			return nil
 		}
-		// Handlers may run beside each other, so the call may overtake some.
-		want := expect(size, seq)
-		var got tally
-		for got.Messages < seq {
-			var err error
-			if got, err = tallyOf.Call(ctx, w, tallyRequest{}); err != nil {
-				return err
-			}
-			if measure.Now()-start > d+arrival {
-				err = errors.New("not all have arrived")
-			}
-			if err != nil {
-				return fmt.Errorf("%w: %w: sent %v, got %v", suite.ErrGarbled, err, want, got)
-			}
+		if _, err := tallyOf.Call(ctx, w, tallyRequest{Reset: true}); err != nil {
+			return measure.Sample{}, w.Blame(err)
 		}
-		s.Busy = measure.Now() - start
-		if got != want {
-			return fmt.Errorf("%w: sent %v, got %v", suite.ErrGarbled, want, got)
+		return w.Measure(ctx, func(s *measure.Sample) error {
+			start := measure.Now()
+			for seq == 0 || measure.Now()-start < d {
+				var err error
+				if batch > 1 {
+					err = ipc.Batch(ctx, w, send)
+				} else {
+					err = send(w)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			// Handlers may run beside each other, so the call may overtake some.
+			want := expect(size, seq)
+			var got tally
+			for got.Messages < seq {
+				var err error
+				if got, err = tallyOf.Call(ctx, w, tallyRequest{}); err != nil {
+					return err
+				}
+				if measure.Now()-start > d+arrival {
+					err = errors.New("not all have arrived")
+				}
+				if err != nil {
+					return fmt.Errorf("%w: %w: sent %v, got %v", suite.ErrGarbled, err, want, got)
+				}
+			}
+			s.Busy = measure.Now() - start
+			if got != want {
+				return fmt.Errorf("%w: sent %v, got %v", suite.ErrGarbled, want, got)
+			}
+			s.Ops, s.Bytes = int64(seq), int64(got.Bytes)
+			return nil
+		})
+	}
+}
+
+// pipeline returns what keeps calls in flight for a time.
+func pipeline(batch bool) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
+	return func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
+		requests := make([][]byte, inFlight)
+		for i := range requests {
+			requests[i] = make([]byte, size)
 		}
-		s.Ops, s.Bytes = int64(seq), int64(got.Bytes)
-		return nil
-	})
+		var seq uint64
+		var flying [inFlight]*ipc.Future[[]byte]
+		start := func(c ipc.Caller) (err error) {
+			for i := range flying {
+				stamp(requests[i], seq)
+				seq++
+				if flying[i], err = echoInPlace.Go(ctx, c, requests[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		return w.Measure(ctx, func(s *measure.Sample) error {
+			began := measure.Now()
+			for seq == 0 || measure.Now()-began < d {
+				var err error
+				if batch {
+					err = ipc.Batch(ctx, w, start)
+				} else {
+					err = start(w)
+				}
+				if err != nil {
+					return err
+				}
+				for i, f := range flying {
+					response, err := f.Wait()
+					if err != nil {
+						return err
+					}
+					if !bytes.Equal(response, requests[i]) {
+						return fmt.Errorf("%w: sent %x, got %x", suite.ErrGarbled, requests[i], response)
+					}
+				}
+			}
+			s.Busy = measure.Now() - began
+			s.Ops, s.Bytes = int64(seq), 2*int64(size)*int64(seq)
+			return nil
+		})
+	}
 }

@@ -99,7 +99,9 @@ func (a *afterlife) leave(s *session) {
 		for _, c := range a.calls {
 			if c.id.link == id && c.answer == nil {
 				delete(a.calls, c.id) // its answer went out over the old link after all
-				c.session.refuse(ipc.Frame{Kind: ipc.KindResume, Tx: c.tx}, errNotKept)
+				to, f := c.session, ipc.Frame{Kind: ipc.KindError, Tx: c.tx, Payload: ipc.AppendError(nil, errNotKept)}
+				// Not refuse: that session may be closing, too.
+				a.running.Go(func() { _ = to.transmit(f) })
 			}
 		}
 	})

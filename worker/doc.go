@@ -14,6 +14,11 @@
 //	worker.Handle(s, Count, count)
 //	if err := s.Serve(ctx); err != nil { ... }
 //
+// A [Pool] shares calls among many workers, and [Map] calls a method for each
+// request of a sequence. A client can outlive its process: see [WithRestart],
+// [WithRetry], [WithHeartbeat] and [WithEvents]; and with the socket driver a
+// process its host: see [Attach].
+//
 // The driver is the host's choice; the worker finds it in what the host passed,
 // among those that are linked in. [Self] and [Main] let one program be both.
 package worker

@@ -203,7 +203,9 @@ func (l *life[C]) watch() {
 	select {
 	case <-p.Done():
 	case <-c.freed:
-		return
+		if l.left() || p.Exit() == nil {
+			return
+		}
 	}
 	l.report(EventExited, l.exit())
 	s := l.session.Load()

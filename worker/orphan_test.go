@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -49,9 +50,15 @@ func beOrphanHost(name string) {
 		cmd.Stdout = os.Stdout
 		w, err := s.spawn(context.Background(), cmd)
 		if err == nil {
-			if os.Getenv(sceneEnv) == "handler" {
+			switch os.Getenv(sceneEnv) {
+			case "handler":
 				_, err = serveForever.Call(context.Background(), w, 1, ipc.WithLimit(0))
-			} else {
+			case "disconnected":
+				if _, err = serveForever.Go(context.Background(), w, 1); err == nil {
+					_ = w.(*worker.Client[*socket.Channel]).Channel().Disconnect()
+					forever()
+				}
+			default:
 				fmt.Println("ready")
 				forever()
 			}
@@ -78,7 +85,7 @@ func beOrphan() error {
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
 		forever()
-	case "handler":
+	case "handler", "disconnected":
 		worker.Handle(s, serveForever, func(context.Context, int) (int, error) {
 			fmt.Println("ready")
 			for n := 0; ; n++ {
@@ -159,12 +166,16 @@ func TestHostIsKilled(t *testing.T) {
 		{"stubborn and mute", false},
 		{"idle", true},
 		{"handler", true},
+		{"disconnected", true}, // and the handler runs on
 		{"main hangs", true},
 		{"child", true},
 		{"stubborn child", true},
 		{"stopped", false},
 	} {
 		for _, driver := range []string{"shm", "socket"} {
+			if c.scene == "disconnected" && driver == "shm" {
+				continue
+			}
 			tmp, err := os.MkdirTemp("", "h")
 			require.NoError(t, err)
 			tidy := filepath.Join(t.TempDir(), "tidy")

@@ -94,9 +94,9 @@ func (s *Server) Serve(ctx context.Context) error {
 		again := false
 		switch {
 		case err == nil:
-			again, err = s.serveLink(ctx, link, codec, startup.Limits)
+			again, err = s.serveLink(ctx, link, codec, startup)
 		case ctx.Err() != nil:
-			within(s.after.drain(), max(startup.Limits.Grace, lostGrace), nil)
+			awaitHandlers(s.after.drain(), max(startup.Limits.Grace, lostGrace), startup.HostGone())
 			err = nil
 		default:
 			within(s.after.drain(), lostGrace, nil)
@@ -166,8 +166,17 @@ const orphanLimit = time.Second
 // lostGrace is how long handlers may run on after their host is gone.
 const lostGrace = 500 * time.Millisecond
 
+// awaitHandlers waits until handlers have ended, for d at most, and when the host's
+// process has ended no longer than lostGrace: SIGTERM may have told us first.
+func awaitHandlers(ended <-chan struct{}, d time.Duration, hostGone <-chan struct{}) {
+	if !within(ended, d, hostGone) && isClosed(hostGone) {
+		within(ended, lostGrace, nil)
+	}
+}
+
 // serveLink serves one link to its end. again is true if the host may come back.
-func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, limits ipc.Limits) (again bool, err error) {
+func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, startup *ipc.StartupData) (again bool, err error) {
+	limits := startup.Limits
 	host := newSession(link, 1, codec, limits, &s.registry, s.log, nil)
 	s.after.serve(host)
 	host.open()
@@ -187,7 +196,7 @@ func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, 
 	}
 	after, until := s.after.drain(), time.Now().Add(max(limits.Grace, lostGrace))
 	within(host.drain(), limits.Grace, host.done)
-	within(after, time.Until(until), nil)
+	awaitHandlers(after, time.Until(until), startup.HostGone())
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort

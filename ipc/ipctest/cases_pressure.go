@@ -117,6 +117,14 @@ func sendBlocked(ctx context.Context, l ipc.Link, tx uint64, size int) error {
 	return l.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: payload(tx, size)})
 }
 
+// firstBlocks waits, after the first of many senders was started, until that one blocks:
+// before, a link may take a small frame of another one to send it with the first.
+func firstBlocks(i uint64) {
+	if i == 0 {
+		awaitParked("sendBlocked", 1)
+	}
+}
+
 // testStalledMany: many senders that block at once all get on again, and those
 // whose context ends leave no trace.
 func testStalledMany(t *testing.T, s *suite) {
@@ -138,6 +146,7 @@ func testStalledMany(t *testing.T, s *suite) {
 				assert.NoError(t, sendBlocked(context.Background(), p.link, tx+i, size))
 			})
 		}
+		firstBlocks(i)
 	}
 	awaitParked("sendBlocked", senders)
 	cancel()
@@ -236,6 +245,7 @@ func (s *suite) blocked(t *testing.T, size, n int) (*peer, chan error) {
 	result := make(chan error, n)
 	for i := range uint64(n) {
 		go func() { result <- sendBlocked(context.Background(), p.link, tx+i, size) }()
+		firstBlocks(i)
 	}
 	awaitParked("sendBlocked", n)
 	return p, result

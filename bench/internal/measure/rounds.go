@@ -44,6 +44,14 @@ func (s Sample) P99() float64 {
 	return float64(s.Latencies.ValueAtPercentile(99))
 }
 
+// P999 is like P50.
+func (s Sample) P999() float64 {
+	if s.Latencies == nil {
+		return 0
+	}
+	return float64(s.Latencies.ValueAtPercentile(99.9))
+}
+
 // Cost is what a sample is compared by, smaller being better: the median
 // latency, or else the time per operation.
 func (s Sample) Cost() float64 {

@@ -120,7 +120,7 @@ func charts(sections []Section) map[string][]Chart {
 }
 
 // plain leaves out what encodes structs; the peers' own encodings of bytes are in.
-func plain(r *Result) bool { return r.Codec != "cbor" && r.Codec != "json" }
+func plain(r *Result) bool { return r.Codec != "fixed" && r.Codec != "cbor" && r.Codec != "json" }
 
 func latencyOf(r *Result) float64 { return float64(r.P50) }
 func bytesOf(r *Result) float64   { return r.BytesPerS }

@@ -13,13 +13,15 @@ import (
 // figures is a block of a document that a program fills in:
 //
 //	<!-- figures: PROGRAM environment -->
+//	<!-- figures: PROGRAM targets -->
 //	<!-- figures: PROGRAM SCENARIO METRIC [CONDITIONS] -->
 //	...
 //	<!-- end of figures -->
 //
 // METRIC is the title of a column, with _ for a space, and makes a table of
-// subjects by conditions; or it is "list", for one row to each result. CONDITIONS
-// is a regular expression that selects results.
+// subjects by conditions; or it is "list", for one row to each result that has a
+// median, with those columns: list=p50;allocs/op. CONDITIONS is a regular expression
+// that selects results.
 var figures = regexp.MustCompile(`(?s)(<!-- figures: ([^\n]+?) -->\n)(.*?)(<!-- end of figures -->)`)
 
 // image is a chart that a document shows.
@@ -48,22 +50,21 @@ func UpdateDocument(path, program string, p Page) error {
 			return block
 		}
 		var b bytes.Buffer
-		if scenario == "environment" {
+		columns, isList := strings.CutPrefix(metric, "list=")
+		switch i := slices.IndexFunc(p.Sections, func(s Section) bool { return s.Name == scenario }); {
+		case scenario == "environment":
 			for _, line := range environment(p.Env) {
 				if line[0] != "Clock" {
 					fmt.Fprintf(&b, "- %s: %s\n", line[0], line[1])
 				}
 			}
-		} else {
-			i := slices.IndexFunc(p.Sections, func(s Section) bool { return s.Name == scenario })
-			if i < 0 {
-				return block // was not measured this time
-			}
-			fill := pivot
-			if metric == "list" {
-				fill = list
-			}
-			fill(&b, p.Sections[i].Results, metric, conditions)
+		case scenario == "targets":
+			markdownTargets(&b, p.Targets)
+		case i < 0: // was not measured this time
+		case isList:
+			list(&b, p.Sections[i].Results, strings.Split(columns, ";"), conditions)
+		default:
+			pivot(&b, p.Sections[i].Results, metric, conditions)
 		}
 		if b.Len() == 0 {
 			return block
@@ -100,21 +101,28 @@ func UpdateDocument(path, program string, p Page) error {
 	return os.WriteFile(path, text, 0o644)
 }
 
-// list writes the medians of the results whose conditions are selected.
-func list(b *bytes.Buffer, results []Result, _ string, conditions *regexp.Regexp) {
+// list writes the columns with those titles, of the results that have a median and
+// whose conditions are selected.
+func list(b *bytes.Buffer, results []Result, titles []string, conditions *regexp.Regexp) {
+	var chosen []column
+	for _, title := range titles {
+		if i := slices.IndexFunc(columns, func(c column) bool { return c.title == title }); i >= 0 {
+			chosen = append(chosen, columns[i])
+		}
+	}
 	for i := range results {
 		r := &results[i]
 		if r.P50 == 0 || !conditions.MatchString(r.Conditions()) {
 			continue
 		}
 		if b.Len() == 0 {
-			fmt.Fprintf(b, "|  |  | p50 | MB/s |\n| --- | --- | ---: | ---: |\n")
+			fmt.Fprintf(b, "|  |  | %s |\n| --- | --- |%s\n", strings.Join(titles, " | "), strings.Repeat(" ---: |", len(chosen)))
 		}
-		speed := ""
-		if r.BytesPerS > 0 {
-			speed = digits3(r.BytesPerS / 1e6)
+		fmt.Fprintf(b, "| %s | %s |", r.Name(), r.Conditions())
+		for _, c := range chosen {
+			fmt.Fprintf(b, " %s |", c.cell(r))
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", r.Name(), r.Conditions(), Latency(r.P50), speed)
+		fmt.Fprintln(b)
 	}
 }
 

@@ -12,7 +12,7 @@ func TestUpdateDocument(t *testing.T) {
 	d := document()
 	more := d.Results[2]
 	more.Bytes, more.P50 = new(4096), 900
-	p := Page{Env: d.Env, Sections: []Section{{Name: "call", Results: []Result{d.Results[2], more, d.Results[3]}}}}
+	p := Page{Env: d.Env, Targets: []Target{{What: "a call", Unit: "x", Bar: 2, Aim: 1.1, Measured: 1.25, Low: 1, High: 1.5, Met: "bar"}}, Sections: []Section{{Name: "call", Results: []Result{d.Results[2], more, d.Results[3]}}}}
 	path := filepath.Join(t.TempDir(), "doc.md")
 	text := `# Doc
 <!-- figures: bench environment -->
@@ -21,7 +21,9 @@ Between.
 <!-- figures: bench call p50 raw -->
 old
 <!-- end of figures -->
-<!-- figures: bench call list 4 KiB -->
+<!-- figures: bench call list=p50;MB/s 4 KiB -->
+<!-- end of figures -->
+<!-- figures: bench targets -->
 <!-- end of figures -->
 <!-- figures: bench rate p50 -->
 not measured

@@ -22,6 +22,7 @@ type Page struct {
 	Title, Command string
 	Env            measure.Env
 	Sections       []Section
+	Targets        []Target
 	Comparison     *Comparison
 	Interrupted    bool
 }
@@ -104,6 +105,20 @@ func WriteHTML(path string, p Page) error {
 				cells = append(cells, titleView{text, titles[i].left})
 			}
 			view.Rows = append(view.Rows, rowView{n > 0 && s.Results[n].Ratio.N == 0 && s.Results[n].Conditions() != s.Results[n-1].Conditions(), cells})
+		}
+		v.Views = append(v.Views, view)
+	}
+	if len(p.Targets) > 0 {
+		view := sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout}}
+		for _, title := range targetTitles {
+			view.Titles = append(view.Titles, titleView{title, true})
+		}
+		for _, row := range targetCells(p.Targets) {
+			var cells []titleView
+			for _, text := range row {
+				cells = append(cells, titleView{text, true})
+			}
+			view.Rows = append(view.Rows, rowView{Cells: cells})
 		}
 		v.Views = append(v.Views, view)
 	}

@@ -51,9 +51,10 @@ func document() Document {
 	add(Result{Scenario: "ring", Subject: "ring", Wait: "spin", Bytes: new(8), Batch: 32}, measure.Sample{Ops: 1000, Bytes: 8000, Busy: time.Millisecond})
 	add(Result{Scenario: "call", Subject: "shm", Wait: "adaptive", Codec: "raw", Bytes: new(64), Callers: 1}, sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5))
 	add(Result{Scenario: "call", Subject: "socket", Codec: "raw", Bytes: new(0), Callers: 1}, sample(20*time.Microsecond, 5e3))
-	add(Result{Scenario: "rate", Subject: "socket", Codec: "raw", Bytes: new(64), Rate: 1000}, sample(50*time.Microsecond, 100))
+	add(Result{Scenario: "rate", Subject: "socket", Mode: "in place", Codec: "raw", Bytes: new(64), Rate: 1000}, sample(50*time.Microsecond, 100))
 	add(Result{Scenario: "idle", Subject: "shm", Wait: "adaptive", Callers: 100}, measure.Sample{Elapsed: time.Second,
 		Host: measure.Usage{CPU: time.Millisecond, Threads: 12, RSS: 30 << 20}})
+	d.Targets = []Target{{What: "a call", Unit: "x", Bar: 2, Aim: 1.1, AtLeast: true, Measured: 1.25, Low: 1, High: 1.5, Met: "no"}}
 	return d
 }
 
@@ -78,14 +79,20 @@ func TestSchema(t *testing.T) {
 
 // All names of the format are in use, and only they.
 func TestSchemaNames(t *testing.T) {
-	want := strings.Fields("scenario subject codec wait bytes callers rate batch rounds p50_ns p90_ns p99_ns p999_ns max_ns " +
+	want := strings.Fields("scenario subject mode codec wait bytes callers rate batch rounds p50_ns p90_ns p99_ns p999_ns max_ns " +
 		"ops_per_s bytes_per_s allocs_per_op host_cpu_s worker_cpu_s threads rss_bytes")
 	data, err := json.Marshal(document())
 	require.NoError(t, err)
 	var d map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(data, &d))
-	require.Len(t, d, 2)
+	require.Len(t, d, 3)
 	require.Contains(t, d, "env")
+	var targets []map[string]any
+	require.NoError(t, json.Unmarshal(d["targets"], &targets))
+	require.Len(t, targets[0], 9)
+	for name := range targets[0] {
+		want = append(want, name)
+	}
 	var results []map[string]any
 	require.NoError(t, json.Unmarshal(d["results"], &results))
 	seen := make(map[string]bool)
@@ -96,7 +103,7 @@ func TestSchemaNames(t *testing.T) {
 		}
 		require.NotContains(t, r, "", "fields that do not apply are left out")
 	}
-	require.Len(t, seen, len(want))
+	require.Len(t, seen, len(want)-len(targets[0]))
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	for _, name := range want {
@@ -116,6 +123,36 @@ func TestFold(t *testing.T) {
 	require.InDelta(t, 0.05, r.Noise["p50_ns"], 1e-3)
 	require.InDelta(t, 0.1, r.Noise["ops_per_s"], 1e-3)
 	require.EqualValues(t, 3000, r.Latencies.TotalCount())
+}
+
+func TestJudge(t *testing.T) {
+	call := Result{Scenario: "call", Subject: "shm", Bytes: new(64)}
+	results := []Result{Fold(call, []measure.Sample{sample(100, 1e5), sample(300, 1e5), sample(200, 1e5)})}
+	of := func(id Result) func(Find) measure.Spread {
+		return func(find Find) measure.Spread { return measure.SpreadOf(measure.Each(find(id), measure.Sample.P50)) }
+	}
+	other := call
+	other.Mode = "in place"
+	judged, missing := Judge([]Target{
+		{What: "quick", Bar: 300, Aim: 200, Figure: of(call)},
+		{What: "fair", Bar: 200, Aim: 199, Figure: of(call)},
+		{What: "slow", Bar: 199, Aim: 100, Figure: of(call)},
+		{What: "much", Bar: 100, Aim: 200, AtLeast: true, Unit: "ns", Figure: of(call)},
+		{What: "little", Bar: 201, Aim: 300, AtLeast: true, Unit: "/s", Figure: of(call)},
+		{What: "another", Bar: 1, Aim: 1, Figure: of(other)},
+	}, results)
+	require.Equal(t, []string{"another"}, missing)
+	var met []string
+	for _, target := range judged {
+		require.EqualValues(t, 200, target.Measured)
+		require.EqualValues(t, 100, target.Low)
+		require.EqualValues(t, 300, target.High)
+		met = append(met, target.Met)
+	}
+	require.Equal(t, []string{"aim", "bar", "no", "aim", "no"}, met)
+	var b bytes.Buffer
+	TargetTable(&b, judged, missing)
+	golden(t, "targets.txt", b.Bytes())
 }
 
 func TestTable(t *testing.T) {
@@ -201,11 +238,11 @@ func TestPageIsSelfContained(t *testing.T) {
 	require.NoError(t, WriteHTML(path, Page{Title: "A title", Command: "bench -quick", Env: d.Env, Sections: []Section{
 		{Name: "call", Title: "calls", About: "About calls.", Results: []Result{d.Results[2], d.Results[3], again, third}},
 		{Name: "idle", Title: "idle", Results: d.Results[5:], Notes: []string{"a thousand"}},
-	}, Comparison: &Comparison{}}))
+	}, Targets: d.Targets, Comparison: &Comparison{}}))
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	html := string(data)
-	for _, want := range []string{"A title", "bench -quick", "Some CPU", "About calls.", "Not measured: a thousand", "<svg role=", "400 ns", "4 KiB", "Compared with the baseline"} {
+	for _, want := range []string{"A title", "bench -quick", "Some CPU", "About calls.", "Not measured: a thousand", "<svg role=", "400 ns", "4 KiB", "Compared with the baseline", "at least 2x", "1.25x (1x to 1.5x)"} {
 		require.Contains(t, html, want)
 	}
 	require.NotContains(t, html, "<script", "there is none, and names are escaped")

@@ -17,6 +17,7 @@ import (
 type Document struct {
 	Env     measure.Env `json:"env"`
 	Results []Result    `json:"results"`
+	Targets []Target    `json:"targets,omitempty"`
 }
 
 // Result is what was measured of one subject under one set of conditions, over
@@ -27,8 +28,10 @@ type Result struct {
 	Scenario string `json:"scenario"`
 	// Subject is a driver, the name of a limit, or a peer.
 	Subject string `json:"subject"`
-	Codec   string `json:"codec,omitempty"`
-	Wait    string `json:"wait,omitempty"`
+	// Mode is how the subject is used, where there are several ways.
+	Mode  string `json:"mode,omitempty"`
+	Codec string `json:"codec,omitempty"`
+	Wait  string `json:"wait,omitempty"`
 	// Bytes of payload of one operation, one way.
 	Bytes *int `json:"bytes,omitempty"`
 	// Callers that call at the same time; in idle, the workers.
@@ -67,14 +70,20 @@ type Result struct {
 	Noise     map[string]float64 `json:"-"`
 	Latencies *measure.Histogram `json:"-"`
 	Note      string             `json:"-"`
+	// Samples are those of the rounds.
+	Samples []measure.Sample `json:"-"`
 }
 
-// Name names the subject with its way of waiting.
+// Name names the subject with its ways of waiting and of being used.
 func (r *Result) Name() string {
+	name := r.Subject
 	if r.Wait != "" && r.Wait != "adaptive" {
-		return r.Subject + " " + r.Wait
+		name += " " + r.Wait
 	}
-	return r.Subject
+	if r.Mode != "" {
+		name += " " + r.Mode
+	}
+	return name
 }
 
 // Conditions says under what r was measured.
@@ -111,13 +120,13 @@ func (r *Result) key() string {
 	if r.Bytes != nil {
 		size = *r.Bytes
 	}
-	return fmt.Sprint(r.Scenario, "|", r.Subject, "|", r.Codec, "|", r.Wait, "|", size, "|", r.Callers, "|", r.Rate, "|", r.Batch)
+	return fmt.Sprint(r.Scenario, "|", r.Subject, "|", r.Mode, "|", r.Codec, "|", r.Wait, "|", size, "|", r.Callers, "|", r.Rate, "|", r.Batch)
 }
 
 // Fold makes a result of the samples of all rounds. id holds what identifies it.
 func Fold(id Result, samples []measure.Sample) Result {
 	r := id
-	r.Rounds = len(samples)
+	r.Samples, r.Rounds = samples, len(samples)
 	var total measure.Sample
 	var latencies []*measure.Histogram
 	var threads int

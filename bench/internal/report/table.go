@@ -87,33 +87,38 @@ func cells(results []Result) (titles []column, rows [][]string) {
 
 // Table writes an aligned table of results.
 func Table(w io.Writer, results []Result) {
-	titles, rows := cells(results)
+	columns, rows := cells(results)
+	var titles []string
+	var left []bool
+	for _, c := range columns {
+		titles, left = append(titles, c.title), append(left, c.left)
+	}
+	align(w, titles, left, rows)
+}
+
+// align writes a table; left says which columns begin at the left.
+func align(w io.Writer, titles []string, left []bool, rows [][]string) {
+	rows = slices.Insert(slices.Clone(rows), 0, titles)
 	widths := make([]int, len(titles))
-	for i, c := range titles {
-		widths[i] = utf8.RuneCountInString(c.title)
-		for _, row := range rows {
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	line := func(cell func(i int) string) {
+	for _, row := range rows {
 		var b strings.Builder
-		for i, c := range titles {
-			s := cell(i)
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(s))
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if i > 0 {
 				b.WriteString("  ")
 			}
-			if c.left {
-				b.WriteString(s + pad)
+			if left[i] {
+				b.WriteString(cell + pad)
 			} else {
-				b.WriteString(pad + s)
+				b.WriteString(pad + cell)
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
-	}
-	line(func(i int) string { return titles[i].title })
-	for _, row := range rows {
-		line(func(i int) string { return row[i] })
 	}
 }
 

@@ -30,6 +30,8 @@ type Load struct {
 	New func(caller int) Operation
 	// Bytes is what one operation moves, there and back together.
 	Bytes int
+	// Begin, if not nil, is called when the warming up is over.
+	Begin func()
 	// Memory asks for peaks of memory and threads.
 	Memory bool
 }
@@ -63,6 +65,9 @@ func (l Load) Run(ctx context.Context, d time.Duration) (measure.Sample, error) 
 		run = l.Worker.MeasureMemory
 	}
 	return run(ctx, func(s *measure.Sample) error {
+		if l.Begin != nil {
+			l.Begin()
+		}
 		start := measure.Now()
 		if err := l.each(ctx, callers, d); err != nil {
 			return err

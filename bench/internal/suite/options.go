@@ -57,7 +57,7 @@ const (
 
 var (
 	allWaits  = []string{"adaptive", "spin", "park"}
-	allCodecs = []string{"raw", "cbor", "json"}
+	allCodecs = []string{"raw", "fixed", "cbor", "json"}
 )
 
 // parse reads the command line. It has told the user about an error.

@@ -24,6 +24,8 @@ type Program struct {
 	Title string
 	// Scenarios in the order in which they run.
 	Scenarios []Scenario
+	// Targets are judged by what a run has measured.
+	Targets []report.Target
 }
 
 // The exit statuses.
@@ -91,6 +93,14 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	for _, s := range sections {
 		doc.Results = append(doc.Results, s.Results...)
 	}
+	targets, missing := report.Judge(p.Targets, doc.Results)
+	if doc.Targets = targets; len(targets) > 0 {
+		if len(o.Scenarios) > 0 {
+			missing = nil // was not asked for
+		}
+		fmt.Fprintln(stdout)
+		report.TargetTable(stdout, targets, missing)
+	}
 	interrupted := ctx.Err() != nil
 	stop() // from here on a second Ctrl-C ends the program
 	status := statusOK
@@ -126,7 +136,7 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	}
 	write("json", o.JSON, func() error { return report.WriteJSON(o.JSON, doc) })
 	page := report.Page{Title: p.Title, Command: strings.Join(append([]string{p.Name}, args...), " "),
-		Env: doc.Env, Sections: sections, Comparison: comparison, Interrupted: interrupted}
+		Env: doc.Env, Sections: sections, Targets: targets, Comparison: comparison, Interrupted: interrupted}
 	write("html", o.HTML, func() error { return report.WriteHTML(o.HTML, page) })
 	write("doc", o.Doc, func() error { return report.UpdateDocument(o.Doc, p.Name, page) })
 	write("svg", o.SVG, func() error { return report.WriteSVG(o.SVG, sections) })

@@ -108,7 +108,7 @@ func TestFlags(t *testing.T) {
 		"-sizes 129Mi":                  "allowed are 0 to 128Mi",
 		"-subjects a,z":                 `"z" is unknown; there are: a, b, c`,
 		"-wait forever":                 `"forever" is unknown; there are: adaptive, spin, park`,
-		"-codec xml":                    "there are: raw, cbor, json",
+		"-codec xml":                    "there are: raw, fixed, cbor, json",
 		"-callers 0":                    "allowed are 1 to 4096",
 		"-callers":                      "needs an argument",
 		"-fast":                         "not defined: -fast",

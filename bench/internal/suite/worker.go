@@ -51,9 +51,15 @@ func Usage(r UsageRequest) measure.Usage {
 	return measure.Self()
 }
 
+// client is all that a client can do.
+type client interface {
+	ipc.Starter
+	ipc.Batcher
+}
+
 // Worker is the other process of a benchmark.
 type Worker struct {
-	ipc.Caller
+	client
 	name string
 	pid  int
 	done <-chan struct{}
@@ -77,7 +83,7 @@ func StartCommand[C ipc.Channel](ctx context.Context, name string, cmd *exec.Cmd
 		return nil, fmt.Errorf("start the worker of %s: %w", name, err)
 	}
 	p := w.Channel().Process()
-	return &Worker{Caller: w, name: name, pid: w.PID(), done: p.Done(), exit: p.Exit, stop: w.Close}, nil
+	return &Worker{client: w, name: name, pid: w.PID(), done: p.Done(), exit: p.Exit, stop: w.Close}, nil
 }
 
 // PID is the worker's process id.
