@@ -45,6 +45,10 @@ func (c *Client[C]) shutdown() error {
 		killed = l.end(c.opts.limits.Grace)
 	}
 	s := l.session.Load()
+	if l.exit() != nil {
+		// Its reader delivers what has arrived, and says how the process ended.
+		within(s.done, exitDelay, nil)
+	}
 	s.close(lostGrace)
 	err := l.channel.Close()
 	if last := l.session.Load(); last != s { // the channel reconnected meanwhile

@@ -91,6 +91,7 @@ func (l *life[C]) linked(link ipc.Link) {
 	if number > 0 {
 		next.number, next.resumer = number, l
 	}
+	next.latest = l.latest
 	next.open()
 	old := l.session.Swap(next)
 	l.remind(next)
@@ -154,6 +155,17 @@ func (l *life[C]) explain(s *session, err error) error {
 	}
 	l.disconnected(s, err)
 	return err
+}
+
+// latest is what a call gets that comes after its session has ended with err: if the
+// process ran on at the time, it may have ended since.
+func (l *life[C]) latest(err error) error {
+	exit := l.exit()
+	lost := errors.Is(err, ipc.ErrDisconnected) || errors.Is(err, ipc.ErrPeerGone)
+	if exit == nil || l.left() || !lost || errors.Is(err, ipc.ErrClosed) {
+		return err
+	}
+	return exit
 }
 
 // kill ends the process group at once.

@@ -4,7 +4,6 @@ package worker_test
 
 import (
 	"context"
-	"flag"
 	"math/rand/v2"
 	"os/exec"
 	"runtime"
@@ -24,8 +23,6 @@ import (
 	"github.com/tandemipc/tandem/ipc/ipctest"
 	"github.com/tandemipc/tandem/worker"
 )
-
-var kills = flag.Int("kills", 12, "how many workers TestPoolSurvivesKills kills")
 
 // stableAdd may be called more than once.
 var stableAdd = ipc.NewMethod[pair, int]("test.add", ipc.WithIdempotent())
@@ -180,45 +177,6 @@ func TestPoolQueue(t *testing.T) {
 		require.EqualValues(t, 1, st.Rejected)
 		require.EqualValues(t, 2, st.Abandoned)
 		require.Positive(t, st.Wait.Max)
-	})
-}
-
-// Members are killed while calls run. All calls may be made again, and none fails.
-func TestPoolSurvivesKills(t *testing.T) {
-	eachPool(t, func(t *testing.T, d pooler) {
-		p, pids := d.start(t, 3, worker.WithRetry(1000), worker.WithRestart(worker.Restart{Delay: time.Millisecond, MaxDelay: 5 * time.Millisecond, MaxRestarts: -1}))
-		var calls atomic.Int64
-		var wg sync.WaitGroup
-		stop := make(chan struct{})
-		for i := range 8 {
-			wg.Go(func() {
-				for n := 0; ; n++ {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					sum, err := stableAdd.Call(context.Background(), p, pair{i, n})
-					if !assert.NoError(t, err) || !assert.Equal(t, i+n, sum) {
-						return
-					}
-					calls.Add(1)
-				}
-			})
-		}
-		for range *kills {
-			victims := pids()
-			if len(victims) > 0 {
-				_ = syscall.Kill(victims[rand.IntN(len(victims))], syscall.SIGKILL) // it may have ended
-			}
-			before := calls.Load()
-			eventually(t, "calls go on", func() bool { return t.Failed() || calls.Load() > before+100 })
-		}
-		close(stop)
-		wg.Wait()
-		eventually(t, "all are back", func() bool { return p.Stats().Size == 3 })
-		require.Positive(t, p.Stats().Restarts)
-		require.NoError(t, p.Close())
 	})
 }
 

@@ -49,9 +49,11 @@ type session struct {
 	// explain, if set, turns the error that ended the link into one that says
 	// more, and may wait for a moment to do so.
 	explain func(*session, error) error
-	ending  atomic.Bool
-	done    chan struct{} // closed when err is set and all calls have failed
-	err     error
+	// latest, if set, updates the error that ended the session for later calls.
+	latest func(error) error
+	ending atomic.Bool
+	done   chan struct{} // closed when err is set and all calls have failed
+	err    error
 
 	goodbye     chan struct{} // closed when the peer has said goodbye
 	goodbyeOnce sync.Once
@@ -325,7 +327,7 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, b *batch) (c *
 	}
 	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
-		return nil, 0, notSent(err)
+		return nil, 0, notSent(s.update(err))
 	}
 	limit = s.limitOf(inv)
 	f := ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
@@ -395,10 +397,18 @@ func (s *session) whyUnsent(ctx context.Context, err error) error {
 	s.unsent(err)
 	select {
 	case <-s.done:
-		return s.err
+		return s.update(s.err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// update brings the error of a session that has ended up to date.
+func (s *session) update(err error) error {
+	if s.latest == nil {
+		return err
+	}
+	return s.latest(err)
 }
 
 func overLimit(method string, limit time.Duration) error {

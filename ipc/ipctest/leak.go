@@ -21,6 +21,7 @@ type Baseline struct {
 	goroutines goleak.Option
 	fds        map[string]int // by what they refer to
 	shm        map[string]bool
+	mapped     int // areas of shared memory
 	// patience bounds how long things that are on their way out may take.
 	patience time.Duration
 }
@@ -32,11 +33,12 @@ func NewBaseline() *Baseline {
 		r.Close()
 		w.Close()
 	}
-	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: descriptors(), shm: entries("/dev/shm"), patience: 5 * time.Second}
+	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: descriptors(), shm: entries("/dev/shm"), mapped: mapped(), patience: 5 * time.Second}
 }
 
 // Leaks returns a line for each thing that this process holds beyond the
-// baseline: goroutines, descriptors, child processes, and files in /dev/shm.
+// baseline: goroutines, descriptors, child processes, files in /dev/shm, and mappings of
+// memory that has a descriptor and no name.
 // Things that are on their way out get a few seconds for it. Options tell
 // which goroutines are meant to stay.
 func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
@@ -69,6 +71,9 @@ func (b *Baseline) find() []string {
 		if !b.shm[name] {
 			leaks = append(leaks, "file left: /dev/shm/"+name)
 		}
+	}
+	if n := mapped() - b.mapped; n > 0 {
+		leaks = append(leaks, fmt.Sprintf("%d leaked mapping(s) of shared memory", n))
 	}
 	return leaks
 }
@@ -130,6 +135,12 @@ func descriptors() map[string]int {
 		}
 	}
 	return open
+}
+
+// mapped counts this process's mappings of memory from memfd_create.
+func mapped() int {
+	maps, _ := os.ReadFile("/proc/self/maps")
+	return strings.Count(string(maps), " /memfd:")
 }
 
 // entries returns the names in a directory, none if there is no such directory.

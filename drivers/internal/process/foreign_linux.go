@@ -1,7 +1,6 @@
 package process
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -119,11 +118,8 @@ func (p *Foreign) Signal(sig os.Signal) error {
 			sent = unix.PidfdSendSignal(int(fd), s, nil, 0)
 		}
 	})
-	switch {
-	case errors.Is(err, os.ErrClosed), sent == unix.ESRCH:
+	if err != nil || sent == unix.ESRCH { // the file was closed, or the process has ended
 		return os.ErrProcessDone
-	case err != nil:
-		return err
 	}
 	return os.NewSyscallError("pidfd_send_signal", sent)
 }
