@@ -125,9 +125,11 @@ func (f *Future[Res]) Wait() (Res, error) {
 	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err != nil {
 		f.err = Errorf(CodeInternal, "decode the response of %q: %w", f.method, f.err)
 	}
-	f.out.b = response
-	putBuffer(f.out)
-	f.out = nil
+	if f.out != nil {
+		f.out.b = response
+		putBuffer(f.out)
+		f.out = nil
+	}
 	return f.res, f.err
 }
 

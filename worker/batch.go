@@ -2,7 +2,10 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -43,8 +46,9 @@ var gathers = sync.Pool{New: func() any {
 type batch struct {
 	*session
 
-	mu       sync.Mutex // futures may be waited for anywhere
-	gathered *frames    // nil when the batch is over
+	mu       sync.Mutex    // futures may be waited for anywhere
+	gathered *frames       // nil when the batch is over
+	limit    time.Duration // the shortest one of what was gathered, or 0
 }
 
 var _ ipc.Batcher = (*session)(nil)
@@ -60,13 +64,23 @@ func (s *session) Batch(ctx context.Context, f func(ipc.Caller) error) (err erro
 	return f(b)
 }
 
+// Batch implements [ipc.Batcher]: what a batch in a batch sends keeps its place.
+func (b *batch) Batch(ctx context.Context, f func(ipc.Caller) error) (err error) {
+	defer func() {
+		if sent := b.flush(ctx); err == nil {
+			err = sent
+		}
+	}()
+	return f(b)
+}
+
 // Invoke implements [ipc.Caller]. A call that is waited for sends all before it.
 func (b *batch) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
 	if inv.OneWay {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		return nil, b.add(ctx, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+		return nil, b.add(ctx, &inv, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
 	}
 	if err := b.flush(ctx); err != nil {
 		return nil, err
@@ -80,24 +94,42 @@ func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, err
 }
 
 // add gathers a frame, or sends it after those that were.
-func (b *batch) add(ctx context.Context, f ipc.Frame) error {
+func (b *batch) add(ctx context.Context, inv *ipc.Invocation, f ipc.Frame) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	limit := b.limitOf(inv)
 	if g := b.gathered; g != nil {
+		if len(g.list) == 0 || limit > 0 && (b.limit == 0 || limit < b.limit) {
+			b.limit = limit
+		}
 		if !g.fits(&f) {
 			if err := b.send(ctx); err != nil {
 				return err
 			}
+			b.limit = limit
 		}
 		if g.fits(&f) {
 			g.add(f)
 			return nil
 		}
 	}
-	if err := b.link.Send(ctx, f); err != nil {
-		return b.whyUnsent(ctx, err)
+	l := limits.Get().(*limited)
+	defer limits.Put(l)
+	return b.session.send(ctx, l, limit, inv.Method.Name, f)
+}
+
+// withdraw takes back the request of a call that was given up. It returns false if that
+// was sent.
+func (b *batch) withdraw(tx uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.gathered
+	if g == nil {
+		return false
 	}
-	return nil
+	before := len(g.list)
+	g.list = slices.DeleteFunc(g.list, func(f ipc.Frame) bool { return f.Kind == ipc.KindRequest && f.Tx == tx })
+	return len(g.list) < before
 }
 
 // flush sends what was gathered.
@@ -118,24 +150,43 @@ func (b *batch) end(ctx context.Context) error {
 }
 
 // send sends what was gathered. The calls whose requests could not be sent fail.
-func (b *batch) send(ctx context.Context) error {
+func (b *batch) send(ctx context.Context) (err error) {
 	g := b.gathered
-	if g == nil || len(g.list) == 0 {
+	if g == nil {
 		return nil
 	}
 	defer g.reset()
-	n, err := b.link.SendBatch(ctx, g.list)
-	if err == nil {
-		return nil
-	}
-	err = b.whyUnsent(ctx, err)
-	for _, f := range g.list[n:] {
-		if f.Kind != ipc.KindRequest {
-			continue
+	for list := g.list; len(list) > 0; {
+		l := limits.Get().(*limited)
+		n, failed := b.link.SendBatch(l.bound(ctx, b.limit), list)
+		ranOut := l.release()
+		limits.Put(l)
+		if failed == nil {
+			break
 		}
-		if c, parked := b.calls.take(f.Tx); c != nil {
-			c.err = err
-			c.finish(parked)
+		list = list[n:]
+		unsent := list
+		var tooLarge *ipc.SizeError
+		switch {
+		case ranOut && ctx.Err() == nil:
+			failed = &ipc.LimitError{What: "sending a batch", Limit: b.limit}
+		case errors.As(failed, &tooLarge):
+			unsent = list[:1] // the others may go
+		default:
+			failed = b.whyUnsent(ctx, failed)
+		}
+		for _, f := range unsent {
+			if f.Kind != ipc.KindRequest {
+				continue
+			}
+			if c, parked := b.calls.take(f.Tx); c != nil {
+				c.err = failed
+				c.finish(parked)
+			}
+		}
+		list = list[len(unsent):]
+		if err == nil {
+			err = failed
 		}
 	}
 	return err

@@ -42,8 +42,11 @@ type call struct {
 	deadline atomic.Int64  // by the clock since, 0 until somebody asks
 	kept     atomic.Int64  // the limit, in ns, if the limiter keeps it
 	expired  atomic.Uint64 // the use that the limiter has found to be over
-	limit    limited       // of its request
-	started  started
+	// guarded by calls.expiring: the use that the limiter has seen, and when it ends
+	keptUse   uint64
+	keptUntil time.Duration
+	limit     limited // of its request
+	started   started
 
 	// Guarded by followers.mu.
 	next, prev *call
@@ -67,6 +70,8 @@ type calls struct {
 
 	// spare is a free call that is on no list, so that a lone caller needs no lock.
 	spare atomic.Pointer[call]
+
+	expiring sync.Mutex // held by the limiter while it looks
 
 	mu    sync.Mutex
 	free  []*call
@@ -138,6 +143,9 @@ func (t *calls) remove(c *call) {
 	c.response, c.err = nil, nil
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)
+	}
+	if c.kept.Load() != 0 {
+		c.kept.Store(0)
 	}
 	if c.state() == callDone && t.spare.CompareAndSwap(nil, c) {
 		return // a spare call in this state is free
@@ -281,7 +289,7 @@ func (s *session) sleep(ctx context.Context, c *call, limit time.Duration) error
 			return errLimit
 		}
 	}
-	if c.expired.Load() == c.word.Load()>>3 && c.over(limit) {
+	if c.expired.Load() == c.word.Load()>>3 && limit > 0 {
 		return errLimit
 	}
 	return nil

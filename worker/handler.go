@@ -38,6 +38,7 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 		if err != nil {
 			return nil, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", m.Info().Name, err)
 		}
+		j.read()
 		res, err := f(j.ctx, req)
 		if err != nil {
 			return nil, err
@@ -103,7 +104,8 @@ type gate struct {
 	waiting []*job
 }
 
-// enter reports whether j may run now; otherwise a leave will return it.
+// enter reports whether j may run now; otherwise a leave will return it. What waits
+// holds no memory of a link.
 func (g *gate) enter(j *job) bool {
 	if g == nil {
 		return true
@@ -114,6 +116,7 @@ func (g *gate) enter(j *job) bool {
 		g.running++
 		return true
 	}
+	j.private()
 	g.waiting = append(g.waiting, j)
 	return false
 }

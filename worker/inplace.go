@@ -42,7 +42,8 @@ func HandleInPlace(r Registrar, m *ipc.Method[[]byte, []byte], f func(ctx contex
 type InPlace struct {
 	job     *job
 	reply   []byte
-	claimed []byte
+	asked   bool   // for a claim
+	claimed []byte // of the link's memory
 }
 
 // Request returns the request where it lies. With shared memory that may be memory
@@ -64,9 +65,10 @@ func (c *InPlace) Reply(response []byte) { c.reply = response }
 //
 // It panics if n is negative or it was called before.
 func (c *InPlace) Claim(n int) ([]byte, error) {
-	if n < 0 || c.claimed != nil {
+	if n < 0 || c.asked {
 		panic("tandem: InPlace.Claim: of less than nothing, or the second one")
 	}
+	c.asked = true
 	j := c.job
 	if s := j.session; s.claimer != nil && !j.oneWay && n > 0 {
 		buf, err := s.claimer.Claim(j.ctx, ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx}, n)
@@ -86,19 +88,21 @@ func (c *InPlace) Claim(n int) ([]byte, error) {
 	return c.reply, nil
 }
 
-// commit sends the response if it is a part of what was claimed. Otherwise it
-// returns false, and nothing is claimed any more.
+// commit sends the response where room for it was claimed. Otherwise it returns
+// false, and nothing is claimed any more.
 func (c *InPlace) commit(response []byte) bool {
-	if c.claimed == nil {
+	n := len(response)
+	if c.claimed == nil || n > len(c.claimed) {
+		c.abort()
 		return false
 	}
-	if n := len(response); n == 0 || &response[0] == &c.claimed[0] {
-		c.claimed = nil
-		c.job.session.claimer.Commit(n)
-		return true
+	// A part of what was claimed, too, would be another's after an abort.
+	if n > 0 && &response[0] != &c.claimed[0] {
+		copy(c.claimed, response)
 	}
-	c.abort()
-	return false
+	c.claimed = nil
+	c.job.session.claimer.Commit(n)
+	return true
 }
 
 // abort gives up what was claimed, if anything was.

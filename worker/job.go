@@ -22,8 +22,9 @@ type job struct {
 	// lent: request lies in memory of the link, which the peer may change at any
 	// time. It has to be read once, or be copied first.
 	lent    bool
-	owned   bool   // request is nobody else's
-	release func() // gives that memory back, if it was held
+	owned   bool    // request is nobody else's
+	release func()  // gives that memory back, if it was held
+	keeper  *keeper // that runs it, if one does
 	// memory that request and response are put into
 	in, out []byte
 	place   InPlace
@@ -52,6 +53,13 @@ func (j *job) private() []byte {
 		j.request, j.lent = j.in, false
 	}
 	return j.request
+}
+
+// read is called when nobody needs the request any more, though the handler runs on.
+func (j *job) read() {
+	if j.keeper != nil {
+		j.keeper.read(j.session)
+	}
 }
 
 // take makes j the job of a request. It is called with the reader role, and
@@ -133,18 +141,18 @@ func (s *session) dispatch(h *handler, f ipc.Frame) {
 	}
 	j := jobs.Get().(*job)
 	j.take(s, h, f, nil)
-	switch {
-	case !j.lent:
-	case h.inPlace:
-		j.release = s.link.Hold()
-	default:
+	if !h.inPlace {
 		j.private()
 	}
 	s.running.add(j.ctx)
 	s.handling.Add(1)
-	if h.gate.enter(j) {
-		go j.runAlone()
+	if !h.gate.enter(j) {
+		return
 	}
+	if j.lent {
+		j.release = s.link.Hold()
+	}
+	go j.runAlone()
 }
 
 // runAlone runs a dispatched job and frees it.

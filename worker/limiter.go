@@ -53,6 +53,7 @@ func (l *limiter) run(s *session) {
 		case <-s.done:
 			return
 		}
+		l.look.Store(int64(maxLook) + 1) // who comes from now on may have been overlooked
 		next := s.calls.expire()
 		if next == 0 {
 			l.active.Store(false)
@@ -72,21 +73,26 @@ func (t *calls) expire() (next time.Duration) {
 	if p == nil {
 		return 0
 	}
+	t.expiring.Lock()
+	defer t.expiring.Unlock()
 	now := since()
 	for _, c := range *p {
 		word, limit := c.word.Load(), time.Duration(c.kept.Load())
 		if word&callState != callParked || limit == 0 {
 			continue
 		}
-		// If nobody knows when its time began, that is now.
-		if c.deadline.Load() == 0 {
-			c.deadline.CompareAndSwap(0, int64(now+limit))
+		// If nobody knows when its time began, that is now. Only this use's: the call
+		// may be another one meanwhile.
+		if c.keptUse != word>>3 {
+			c.keptUse, c.keptUntil = word>>3, now+limit
 		}
-		left := time.Duration(c.deadline.Load()) - now
-		if left <= 0 && c.word.Load() == word {
+		until := c.keptUntil
+		if deadline := time.Duration(c.deadline.Load()); deadline != 0 {
+			until = min(until, deadline)
+		}
+		if until <= now && c.word.Load() == word {
 			c.expired.Store(word >> 3)
 			c.notify()
-			left = limit
 		}
 		if look := min(limit/limiterShare, maxLook); next == 0 || look < next {
 			next = look

@@ -51,8 +51,9 @@ func (p *started) Done() bool { return p.call.done() }
 
 // Abandon implements [ipc.Pending].
 func (p *started) Abandon() {
+	b := p.batch
 	p.ctx, p.batch = nil, nil
-	if p.call.giveUp() {
+	if p.call.giveUp() && (b == nil || !b.withdraw(p.call.tx)) {
 		p.session.drop(p.call)
 		return
 	}

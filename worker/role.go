@@ -153,6 +153,11 @@ type keeper struct {
 
 	follows   bool // there is another frame already
 	gathering bool // answers may wait
+	since     int  // frames since the first of them
+
+	run    uint64        // number of the present run
+	role   uint64        // as that began
+	copied atomic.Uint64 // the run whose request nobody needs any more
 
 	answering sync.Mutex // guards the following
 	answers   *frames    // that wait, or nil
@@ -178,15 +183,33 @@ func (k *keeper) adopt(s *session) {
 	s.active.n.Add(1)
 	// Its request may lie where later frames will.
 	k.release = s.link.Hold()
-	s.handling.Go(func() { // answers that wait for this handler's
-		if g := k.gathered(); g != nil {
-			s.answerAll(g)
-			gathers.Put(g)
-		}
-	})
+	// SYNC: pairs with keeper.read.
+	if k.copied.Load() == k.run {
+		k.letGo()
+	}
+	s.handling.Go(func() { s.answerGathered(k.gathered()) }) // which wait for this handler's
 	k.watch = s.watchLease(k.job.handler)
 	s.running.add(k.job.ctx)
 	k.job.handler.wasStolen()
+}
+
+// read is called when nobody needs the request of the run any more, in the middle of it.
+func (k *keeper) read(s *session) {
+	// SYNC: pairs with keeper.adopt, which is called when the role has changed and
+	// then loads copied.
+	if k.copied.Store(k.run); s.role.Load() != k.role {
+		k.mu.Lock()
+		k.letGo()
+		k.mu.Unlock()
+	}
+}
+
+// letGo gives the memory of the request back, if it was held.
+func (k *keeper) letGo() {
+	if k.release != nil {
+		k.release()
+		k.release = nil
+	}
 }
 
 // end ends a run.
@@ -199,7 +222,7 @@ func (k *keeper) end(s *session) {
 	}
 	k.stolen = false
 	k.watch.stop()
-	k.release()
+	k.letGo()
 	s.running.remove(k.job.ctx)
 	s.active.n.Add(-1)
 }
@@ -209,13 +232,16 @@ func (k *keeper) end(s *session) {
 func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 	j := &k.job
 	j.take(s, h, f, k.ctx)
+	j.keeper = k
 	// What is to be kept if the link ends must not wait.
 	k.ctx, k.follows = nil, f.More && (s.afterlife == nil || s.afterlife.limit == 0)
 	k.over = false // nobody looks before the role says inline
 	s.inline = k
 	s.runs++
 	timed := s.runs%sampleEvery == 0
+	k.run = uint64(s.runs)
 	role := s.role.Add(roleOne + roleInline - roleReading)
+	k.role = role
 	s.standby.activate(s)
 	// SYNC: pairs with session.drain.
 	if s.active.draining.Load() {
@@ -232,8 +258,12 @@ func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
 		returned = true
 	}
 	if s.role.CompareAndSwap(role, role+roleReading-roleInline) {
-		if h.inPlace && j.ctx.real.Load() == nil {
+		switch {
+		case !h.inPlace: // it was cancelled
+		case j.ctx.real.Load() == nil:
 			k.ctx = j.ctx // its time is over, by contract
+		default:
+			j.ctx.cancel()
 		}
 		j.clear()
 		return true
@@ -281,11 +311,14 @@ func (s *session) read(k *keeper) bool {
 			}
 			continue
 		}
+		if k.since++; k.since > maxSince {
+			k.flush(s)
+		}
 		h := s.receive(f)
 		switch {
 		case h == nil:
 			k.flush(s)
-		case !h.quick():
+		case !h.quick() || s.active.n.Load() >= maxHandlers:
 			k.flush(s)
 			s.dispatch(h, f)
 		case !s.runInline(k, h, f):
@@ -307,6 +340,7 @@ func (k *keeper) answer(s *session, f ipc.Frame) {
 	defer k.answering.Unlock()
 	if k.answers == nil {
 		k.answers = gathers.Get().(*frames)
+		s.active.n.Add(1) // until they are sent
 	}
 	g := k.answers
 	if !g.fits(&f) {
@@ -316,8 +350,24 @@ func (k *keeper) answer(s *session, f ipc.Frame) {
 		s.answer(f)
 		return
 	}
+	if len(g.list) == 0 {
+		k.since = 0
+	}
 	if g.add(f); !k.follows {
 		s.answerAll(g)
+	}
+}
+
+// maxSince is for how many frames answers wait, though others have none to add: those
+// are notifications, say, and may never cease.
+const maxSince = 2 * maxFrames
+
+// answerGathered sends what a keeper has gathered.
+func (s *session) answerGathered(g *frames) {
+	if g != nil {
+		s.answerAll(g)
+		gathers.Put(g)
+		s.active.n.Add(-1)
 	}
 }
 
@@ -337,21 +387,19 @@ func (k *keeper) flush(s *session) {
 		return
 	}
 	k.gathering = false
-	if g := k.gathered(); g != nil {
-		s.handling.Go(func() { s.answerAll(g); gathers.Put(g) })
+	if g := k.gathered(); g != nil && len(g.list) > 0 {
+		s.handling.Go(func() { s.answerGathered(g) })
+	} else {
+		s.answerGathered(g)
 	}
 }
 
-// gathered takes the answers that wait, and returns nil if there are none.
+// gathered takes the answers that wait. It returns nil if none were gathered.
 func (k *keeper) gathered() *frames {
 	k.answering.Lock()
 	defer k.answering.Unlock()
 	g := k.answers
 	k.answers = nil
-	if g != nil && len(g.list) == 0 {
-		gathers.Put(g)
-		return nil
-	}
 	return g
 }
 

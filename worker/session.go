@@ -332,7 +332,7 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, b *batch) (c *
 	limit = s.limitOf(inv)
 	f := ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
 	if b != nil {
-		err = b.add(ctx, f)
+		err = b.add(ctx, inv, f)
 	} else {
 		err = s.send(ctx, &c.limit, limit, inv.Method.Name, f)
 	}

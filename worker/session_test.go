@@ -26,7 +26,8 @@ type fakeLink struct {
 	spin   atomic.Bool // Spin says to go on
 
 	sent  chan ipc.Frame
-	flood atomic.Bool   // there is always another frame
+	flood atomic.Bool   // there is always another frame: a cancel, or
+	next  *ipc.Frame    // this one
 	full  chan struct{} // if not nil, Send blocks until it is closed or the link ends
 	gone  chan struct{}
 }
@@ -79,10 +80,16 @@ func (l *fakeLink) Next() (ipc.Frame, bool, error) {
 	if len(l.in) > 0 {
 		f := l.in[0]
 		l.in = l.in[1:]
+		f.More = len(l.in) > 0 || l.flood.Load()
 		return f, true, nil
 	}
 	if l.flood.Load() {
-		return ipc.Frame{Kind: ipc.KindCancel, Tx: 1}, true, nil
+		f := ipc.Frame{Kind: ipc.KindCancel, Tx: 1}
+		if l.next != nil {
+			f = *l.next
+		}
+		f.More = true
+		return f, true, nil
 	}
 	return ipc.Frame{}, false, l.end
 }
@@ -150,10 +157,15 @@ var echo = ipc.NewMethod[[]byte, []byte]("echo", ipc.WithCodec(ipc.Raw))
 func newTestSession(t *testing.T, reg *registry) (*session, *fakeLink) {
 	t.Helper()
 	l := newFakeLink()
+	return newSessionOn(t, reg, l), l
+}
+
+func newSessionOn(t *testing.T, reg *registry, l ipc.Link) *session {
+	t.Helper()
 	s := newSession(l, 0, ipc.CBOR, ipc.Limits{Call: time.Minute}, reg, slog.New(slog.DiscardHandler), nil)
 	s.open()
 	t.Cleanup(func() { s.close(0) })
-	return s, l
+	return s
 }
 
 // start starts a call and returns its request and where its end will be.

@@ -89,7 +89,10 @@ func newLink(conn netConn, local, remote ipc.Hello, side side) (*link, error) {
 func (l *link) Peer() ipc.Hello { return l.peer }
 
 // Shutdown ends the link and keeps what has arrived.
-func (l *link) Shutdown() { l.finish(ipc.ErrDisconnected) }
+func (l *link) Shutdown() {
+	l.flush()
+	l.finish(ipc.ErrDisconnected)
+}
 
 // Close ends the link and frees its descriptor.
 func (l *link) Close() error {

@@ -23,6 +23,7 @@ type reader struct {
 	// buf[r:w] has arrived and was not returned yet.
 	buf  []byte
 	r, w int
+	held bool // somebody keeps a part of buf: nothing in it must change any more
 
 	// large is a frame that is too large for buf, of which got bytes have
 	// arrived; nil between such frames. Its tag is largeTag.
@@ -97,14 +98,10 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 	}
 }
 
-// Hold keeps the last payload: the link goes on with a buffer of its own.
+// Hold keeps the last payload: the link goes on behind it in the same buffer, and then
+// with another one.
 func (l *link) Hold() func() {
-	rd := &l.reader
-	if rd.buf != nil {
-		rest := make([]byte, max(minBuffer, rd.w-rd.r))
-		rd.w = copy(rest, rd.buf[rd.r:rd.w])
-		rd.buf, rd.r = rest, 0
-	}
+	l.reader.held = true
 	return func() {}
 }
 
@@ -205,6 +202,11 @@ func (rd *reader) room(limit int) []byte {
 		}
 	}
 	switch {
+	case rd.held && rd.r+need <= len(rd.buf) && rd.w < len(rd.buf): // there is more of it
+	case rd.held:
+		fresh := make([]byte, need)
+		rd.w = copy(fresh, rd.buf[rd.r:rd.w])
+		rd.buf, rd.r, rd.held = fresh, 0, false
 	case rd.r == rd.w:
 		rd.r, rd.w = 0, 0
 		if len(rd.buf) > keepBuffer && rd.small >= keepFor {

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,7 +34,8 @@ type writer struct {
 	leftMu  sync.Mutex
 	left    []byte
 	hasLeft atomic.Bool
-	stalled atomic.Bool // the holder waits for room, and so must others
+	stalled atomic.Bool // there was no room at last, so others must wait, too
+	resting atomic.Bool // sendRest runs
 	alone   bool        // nothing is left to others: what is sent is with the system
 
 	// batch is memory for frames that are sent together, and ends are their ends.
@@ -63,11 +65,8 @@ func (w *writer) unwritten() int { return len(w.parts[0]) + len(w.parts[1]) + le
 // already, the next Send makes the peer drop that part.
 func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	w := &l.writer
-	if size := len(f.Payload); size > l.limit-ipc.MaxHeader { // the header is not known yet
-		var header [ipc.MaxHeader]byte
-		if size += len(f.AppendHeader(header[:0])); size > l.limit {
-			return &ipc.SizeError{Size: size, Limit: l.limit}
-		}
+	if err := l.fits(&f); err != nil {
+		return err
 	}
 	if !w.lock.TryLock() {
 		if l.leave(&f) {
@@ -104,6 +103,17 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	}
 	w.parts = [3][]byte{} // the payload is the caller's again
 	return err
+}
+
+// fits returns an error if f is larger than was agreed on.
+func (l *link) fits(f *ipc.Frame) error {
+	if size := len(f.Payload); size > l.limit-ipc.MaxHeader { // the header is not known yet
+		var header [ipc.MaxHeader]byte
+		if size += len(f.AppendHeader(header[:0])); size > l.limit {
+			return &ipc.SizeError{Size: size, Limit: l.limit}
+		}
+	}
+	return nil
 }
 
 // leave leaves a small frame to whoever is writing just now, so that one write sends
@@ -143,24 +153,19 @@ func (w *writer) takeLeft() {
 	w.leftMu.Unlock()
 }
 
-// maxRounds is how often a sender writes what was left to it, before others have to.
+// maxRounds is how often a sender writes what others have left. They may never cease.
 const maxRounds = 4
 
-// unlock gives the lock back, and sees to what was left meanwhile. It never blocks.
+// unlock gives the lock back, and sees to what others have left: nobody else may.
 func (l *link) unlock() {
 	w := &l.writer
 	for round := 0; ; round++ {
 		if (w.hasLeft.Load() || len(w.rest) > 0) && l.end.Load() == nil {
-			if w.debt == 0 && round < maxRounds {
-				w.takeLeft()
-				w.parts = [3][]byte{w.rest}
-				_ = l.write() // what remains is seen below
-				w.rest = w.rest[:copy(w.rest, w.parts[0])]
-				w.parts = [3][]byte{}
-			}
-			if w.debt > 0 || len(w.rest) > 0 || round == maxRounds {
+			if round == maxRounds || w.debt > 0 || l.writeLeft() == errAgain {
+				if !w.resting.Swap(true) {
+					go l.sendRest()
+				}
 				w.lock.Unlock()
-				go l.sendRest()
 				return
 			}
 		}
@@ -169,6 +174,17 @@ func (l *link) unlock() {
 			return
 		}
 	}
+}
+
+// writeLeft writes what was left, as far as there is room.
+func (l *link) writeLeft() error {
+	w := &l.writer
+	w.takeLeft()
+	w.parts = [3][]byte{w.rest}
+	err := l.write()
+	w.rest = w.rest[:copy(w.rest, w.parts[0])]
+	w.parts = [3][]byte{}
+	return err
 }
 
 // settle writes what earlier senders owe.
@@ -247,6 +263,12 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 		if len(f.Payload) > smallPayload || len(b) > maxBatch-ipc.MaxHeader-smallPayload {
 			break
 		}
+		if err := l.fits(f); err != nil {
+			if i == 0 {
+				return 0, err
+			}
+			break
+		}
 		b = appendFrame(b, f)
 		ends = append(ends, len(b))
 	}
@@ -271,13 +293,28 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 	return n, err
 }
 
-// sendRest sends what counts as sent, if no other sender does. It ends with the link.
+// sendRest sends what counts as sent and is not, if no other sender does. It ends with
+// the link.
 func (l *link) sendRest() {
 	if l.writer.lock.Lock(context.Background(), l.done) {
 		_ = l.settle(context.Background())
+		l.writer.resting.Store(false)
 		l.unlock()
 	}
 }
+
+// flush waits until what counts as sent was written, if there is room for it.
+func (l *link) flush() {
+	for begin := time.Now(); !l.writer.lock.TryLock(); runtime.Gosched() {
+		if l.writer.stalled.Load() || l.end.Load() != nil || time.Since(begin) > maxFlush {
+			return
+		}
+	}
+	l.unlock()
+}
+
+// maxFlush is far longer than a sender that does not wait for room has the lock.
+const maxFlush = 100 * time.Millisecond
 
 // gaveUp says why a Send did not get its turn.
 func (l *link) gaveUp(ctx context.Context) error {
@@ -313,6 +350,7 @@ func (l *link) write() error {
 			if err != errAgain {
 				err = l.failed(err, "")
 			}
+			w.stalled.Store(true)
 			w.err = err
 			return err
 		}
@@ -322,6 +360,9 @@ func (l *link) write() error {
 			n -= done
 		}
 	}
+	if w.stalled.Load() {
+		w.stalled.Store(false)
+	}
 	w.err = nil
 	return nil
 }
@@ -330,8 +371,6 @@ func (l *link) write() error {
 // or the link does.
 func (l *link) writeSlowly(ctx context.Context) error {
 	w := &l.writer
-	w.stalled.Store(true)
-	defer w.stalled.Store(false)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

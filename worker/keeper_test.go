@@ -1,0 +1,245 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+func request(tx uint64, m interface{ Info() ipc.MethodInfo }) ipc.Frame {
+	return ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: m.Info().ID, Payload: []byte("r")}
+}
+
+var (
+	told  = ipc.NewMethod[[]byte, []byte]("told", ipc.WithCodec(ipc.Raw))
+	stuck = ipc.NewMethod[[]byte, []byte]("stuck", ipc.WithCodec(ipc.Raw))
+)
+
+func returnIt(_ context.Context, b []byte) ([]byte, error) { return b, nil }
+
+// pushAll pushes frames that are there all at once.
+func (l *fakeLink) pushAll(frames ...ipc.Frame) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.in = append(l.in, frames...)
+	if l.armed {
+		l.change.Broadcast()
+	}
+}
+
+// An answer does not wait for ever for others that will not come.
+func TestGatheredAnswerBehindNotifications(t *testing.T) {
+	reg := new(registry)
+	Handle(reg, echo, returnIt, Inline())
+	Handle(reg, told, returnIt, Inline())
+	s, l := newTestSession(t, reg)
+	t.Cleanup(func() { l.flood.Store(false) })
+	l.next = &ipc.Frame{Kind: ipc.KindNotify, Method: told.Info().ID}
+	l.flood.Store(true)
+	l.pushAll(request(1, echo))
+	l.Wake()
+	select {
+	case f := <-l.sent:
+		require.EqualValues(t, 1, f.Tx)
+	case <-time.After(time.Minute):
+		t.Fatal("the answer waits until the peer has nothing to say")
+	}
+	l.flood.Store(false)
+	require.Eventually(t, func() bool { return s.active.n.Load() == 0 }, time.Minute, time.Millisecond)
+}
+
+// What was answered before the session drains arrives before it has drained.
+func TestDrainSendsGatheredAnswers(t *testing.T) {
+	reg := new(registry)
+	Handle(reg, echo, returnIt, Inline())
+	for range 50 {
+		l := newFakeLink()
+		slow := &slowLink{fakeLink: l, sending: make(chan struct{})}
+		s := newSessionOn(t, reg, slow)
+		l.pushAll(request(1, echo), request(3, echo), ipc.Frame{Kind: ipc.KindGoodbye})
+		<-s.goodbye
+		drained := s.drain()
+		select {
+		case <-drained:
+			t.Fatal("drained, and the answers are not sent")
+		case <-slow.sending:
+		}
+		<-drained
+		require.Len(t, l.sent, 2)
+	}
+}
+
+// slowLink takes its time to send a batch.
+type slowLink struct {
+	*fakeLink
+	sending chan struct{}
+}
+
+func (l *slowLink) SendBatch(ctx context.Context, frames []ipc.Frame) (int, error) {
+	time.Sleep(2 * time.Millisecond)
+	close(l.sending)
+	time.Sleep(2 * time.Millisecond)
+	return l.fakeLink.SendBatch(ctx, frames)
+}
+
+// A handler that turns slow does not hold back the answers before it.
+func TestAnswersBeforeASlowOne(t *testing.T) {
+	reg := new(registry)
+	release := make(chan struct{})
+	Handle(reg, echo, returnIt, Inline())
+	Handle(reg, stuck, func(ctx context.Context, b []byte) ([]byte, error) {
+		<-release
+		return b, nil
+	}, Inline())
+	s, l := newTestSession(t, reg)
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	l.pushAll(request(1, echo), request(3, echo), request(5, stuck), request(7, echo), request(9, stuck), request(11, echo))
+	var before []uint64
+	for range 4 {
+		before = append(before, (<-l.sent).Tx)
+	}
+	require.ElementsMatch(t, []uint64{1, 3, 7, 11}, before)
+	release <- struct{}{}
+	release <- struct{}{}
+	require.ElementsMatch(t, []uint64{5, 9}, []uint64{(<-l.sent).Tx, (<-l.sent).Tx})
+	require.Eventually(t, func() bool { return !s.handles() }, time.Minute, time.Millisecond)
+}
+
+// holdingLink counts what is held.
+type holdingLink struct {
+	*fakeLink
+	held atomic.Int32
+	ever atomic.Int32
+}
+
+func (l *holdingLink) Hold() func() {
+	l.ever.Add(1)
+	l.held.Add(1)
+	return sync.OnceFunc(func() { l.held.Add(-1) })
+}
+
+// A handler that was run by the keeper and turns slow holds memory of the link for as
+// long as it needs its request, and that is to the end only if it works in place.
+func TestStolenRunLetsGo(t *testing.T) {
+	reg := new(registry)
+	release := make(chan struct{})
+	begun := make(chan struct{})
+	wait := func() { begun <- struct{}{}; <-release }
+	Handle(reg, stuck, func(_ context.Context, b []byte) ([]byte, error) { wait(); return b, nil }, Inline())
+	HandleInPlace(reg, echo, func(context.Context, *InPlace) error { wait(); return nil }, Inline())
+	l := newFakeLink()
+	h := &holdingLink{fakeLink: l}
+	newSessionOn(t, reg, h)
+	for i, m := range []*ipc.Method[[]byte, []byte]{stuck, echo} {
+		l.push(request(uint64(2*i+1), m))
+		<-begun
+		require.Eventually(t, func() bool { return h.ever.Load() == int32(i+1) }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return h.held.Load() == int32(i) }, time.Minute, time.Millisecond)
+		release <- struct{}{}
+		<-l.sent
+		require.Eventually(t, func() bool { return h.held.Load() == 0 }, time.Minute, time.Millisecond)
+	}
+}
+
+// What waits for its turn holds no memory of the link, and has its request all the same.
+func TestWaitingRequestsAreCopied(t *testing.T) {
+	reg := new(registry)
+	release := make(chan struct{})
+	HandleInPlace(reg, echo, func(_ context.Context, call *InPlace) error {
+		<-release
+		call.Reply(call.Request())
+		return nil
+	}, Concurrent(1))
+	l := newFakeLink()
+	h := &holdingLink{fakeLink: l}
+	s := newSessionOn(t, reg, h)
+	const calls = 10
+	memory := []byte("x")
+	for i := range uint64(calls) {
+		f := request(2*i+1, echo)
+		f.Payload = []byte{byte(i)}
+		if i == calls-1 {
+			f.Payload = memory
+		}
+		l.push(f)
+	}
+	require.Eventually(t, func() bool { return s.active.n.Load() == calls }, time.Minute, time.Millisecond)
+	require.EqualValues(t, 1, h.held.Load())
+	memory[0] = 'y'
+	for i := range uint64(calls) {
+		release <- struct{}{}
+		f := <-l.sent
+		require.Equal(t, 2*i+1, f.Tx, "in their order")
+		if i == calls-1 {
+			require.Equal(t, "x", string(f.Payload))
+		}
+	}
+	require.Eventually(t, func() bool { return h.held.Load() == 0 }, time.Minute, time.Millisecond)
+}
+
+// The context of a handler in place ends with it if anybody waits for that.
+func TestContextInPlaceEnds(t *testing.T) {
+	reg := new(registry)
+	var done <-chan struct{}
+	HandleInPlace(reg, echo, func(ctx context.Context, _ *InPlace) error { done = ctx.Done(); return nil }, Inline())
+	_, l := newTestSession(t, reg)
+	for i := range uint64(3) {
+		l.push(request(2*i+1, echo))
+		<-l.sent
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatal("the context is left behind")
+		}
+	}
+}
+
+// Somebody who does not read answers makes us hold so much, and no more.
+func TestHandlersOfTheKeeperAreBounded(t *testing.T) {
+	reg := new(registry)
+	Handle(reg, echo, returnIt, Inline())
+	s, l := newTestSession(t, reg)
+	s.active.n.Store(maxHandlers)
+	l.push(request(1, echo))
+	f := <-l.sent
+	require.Equal(t, ipc.KindError, f.Kind)
+	require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(ipc.ParseError(f.Payload)))
+	s.active.n.Store(0)
+	l.push(request(3, echo))
+	require.Equal(t, ipc.KindResponse, (<-l.sent).Kind)
+}
+
+// Limits of earlier uses of a call do not count for later ones.
+func TestLimiterKnowsTheUse(t *testing.T) {
+	s, _ := newTestSession(t, new(registry))
+	c, _, err := s.calls.add(nil)
+	require.NoError(t, err)
+	c.kept.Store(int64(time.Microsecond)) // as sleep does
+	require.True(t, c.park())
+	use := c.word.Load() >> 3
+	require.Eventually(t, func() bool { s.calls.expire(); return c.expired.Load() == use }, time.Minute, time.Microsecond)
+	require.True(t, c.giveUp())
+	s.calls.remove(c)
+
+	again, _, err := s.calls.add(nil)
+	require.NoError(t, err)
+	for c != again { // others are free, too
+		defer func(other *call) { other.giveUp(); s.calls.remove(other) }(again)
+		again, _, err = s.calls.add(nil)
+		require.NoError(t, err)
+	}
+	require.True(t, c.park())
+	require.Zero(t, s.calls.expire(), "nobody has said yet that it has a limit")
+	c.kept.Store(int64(time.Hour))
+	require.NotZero(t, s.calls.expire())
+	require.Equal(t, use, c.expired.Load())
+	require.Zero(t, c.deadline.Load(), "which is the caller's to set")
+	require.True(t, c.giveUp())
+	s.calls.remove(c)
+}
