@@ -132,6 +132,9 @@ func (c *Consumer) Next() (r Record, ok bool, err error) {
 	}
 	c.start = pos
 	storeRelaxed(&c.next, pos+need)
+	if c.spin.counted {
+		c.spin.uncount()
+	}
 	return Record{Tag: byte(w >> tagShift), Data: c.data[off+wordSize : off+wordSize+n : off+wordSize+n]}, true, nil
 }
 
@@ -158,6 +161,7 @@ func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
 		if w>>flagShift&flagPad == 0 {
 			c.start = pos
 			storeRelaxed(&c.next, pos+recordSize(n))
+			c.spin.uncount()
 			return Record{
 				Tag:   byte(w >> tagShift),
 				Data:  c.data[off+wordSize : off+wordSize+n : off+wordSize+n],

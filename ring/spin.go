@@ -8,6 +8,7 @@ import (
 
 const (
 	spinFree    = 16                    // polls before the clock is read at all
+	spinAlone   = spinClock             // polls before a spinner counts as one, about 2 microseconds
 	spinClock   = 64                    // polls between two looks at the clock
 	spinYield   = 128                   // polls between two yields to other goroutines
 	spinOSYield = 1024                  // polls between two yields to other processes (WaitSpin)
@@ -121,12 +122,12 @@ func (s *spinner) againSlow() bool {
 	switch {
 	case s.polls == spinFree:
 		s.start = clock()
-		if !s.count() {
+	case s.polls%spinClock == 0:
+		s.elapsed = clock() - s.start
+		if s.polls == spinAlone && !s.count() {
 			s.denied, s.gaveUp = true, true
 			return false
 		}
-	case s.polls%spinClock == 0:
-		s.elapsed = clock() - s.start
 		if s.elapsed >= s.limit {
 			s.gaveUp = true
 			s.uncount()

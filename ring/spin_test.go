@@ -9,7 +9,7 @@ import (
 
 // spinLong lets s spin past the moment that is free. It reports whether it still may.
 func spinLong(s *spinner) bool {
-	for range spinFree {
+	for range spinAlone {
 		if !s.again() {
 			return false
 		}

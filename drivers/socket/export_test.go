@@ -53,9 +53,10 @@ func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) ipc.Link {
 }
 
 // HoldSender keeps all senders of a link away until release is called, which ends as
-// a Send does.
+// a Send does. Others leave it their frames, though there may be no room for them.
 func HoldSender(t testing.TB, l ipc.Link) (release func()) {
 	require.True(t, l.(*link).writer.lock.TryLock())
+	l.(*link).writer.stalled.Store(false)
 	return l.(*link).unlock
 }
 
