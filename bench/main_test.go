@@ -165,10 +165,12 @@ func TestBaseline(t *testing.T) {
 	scale := func(factor float64) {
 		e := d
 		e.Results = append([]report.Result(nil), d.Results...)
-		r := &e.Results[0]
-		r.P50, r.P99 = int64(float64(r.P50)*factor), int64(float64(r.P99)*factor)
-		r.OpsPerS /= factor
-		r.Allocs = new(*r.Allocs * factor)
+		for i := range e.Results {
+			r := &e.Results[i]
+			r.P50, r.P99 = int64(float64(r.P50)*factor), int64(float64(r.P99)*factor)
+			r.OpsPerS /= factor
+			r.Allocs = new(*r.Allocs * factor)
+		}
 		require.NoError(t, report.WriteJSON(path, e))
 	}
 	scale(1e-4)
