@@ -211,7 +211,7 @@ func startEnds[T any](ctx context.Context, r endRequest, open func(*os.File) (T,
 		err = <-began
 	}
 	if err != nil {
-		return nil, end, errors.Join(err, w.Close())
+		return nil, end, errors.Join(w.Blame(err), w.Close())
 	}
 	return w, end, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -153,15 +154,16 @@ func callNowAndThen(ctx context.Context, w *suite.Worker) error {
 	}
 }
 
+// computed is what compute has come to.
+var computed atomic.Uint64
+
 // compute does a piece of work, of some microseconds.
-//
-//go:noinline
-func compute() uint64 {
+func compute() {
 	x := uint64(88172645463325252)
 	for range 10_000 {
 		x ^= x << 13
 		x ^= x >> 7
 		x ^= x << 17
 	}
-	return x
+	computed.Store(x)
 }
