@@ -268,6 +268,8 @@ func serveTest(s *worker.Server) error {
 		p.Driver = ipc.Startup().Driver
 		return p, nil
 	})
+	servePlaces(s)
+	servePipelines(s)
 	return s.Serve(context.Background())
 }
 

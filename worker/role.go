@@ -136,8 +136,9 @@ func (s *session) startKeeper(id uint64, reading bool) {
 		if reading && !s.read(k) {
 			return
 		}
+		wanted := s.wanted // made once: a method value is memory
 		for !s.ending.Load() {
-			s.link.Sleep(s.wanted)
+			s.link.Sleep(wanted)
 			if s.role.Load()&roleTaken == 0 && s.acquire() && !s.read(k) {
 				return
 			}
