@@ -169,8 +169,13 @@ func TestWaitingRequestsAreCopied(t *testing.T) {
 		}
 		l.push(f)
 	}
-	require.Eventually(t, func() bool { return s.active.n.Load() == calls }, time.Minute, time.Millisecond)
-	require.EqualValues(t, 1, h.held.Load())
+	g := s.registry.find(echo.Info().ID).gate
+	require.Eventually(t, func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.waiting) == calls-1
+	}, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return h.held.Load() == 1 }, time.Minute, time.Millisecond)
 	memory[0] = 'y'
 	for i := range uint64(calls) {
 		release <- struct{}{}

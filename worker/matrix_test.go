@@ -208,7 +208,9 @@ func quiet(pid int) {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
 		return string(b)
 	}
-	for before := used(); ; {
+	// On a loaded machine it may never seem to be; then it has had time enough.
+	begin := time.Now()
+	for before := used(); time.Since(begin) < 2*time.Second; {
 		time.Sleep(5 * time.Millisecond)
 		now := used()
 		if now == before && state(pid) != "R" {
