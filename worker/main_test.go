@@ -234,6 +234,7 @@ func serveTest(s *worker.Server) error {
 	})
 	servePlaces(s)
 	servePipelines(s)
+	serveCallGated(s)
 	return s.Serve(context.Background())
 }
 
