@@ -47,6 +47,7 @@ type call struct {
 	keptUntil time.Duration
 	limit     limited // of its request
 	started   started
+	idle      atomic.Bool // it was started, and nobody has waited for it yet
 
 	// Guarded by followers.mu.
 	next, prev *call
@@ -146,6 +147,9 @@ func (t *calls) remove(c *call) {
 	}
 	if c.kept.Load() != 0 {
 		c.kept.Store(0)
+	}
+	if c.idle.Load() {
+		c.idle.Store(false)
 	}
 	if c.state() == callDone && t.spare.CompareAndSwap(nil, c) {
 		return // a spare call in this state is free
@@ -338,12 +342,15 @@ func (t *calls) end(err error) {
 	}
 }
 
-// pending counts the calls that have not been removed.
+// pending counts the calls that have not been removed, but for those that are over and
+// that nobody waits for, for nobody may ever.
 func (t *calls) pending() int {
 	n := 0
 	if p := t.all.Load(); p != nil {
 		for _, c := range *p {
-			if state := c.state(); state != callFree && (state != callDone || c != t.spare.Load()) {
+			// SYNC: pairs with started.Wait, which stores idle and then loads the
+			// state: it does not read the link when that is done.
+			if state := c.state(); state != callFree && (state != callDone || c != t.spare.Load() && !c.idle.Load()) {
 				n++
 			}
 		}

@@ -248,3 +248,41 @@ func TestLimiterKnowsTheUse(t *testing.T) {
 	require.True(t, c.giveUp())
 	s.calls.remove(c)
 }
+
+// A handler's gate is one for all links: requests of two sessions take turns, in the
+// order in which they came, also when one of the sessions ends meanwhile.
+func TestGateOfTwoSessions(t *testing.T) {
+	reg := new(registry)
+	order, release := make(chan byte, 100), make(chan struct{})
+	Handle(reg, echo, func(ctx context.Context, b []byte) ([]byte, error) {
+		order <- b[0]
+		<-release
+		return nil, ctx.Err()
+	}, Concurrent(1))
+	a, la := newTestSession(t, reg)
+	b, lb := newTestSession(t, reg)
+	for i := range byte(10) {
+		s, l := a, la
+		if i%2 == 1 {
+			s, l = b, lb
+		}
+		before := s.active.n.Load()
+		f := request(2*uint64(i)+1, echo)
+		f.Payload = []byte{i}
+		l.push(f)
+		require.Eventually(t, func() bool { return s.active.n.Load() == before+1 }, time.Minute, time.Millisecond)
+	}
+	lb.finish(ipc.ErrPeerGone)
+	<-b.done
+	for i := range byte(10) {
+		require.Equal(t, i, <-order)
+		require.Empty(t, order, "one at a time")
+		release <- struct{}{}
+	}
+	for i := range uint64(5) {
+		f := <-la.sent
+		require.Equal(t, 4*i+1, f.Tx)
+		require.Equal(t, ipc.KindResponse, f.Kind)
+	}
+	require.Eventually(t, func() bool { return a.active.n.Load()+b.active.n.Load() == 0 }, time.Minute, time.Millisecond)
+}

@@ -270,6 +270,7 @@ func serveTest(s *worker.Server) error {
 	})
 	servePlaces(s)
 	servePipelines(s)
+	serveCallGated(s)
 	return s.Serve(context.Background())
 }
 

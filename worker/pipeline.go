@@ -32,6 +32,7 @@ func (s *session) start(ctx context.Context, inv *ipc.Invocation, b *batch) (ipc
 		c.deadlineOf(limit) // time passes also while nobody waits
 	}
 	c.started = started{session: s, call: c, ctx: ctx, limit: limit, method: inv.Method, batch: b}
+	c.idle.Store(true)
 	return &c.started, nil
 }
 
@@ -41,6 +42,7 @@ func (p *started) Wait() ([]byte, error) {
 		// If that fails so does the call.
 		_ = p.batch.flush(p.ctx)
 	}
+	p.call.idle.Store(false)
 	ctx := p.ctx
 	p.ctx, p.batch = nil, nil // the call may be kept for long
 	return p.session.finish(ctx, p.call, p.limit, p.method)

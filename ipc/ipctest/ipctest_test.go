@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -25,7 +26,10 @@ const faultEnv = "IPCTEST_FAULT"
 // The suite is worth what it finds: each of these faults has to fail it.
 func TestSuiteFindsFaults(t *testing.T) {
 	for fault, cases := range map[string]string{
-		"none":             "Frames|Wait|Close|Death",
+		"none":             "Frames|Batch|Hold|Wait|Close|Death",
+		"mixes a batch up": "Batch",
+		"counts too many":  "Batch",
+		"holds nothing":    "Hold",
 		"drops a frame":    "Frames",
 		"swaps two frames": "Frames",
 		"keeps payload":    "Frames",
@@ -149,6 +153,25 @@ func (l *faultyLink) Send(ctx context.Context, f ipc.Frame) error {
 		return errors.New("broken pipe")
 	}
 	return err
+}
+
+func (l *faultyLink) SendBatch(ctx context.Context, frames []ipc.Frame) (int, error) {
+	frames = slices.Clone(frames)
+	if l.fault == "mixes a batch up" && len(frames) > 20 {
+		frames[3], frames[4] = frames[4], frames[3]
+	}
+	n, err := l.Link.SendBatch(ctx, frames)
+	if l.fault == "counts too many" && err != nil {
+		n = min(n+1, len(frames)-1)
+	}
+	return n, err
+}
+
+func (l *faultyLink) Hold() func() {
+	if l.fault == "holds nothing" {
+		return func() {}
+	}
+	return l.Link.Hold()
 }
 
 func (l *faultyLink) Next() (ipc.Frame, bool, error) {

@@ -51,6 +51,8 @@ func TestDriver[C ipc.Channel, D interface {
 	}{
 		{"Start", startCases},
 		{"Frames", frameCases},
+		{"Batch", batchCases},
+		{"Hold", holdCases},
 		{"Pressure", pressureCases},
 		{"Wait", waitCases},
 		{"Close", closeCases},
