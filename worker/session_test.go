@@ -417,3 +417,10 @@ func TestRefusalOfAnotherWorkerIsNotOurs(t *testing.T) {
 		require.Contains(t, got.Message, refused.Message)
 	}
 }
+
+func TestLimiterHurriesBeforeItsFirstLook(t *testing.T) {
+	s := newSession(nil, 0, ipc.CBOR, ipc.Limits{}, new(registry), slog.New(slog.DiscardHandler), nil)
+	s.limiter.active.Store(true) // by a call with a long limit, which has not said so yet
+	s.limiter.begin(s, ownTimer)
+	require.Len(t, s.limiter.hurry, 1)
+}
