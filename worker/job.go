@@ -239,10 +239,25 @@ func (s *session) call(j *job) (response, failure []byte) {
 	}()
 	response, err := j.handler.invoke(j)
 	if err != nil {
-		failure = ipc.AppendError(nil, err)
+		failure = failureOf(err)
 	}
 	returned = true
 	return response, failure
+}
+
+// failureOf encodes a handler's error. That may be the refusal of another worker, which
+// the handler has called; its caller must not take it for ours, and send again.
+func failureOf(err error) []byte {
+	failure := ipc.AppendError(nil, err)
+	var e *ipc.Error
+	if !errors.As(err, &e) || e == nil || e.Details[detailDraining] == "" && e.Details[detailUnknownMethod] == "" {
+		return failure
+	}
+	own := ipc.ParseError(failure)
+	for _, detail := range []string{detailDraining, detailUnknownMethod, detailHandlers} {
+		delete(own.Details, detail)
+	}
+	return ipc.AppendError(nil, own)
 }
 
 // answer sends a response or an error. The link's end is the only thing that

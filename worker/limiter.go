@@ -27,7 +27,7 @@ func (l *limiter) begin(s *session, limit time.Duration) {
 	look := int64(min(limit/limiterShare, maxLook))
 	// SYNC: pairs with limiter.run, which stores active and then looks for calls
 	// that have parked and have a limit that is kept.
-	if l.active.Load() {
+	if l.active.Load() || !l.active.CompareAndSwap(false, true) {
 		if look < l.look.Load() {
 			l.look.Store(look)
 			select {
@@ -37,10 +37,9 @@ func (l *limiter) begin(s *session, limit time.Duration) {
 		}
 		return
 	}
-	if l.active.CompareAndSwap(false, true) {
-		l.look.Store(look)
-		go l.run(s)
-	}
+	// Who comes before this has been stored finds maxLook+1, and makes run hurry.
+	l.look.Store(look)
+	go l.run(s)
 }
 
 func (l *limiter) run(s *session) {

@@ -81,6 +81,7 @@ func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, 
 	}
 	s.calls.side = side
 	s.limiter.hurry = make(chan struct{}, 1)
+	s.limiter.look.Store(int64(maxLook) + 1)
 	s.claimer, _ = link.(ipc.Claimer)
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
 	s.baseCtx, s.cancel = context.WithCancel(ctx)

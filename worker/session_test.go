@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -401,4 +402,25 @@ func TestLimiter(t *testing.T) {
 	wg.Wait()
 	require.Eventually(t, func() bool { return !s.limiter.active.Load() }, time.Minute, time.Millisecond)
 	require.Zero(t, s.calls.pending())
+}
+
+func TestRefusalOfAnotherWorkerIsNotOurs(t *testing.T) {
+	refused := ipc.ParseError(ipc.AppendError(nil, errDraining))
+	attempts := 1
+	require.True(t, sendAgain(refused, &attempts))
+	for _, err := range []error{refused, fmt.Errorf("call the other worker: %w", refused)} {
+		j := &job{handler: &handler{invoke: func(*job) ([]byte, error) { return nil, err }}}
+		_, failure := new(session).call(j)
+		got := ipc.ParseError(failure)
+		require.False(t, sendAgain(got, &attempts), "the handler has run")
+		require.Equal(t, ipc.CodeUnavailable, got.Code)
+		require.Contains(t, got.Message, refused.Message)
+	}
+}
+
+func TestLimiterHurriesBeforeItsFirstLook(t *testing.T) {
+	s := newSession(nil, 0, ipc.CBOR, ipc.Limits{}, new(registry), slog.New(slog.DiscardHandler), nil)
+	s.limiter.active.Store(true) // by a call with a long limit, which has not said so yet
+	s.limiter.begin(s, ownTimer)
+	require.Len(t, s.limiter.hurry, 1)
 }

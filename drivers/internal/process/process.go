@@ -139,7 +139,9 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 	if p.life != nil {
 		p.life.Close()
 	}
-	late := time.After(stdioDelay)
+	// Closed, and not sent to, since both waits end by it.
+	late := make(chan struct{})
+	defer time.AfterFunc(stdioDelay, func() { close(late) }).Stop()
 	if fromChild != nil {
 		select {
 		case <-copied:

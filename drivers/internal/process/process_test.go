@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -248,4 +250,28 @@ func TestStartTime(t *testing.T) {
 	require.NotZero(t, StartTime(os.Getpid()))
 	require.Equal(t, StartTime(os.Getpid()), StartTime(os.Getpid()))
 	require.Zero(t, StartTime(1<<30))
+}
+
+// stuckHandler is a logger that blocks.
+type stuckHandler struct {
+	slog.Handler
+	until chan struct{}
+}
+
+func (h stuckHandler) Enabled(context.Context, slog.Level) bool { <-h.until; return false }
+
+func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
+	until := make(chan struct{})
+	defer close(until)
+	// A grandchild holds stderr open, and the logger blocks.
+	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
+	p, err := start(&ipc.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
+	require.NoError(t, err)
+	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
+	select {
+	case <-p.Done():
+		require.Equal(t, 3, p.Exit().Code)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the end of the process is not told")
+	}
 }
