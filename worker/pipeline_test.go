@@ -49,7 +49,7 @@ func servePipelines(s *worker.Server) {
 	}, worker.Inline())
 }
 
-func number(n uint64, rest int) []byte {
+func numbered(n uint64, rest int) []byte {
 	return append(binary.LittleEndian.AppendUint64(nil, n), make([]byte, rest)...)
 }
 
@@ -113,7 +113,7 @@ func TestManyLargeFutures(t *testing.T) {
 		w := s.start(t)
 		var all []*ipc.Future[[]byte]
 		for i := range 400 {
-			f, err := rawEcho.Go(t.Context(), w, number(uint64(i), 20<<10))
+			f, err := rawEcho.Go(t.Context(), w, numbered(uint64(i), 20<<10))
 			require.NoError(t, err)
 			all = append(all, f)
 		}
@@ -238,18 +238,18 @@ func TestBatchOrder(t *testing.T) {
 			}
 			switch i % 5 {
 			case 0:
-				f, err := inOrder.Go(ctx, c, number(n, size))
+				f, err := inOrder.Go(ctx, c, numbered(n, size))
 				require.NoError(t, err)
 				all = append(all, f)
 			case 1:
 				if i%35 == 1 {
-					_, err := inOrder.Call(ctx, c, number(n, size))
+					_, err := inOrder.Call(ctx, c, numbered(n, size))
 					require.NoError(t, err)
 					return
 				}
 				fallthrough
 			default:
-				require.NoError(t, inOrder.Notify(ctx, c, number(n, size)))
+				require.NoError(t, inOrder.Notify(ctx, c, numbered(n, size)))
 			}
 		}
 		for round := range 10 {
@@ -272,7 +272,7 @@ func TestBatchOrder(t *testing.T) {
 			}))
 			send(w, 1)
 		}
-		jumps, err := inOrder.Call(ctx, w, number(0, 0))
+		jumps, err := inOrder.Call(ctx, w, numbered(0, 0))
 		require.NoError(t, err)
 		require.Zero(t, binary.LittleEndian.Uint64(jumps))
 		for _, f := range all {
@@ -340,7 +340,7 @@ func TestBatchToStoppedWorker(t *testing.T) {
 			stop(t, w.PID())
 			for full := false; !full; {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
-				full = rawEcho.Notify(ctx, w, number(1, 1000)) != nil
+				full = rawEcho.Notify(ctx, w, numbered(1, 1000)) != nil
 				cancel()
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Millisecond)
@@ -353,7 +353,7 @@ func TestBatchToStoppedWorker(t *testing.T) {
 			var all []*ipc.Future[[]byte]
 			err := ipc.Batch(ctx, w, func(c ipc.Caller) error {
 				for i := range uint64(15) {
-					f, err := rawEcho.Go(t.Context(), c, number(i, 900), opts...)
+					f, err := rawEcho.Go(t.Context(), c, numbered(i, 900), opts...)
 					require.NoError(t, err)
 					all = append(all, f)
 				}
@@ -458,7 +458,7 @@ func TestBurstBeforeSIGTERM(t *testing.T) {
 		var all []*ipc.Future[[]byte]
 		require.NoError(t, ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
 			for i := range 300 {
-				f, err := rawEcho.Go(t.Context(), c, number(uint64(i), 100))
+				f, err := rawEcho.Go(t.Context(), c, numbered(uint64(i), 100))
 				require.NoError(t, err)
 				all = append(all, f)
 			}
