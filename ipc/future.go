@@ -79,7 +79,8 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	f := &Future[Res]{method: m.info.Name, codec: m.Codec(c.Codec())}
 	in := getBuffer()
 	defer putBuffer(in)
-	request, err := in.b, error(nil)
+	var request []byte
+	var err error
 	if raw, ok := any(req).([]byte); ok && f.codec == Raw {
 		request = raw
 	} else if request, err = Marshal(f.codec, in.b, req); err != nil {
