@@ -23,6 +23,13 @@ var (
 
 func returnIt(_ context.Context, b []byte) ([]byte, error) { return b, nil }
 
+// queued is how many wait for their turn.
+func (g *gate) queued() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting)
+}
+
 // pushAll pushes frames that are there all at once.
 func (l *fakeLink) pushAll(frames ...ipc.Frame) {
 	l.mu.Lock()
@@ -169,13 +176,10 @@ func TestWaitingRequestsAreCopied(t *testing.T) {
 		}
 		l.push(f)
 	}
-	g := s.registry.find(echo.Info().ID).gate
-	require.Eventually(t, func() bool {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		return len(g.waiting) == calls-1
-	}, time.Minute, time.Millisecond)
-	require.Eventually(t, func() bool { return h.held.Load() == 1 }, time.Minute, time.Millisecond)
+	waiting := reg.find(echo.Info().ID).gate.queued
+	require.Eventually(t, func() bool { return waiting() == calls-1 }, time.Minute, time.Millisecond)
+	require.EqualValues(t, calls, s.active.n.Load())
+	require.EqualValues(t, 1, h.held.Load())
 	memory[0] = 'y'
 	for i := range uint64(calls) {
 		release <- struct{}{}
@@ -261,16 +265,17 @@ func TestGateOfTwoSessions(t *testing.T) {
 	}, Concurrent(1))
 	a, la := newTestSession(t, reg)
 	b, lb := newTestSession(t, reg)
+	t.Cleanup(func() { close(release) })
+	waiting := reg.find(echo.Info().ID).gate.queued
 	for i := range byte(10) {
 		s, l := a, la
 		if i%2 == 1 {
 			s, l = b, lb
 		}
-		before := s.active.n.Load()
 		f := request(2*uint64(i)+1, echo)
 		f.Payload = []byte{i}
 		l.push(f)
-		require.Eventually(t, func() bool { return s.active.n.Load() == before+1 }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return s.active.n.Load() > 0 && waiting() == int(i) }, time.Minute, time.Millisecond)
 	}
 	lb.finish(ipc.ErrPeerGone)
 	<-b.done
