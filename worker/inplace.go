@@ -36,8 +36,9 @@ func HandleInPlace(r Registrar, m *ipc.Method[[]byte, []byte], f func(ctx contex
 // With shared memory that memory is the link's. While a handler keeps a request
 // there, what its peer sends next has the rest of the ring, and then has to wait;
 // while it has claimed room for its response, nothing else is sent on this link.
-// So be quick, and make no calls over the same link between Claim and the return.
-// Other links are not affected. A handler that takes longer than a second is
+// So be quick, and make no calls over the same link: after Claim none can be sent, and
+// before it an answer that needs more room than is left never comes. Other links are
+// not affected. A handler that takes longer than a second is
 // reported to the logger.
 type InPlace struct {
 	job     *job
