@@ -238,24 +238,17 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 	in, out := getBuffer(), getBuffer()
 	defer putBuffer(in)
 	defer putBuffer(out)
-	var err error
-	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		return m.notEncoded(err)
-	}
-	inv := m.invocation(in.b, o)
-	inv.Response = out.b
-	response, err := c.Invoke(ctx, inv)
+	err := m.invokeEncoded(ctx, c, codec, req, o, in, out)
 	if err != nil {
 		return err
 	}
-	out.b = response
 	if codec == Fixed {
-		*res, err = decodeFixed[Res](response)
+		*res, err = decodeFixed[Res](out.b)
 	} else {
-		err = codec.Decode(response, res)
+		err = codec.Decode(out.b, res)
 	}
 	if err != nil {
-		return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+		return m.notDecoded(err)
 	}
 	return nil
 }
@@ -264,24 +257,35 @@ func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Code
 	in, out := getBuffer(), getBuffer()
 	defer putBuffer(in)
 	defer putBuffer(out)
-	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		return res, m.notEncoded(err)
-	}
-	inv := m.invocation(in.b, o)
-	inv.Response = out.b
-	response, err := c.Invoke(ctx, inv)
-	if err != nil {
+	if err = m.invokeEncoded(ctx, c, codec, req, o, in, out); err != nil {
 		return res, err
 	}
-	out.b = response
-	if res, err = Unmarshal[Res](codec, response); err != nil {
-		return res, Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+	if res, err = Unmarshal[Res](codec, out.b); err != nil {
+		return res, m.notDecoded(err)
 	}
 	return res, nil
 }
 
+// invokeEncoded encodes req into in, makes the call, and leaves the response in out.
+func (m *Method[Req, Res]) invokeEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions, in, out *buffer) (err error) {
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		return m.notEncoded(err)
+	}
+	inv := m.invocation(in.b, o)
+	inv.Response = out.b
+	response, err := c.Invoke(ctx, inv)
+	if err == nil {
+		out.b = response
+	}
+	return err
+}
+
 func (m *Method[Req, Res]) notEncoded(err error) error {
 	return Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
+}
+
+func (m *Method[Req, Res]) notDecoded(err error) error {
+	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
 }
 
 // Notify sends a request that is not answered, and returns when it is on its

@@ -13,6 +13,18 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
+// benchmarkWorker starts a worker for a benchmark, whose allocations are reported.
+func benchmarkWorker[C ipc.Channel](b *testing.B, d ipc.Driver[C]) *worker.Client[C] {
+	b.Helper()
+	w, err := worker.Spawn(context.Background(), worker.Self("test"), d)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = w.Close() })
+	b.ReportAllocs()
+	return w
+}
+
 // BenchmarkCall measures the round trip of a call between two processes: one
 // caller, the raw codec, a handler that returns its request.
 func BenchmarkCall(b *testing.B) {
@@ -23,15 +35,9 @@ func BenchmarkCall(b *testing.B) {
 }
 
 func benchmarkCall[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, size)
 	b.SetBytes(int64(2 * size))
-	b.ReportAllocs()
 	for b.Loop() {
 		response, err := rawEcho.Call(ctx, w, request)
 		if err != nil || len(response) != size {
@@ -50,16 +56,10 @@ func BenchmarkCallInPlace(b *testing.B) {
 }
 
 func benchmarkInPlace[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, size)
 	var response []byte
 	b.SetBytes(int64(2 * size))
-	b.ReportAllocs()
 	for b.Loop() {
 		if err := inPlace.CallInto(ctx, w, request, &response); err != nil || len(response) != size {
 			b.Fatal(len(response), err)
@@ -74,14 +74,8 @@ func BenchmarkCallParallel(b *testing.B) {
 }
 
 func benchmarkParallel[C ipc.Channel](b *testing.B, d ipc.Driver[C]) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	b.SetParallelism(32)
-	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		request := make([]byte, 64)
 		for pb.Next() {
@@ -107,15 +101,9 @@ type batcher func(context.Context, ipc.Caller, func(ipc.Caller) error) error
 func single(_ context.Context, c ipc.Caller, f func(ipc.Caller) error) error { return f(c) }
 
 func benchmarkPipeline[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, 64)
 	var flying [32]*ipc.Future[[]byte]
-	b.ReportAllocs()
 	for n := 0; n < b.N; n += len(flying) {
 		err := batch(ctx, w, func(c ipc.Caller) (err error) {
 			for i := range flying {
@@ -146,14 +134,8 @@ func BenchmarkNotify(b *testing.B) {
 }
 
 func benchmarkNotify[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, 64)
-	b.ReportAllocs()
 	for n := 0; n < b.N; n += 256 {
 		err := batch(ctx, w, func(c ipc.Caller) error {
 			for range 256 {
@@ -179,13 +161,7 @@ func BenchmarkCallCBOR(b *testing.B) {
 }
 
 func benchmarkCBOR[C ipc.Channel](b *testing.B, d ipc.Driver[C]) {
-	ctx := context.Background()
-	w, err := worker.Spawn(ctx, worker.Self("test"), d)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer w.Close()
-	b.ReportAllocs()
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	for b.Loop() {
 		sum, err := add.Call(ctx, w, pair{A: 1, B: 2})
 		if err != nil || sum != 3 {
