@@ -12,6 +12,7 @@ import (
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
 	"github.com/tandemipc/tandem/bench/internal/suite"
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -119,7 +120,7 @@ func recode(_ context.Context, d time.Duration) (measure.Sample, error) {
 // links keeps the worker of frames without calls.
 type links struct {
 	worker *suite.Worker
-	link   ipc.Link
+	link   drivers.Link
 }
 
 func (l *links) roundTrips(size int) func(context.Context, time.Duration) (measure.Sample, error) {
@@ -130,7 +131,7 @@ func (l *links) roundTrips(size int) func(context.Context, time.Duration) (measu
 				return measure.Sample{}, err
 			}
 		}
-		f := ipc.Frame{Kind: ipc.KindRequest, Method: echoRaw.Info().ID, Payload: make([]byte, size)}
+		f := drivers.Frame{Kind: drivers.KindRequest, Method: echoRaw.Info().ID, Payload: make([]byte, size)}
 		return measureTrips(ctx, l.worker, d, size, func() error {
 			f.Tx += 2
 			stamp(f.Payload, f.Tx)
@@ -161,7 +162,7 @@ func (l *links) close() {
 
 // openLink makes one end of a link of shm, as a worker does, and says hello to
 // the other.
-func openLink(conn *os.File) (ipc.Link, error) {
+func openLink(conn *os.File) (drivers.Link, error) {
 	fd, err := unix.FcntlInt(conn.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
@@ -170,14 +171,14 @@ func openLink(conn *os.File) (ipc.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	end, err := shm.Driver{}.Open(&ipc.StartupData{Control: fd, DriverData: options})
+	end, err := shm.Driver{}.Open(&drivers.StartupData{Control: fd, DriverData: options})
 	if err != nil {
 		return nil, err
 	}
 	defer end.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), ipc.DefaultLimits().Start)
+	ctx, cancel := context.WithTimeout(context.Background(), drivers.DefaultTimeouts().Start)
 	defer cancel()
-	return end.Accept(ctx, ipc.Hello{Codec: ipc.Raw.Name(), MaxMessage: ringBytes})
+	return end.Accept(ctx, drivers.Hello{Codec: ipc.Raw.Name(), MaxMessage: ringBytes})
 }
 
 // startLinkEnd starts the worker's side, which sends every frame back.
@@ -192,7 +193,7 @@ func startLinkEnd() error {
 		for {
 			f, err := nextFrame(l)
 			if err == nil {
-				f.Kind, f.Method = ipc.KindResponse, 0
+				f.Kind, f.Method = drivers.KindResponse, 0
 				err = l.Send(context.Background(), f)
 			}
 			if err != nil {
@@ -205,7 +206,7 @@ func startLinkEnd() error {
 }
 
 // nextFrame waits for the next frame.
-func nextFrame(l ipc.Link) (ipc.Frame, error) {
+func nextFrame(l drivers.Link) (drivers.Frame, error) {
 	for {
 		if f, ok, err := l.Next(); ok || err != nil {
 			return f, err

@@ -1,13 +1,12 @@
-// Package ipc is the contract that hosts, workers and drivers share: typed
-// methods, codecs, errors that survive the process boundary, frames, the hello
-// that opens a link, and the interfaces that a driver implements.
+// Package ipc is the contract between hosts and workers: typed methods, codecs,
+// and errors that cross the process boundary.
 //
-// It knows neither shared memory nor sockets. A user declares methods with it,
-// in a package that host and worker both import:
+// It knows no driver. A user declares methods with it, in a package that host and
+// worker both import:
 //
 //	var Count = ipc.NewMethod[CountRequest, CountResult]("text.count")
 //
-// The worker registers a handler for the method with package worker, the host
-// calls it through any [Caller]. Who writes a driver implements [Driver],
-// [Channel], [Link] and [Acceptor], and runs the suite in ipc/ipctest.
+// The worker registers a handler for the method with package worker, and the host
+// calls it through any [Caller]. What a driver has to implement is in package
+// drivers.
 package ipc

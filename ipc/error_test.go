@@ -54,7 +54,7 @@ func TestCodeOf(t *testing.T) {
 		{ipc.Errorf(ipc.CodeNotFound, "%w", context.Canceled), ipc.CodeNotFound},
 		{context.Canceled, ipc.CodeCanceled},
 		{fmt.Errorf("wrapped: %w", context.DeadlineExceeded), ipc.CodeDeadlineExceeded},
-		{&ipc.LimitError{What: "call", Limit: time.Second}, ipc.CodeDeadlineExceeded},
+		{&ipc.TimeoutError{What: "call", After: time.Second}, ipc.CodeDeadlineExceeded},
 		{os.ErrDeadlineExceeded, ipc.CodeUnknown},
 		{ipc.ErrClosed, ipc.CodeCanceled},
 		{ipc.ErrPeerGone, ipc.CodeUnavailable},
@@ -136,7 +136,7 @@ func TestSentinelsCross(t *testing.T) {
 
 	_, err := os.Open("/no/such/file")
 	assert.ErrorIs(t, cross(t, err), fs.ErrNotExist, "errors.Is decides, not identity")
-	assert.ErrorIs(t, cross(t, &ipc.LimitError{What: "x", Limit: 1}), context.DeadlineExceeded)
+	assert.ErrorIs(t, cross(t, &ipc.TimeoutError{What: "x", After: 1}), context.DeadlineExceeded)
 }
 
 func TestUnknownSentinelsAreSkipped(t *testing.T) {
@@ -226,7 +226,7 @@ func TestRegisterErrorPanics(t *testing.T) {
 func TestErrorTexts(t *testing.T) {
 	for err, want := range map[error]string{
 		&ipc.SizeError{Size: 9, Limit: 8}:                                    "tandem: message of 9 bytes, largest allowed 8 (see worker.WithMaxMessage)",
-		&ipc.LimitError{What: `call of "a"`, Limit: time.Second}:             `tandem: call of "a" took longer than 1s`,
+		&ipc.TimeoutError{What: `call of "a"`, After: time.Second}:           `tandem: call of "a" took longer than 1s`,
 		&ipc.RefusedError{Reason: "no"}:                                      "tandem: refused by the other side: no",
 		&ipc.ExitError{PID: 7, Program: "w", Code: 3, Stderr: " boom\n"}:     "tandem: worker w (pid 7) exited with code 3; its last words: boom",
 		&ipc.ExitError{PID: 7, Program: "w", Code: 0}:                        "tandem: worker w (pid 7) exited with code 0",
@@ -237,7 +237,7 @@ func TestErrorTexts(t *testing.T) {
 		assert.EqualError(t, err, want)
 	}
 	assert.ErrorIs(t, &ipc.ExitError{Signal: syscall.SIGKILL}, ipc.ErrPeerGone)
-	assert.ErrorIs(t, &ipc.LimitError{}, context.DeadlineExceeded)
+	assert.ErrorIs(t, &ipc.TimeoutError{}, context.DeadlineExceeded)
 }
 
 type fakeSignal struct{}

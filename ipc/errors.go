@@ -71,21 +71,21 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("tandem: message of %d bytes, largest allowed %d (see worker.WithMaxMessage)", e.Size, e.Limit)
 }
 
-// A LimitError says that a time limit ran out. errors.Is(err, context.DeadlineExceeded)
+// A TimeoutError says that a time limit ran out. errors.Is(err, context.DeadlineExceeded)
 // holds for it.
-type LimitError struct {
+type TimeoutError struct {
 	// What was limited: `call of "text.count"`, "start of the worker" ...
 	What string
 	// Limit is the limit that was in force.
-	Limit time.Duration
+	After time.Duration
 }
 
-func (e *LimitError) Error() string {
-	return fmt.Sprintf("tandem: %s took longer than %v", e.What, e.Limit)
+func (e *TimeoutError) Error() string {
+	return fmt.Sprintf("tandem: %s took longer than %v", e.What, e.After)
 }
 
 // Unwrap returns context.DeadlineExceeded.
-func (e *LimitError) Unwrap() error { return context.DeadlineExceeded }
+func (e *TimeoutError) Unwrap() error { return context.DeadlineExceeded }
 
 // ExitUnknown is the Code of an [ExitError] if the process was not a child of this
 // one, as after an attach: then only its parent learns how it ended.
@@ -104,7 +104,7 @@ type ExitError struct {
 	Signal os.Signal
 	// Stderr is the tail of what the process wrote there.
 	Stderr string
-	// Cause is why the host killed the process, such as a [*LimitError] of its
+	// Cause is why the host killed the process, such as a [*TimeoutError] of its
 	// heartbeat; nil if the host did not, or was closing the client.
 	Cause error
 }

@@ -32,7 +32,7 @@ type Invocation struct {
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
 	// Limit bounds the call; 0 means no limit, and DefaultLimit that of the caller.
-	Limit time.Duration
+	Timeout time.Duration
 	// Attempts is how often the request may be sent in all, should workers end
 	// before they answer; 0 means as often as the caller has for all its calls.
 	// Only what is Idempotent is sent again.
@@ -42,7 +42,7 @@ type Invocation struct {
 }
 
 // DefaultLimit stands for the limit that the client has for all its calls.
-const DefaultLimit time.Duration = -1
+const DefaultTimeout time.Duration = -1
 
 // MethodInfo names a method.
 type MethodInfo struct {
@@ -78,26 +78,26 @@ type methodOptions struct {
 
 // callOptions are what a call can choose for itself.
 type callOptions struct {
-	limit    time.Duration
+	timeout  time.Duration
 	attempts int
 }
 
-type limitOption time.Duration
+type timeoutOption time.Duration
 
-func (l limitOption) applyMethod(o *methodOptions) { o.limit = time.Duration(l) }
-func (l limitOption) applyCall(o *callOptions)     { o.limit = time.Duration(l) }
+func (l timeoutOption) applyMethod(o *methodOptions) { o.timeout = time.Duration(l) }
+func (l timeoutOption) applyCall(o *callOptions)     { o.timeout = time.Duration(l) }
 
-// WithLimit bounds how long a call takes, of a method or one call; 0 means no
+// WithTimeout bounds how long a call takes, of a method or one call; 0 means no
 // limit. The limit of a call goes before that of its method, and that before
-// the client's. A call over its limit fails with a [*LimitError].
-func WithLimit(d time.Duration) interface {
+// the client's. A call over its limit fails with a [*TimeoutError].
+func WithTimeout(d time.Duration) interface {
 	MethodOption
 	CallOption
 } {
 	if d < 0 {
 		panic(fmt.Sprintf("tandem: negative limit %v", d))
 	}
-	return limitOption(d)
+	return timeoutOption(d)
 }
 
 type attemptsOption int
@@ -144,7 +144,7 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	if name == "" {
 		panic("tandem: method without a name")
 	}
-	o := methodOptions{callOptions: callOptions{limit: DefaultLimit}}
+	o := methodOptions{callOptions: callOptions{timeout: DefaultTimeout}}
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
@@ -192,7 +192,7 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 //   - an [*Error] with Remote() true, when the handler failed;
 //   - an [*ExitError], or what wraps [ErrPeerGone] or [ErrDisconnected], when
 //     the worker or the connection ended before the answer came;
-//   - [ErrClosed], ctx.Err() or a [*LimitError], when this side gave up;
+//   - [ErrClosed], ctx.Err() or a [*TimeoutError], when this side gave up;
 //   - a [*SizeError] or an [*Error] with Remote() false, when the request was
 //     not sent at all because it is too large or cannot be encoded.
 func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (Res, error) {
@@ -212,7 +212,7 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 }
 
 func (m *Method[Req, Res]) invocation(request []byte, o callOptions) Invocation {
-	return Invocation{Method: m.info, Request: request, Limit: o.limit, Attempts: o.attempts, Idempotent: m.idempotent}
+	return Invocation{Method: m.info, Request: request, Timeout: o.timeout, Attempts: o.attempts, Idempotent: m.idempotent}
 }
 
 // CallInto is [Method.Call], except that it puts the result into *res, whose memory

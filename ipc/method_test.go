@@ -32,7 +32,7 @@ func (c *fakeCaller) Invoke(_ context.Context, call ipc.Invocation) ([]byte, err
 func TestMethodID(t *testing.T) {
 	plain := ipc.NewMethod[countRequest, countResult]("text.count")
 	assert.Equal(t, ipc.MethodInfo{Name: "text.count", ID: 0x9249cc2010448a5f}, plain.Info())
-	assert.Equal(t, plain.Info(), ipc.NewMethod[int, string]("text.count", ipc.WithLimit(time.Second)).Info(), "types and limits do not matter")
+	assert.Equal(t, plain.Info(), ipc.NewMethod[int, string]("text.count", ipc.WithTimeout(time.Second)).Info(), "types and limits do not matter")
 	withCBOR := ipc.NewMethod[countRequest, countResult]("text.count", ipc.WithCodec(ipc.CBOR))
 	assert.Equal(t, uint64(0x339723571c458505), withCBOR.Info().ID)
 	seen := map[uint64]bool{plain.Info().ID: true, withCBOR.Info().ID: true}
@@ -55,7 +55,7 @@ func TestNewMethodPanics(t *testing.T) {
 		assert.Panics(t, declare)
 	}
 	assert.NotPanics(t, func() { ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw)) })
-	assert.PanicsWithValue(t, "tandem: negative limit -1ns", func() { ipc.WithLimit(-1) })
+	assert.PanicsWithValue(t, "tandem: negative limit -1ns", func() { ipc.WithTimeout(-1) })
 }
 
 func TestMethodCodec(t *testing.T) {
@@ -66,25 +66,25 @@ func TestMethodCodec(t *testing.T) {
 func TestLimitPrecedence(t *testing.T) {
 	var got time.Duration
 	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
-		got = call.Limit
+		got = call.Timeout
 		return ipc.CBOR.Append(nil, 1)
 	}}
 	plain := ipc.NewMethod[int, int]("m")
-	limited := ipc.NewMethod[int, int]("m", ipc.WithLimit(time.Minute))
-	unlimited := ipc.NewMethod[int, int]("m", ipc.WithLimit(0))
+	limited := ipc.NewMethod[int, int]("m", ipc.WithTimeout(time.Minute))
+	unlimited := ipc.NewMethod[int, int]("m", ipc.WithTimeout(0))
 	for _, x := range []struct {
 		name   string
 		method *ipc.Method[int, int]
 		opts   []ipc.CallOption
 		want   time.Duration
 	}{
-		{"nothing said: the client's", plain, nil, ipc.DefaultLimit},
+		{"nothing said: the client's", plain, nil, ipc.DefaultTimeout},
 		{"the method's", limited, nil, time.Minute},
 		{"the method has none", unlimited, nil, 0},
-		{"the call's goes first", limited, []ipc.CallOption{ipc.WithLimit(time.Second)}, time.Second},
-		{"the call has none", limited, []ipc.CallOption{ipc.WithLimit(0)}, 0},
-		{"the call's, where the method has none", unlimited, []ipc.CallOption{ipc.WithLimit(time.Second)}, time.Second},
-		{"the last of two", plain, []ipc.CallOption{ipc.WithLimit(1), ipc.WithLimit(2)}, 2},
+		{"the call's goes first", limited, []ipc.CallOption{ipc.WithTimeout(time.Second)}, time.Second},
+		{"the call has none", limited, []ipc.CallOption{ipc.WithTimeout(0)}, 0},
+		{"the call's, where the method has none", unlimited, []ipc.CallOption{ipc.WithTimeout(time.Second)}, time.Second},
+		{"the last of two", plain, []ipc.CallOption{ipc.WithTimeout(1), ipc.WithTimeout(2)}, 2},
 	} {
 		_, err := x.method.Call(t.Context(), c, 0, x.opts...)
 		require.NoError(t, err)
@@ -215,7 +215,7 @@ func (c *keptCaller) Invoke(context.Context, ipc.Invocation) ([]byte, error) {
 }
 
 func TestRawCallAllocatesNothing(t *testing.T) {
-	m := ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw), ipc.WithLimit(time.Second))
+	m := ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw), ipc.WithTimeout(time.Second))
 	var c ipc.Caller = &keptCaller{make([]byte, 64)}
 	ctx, request := t.Context(), make([]byte, 64)
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -245,9 +245,9 @@ func TestAttempts(t *testing.T) {
 	_, _ = often.Call(t.Context(), &k, 1)
 	require.Equal(t, 3, k.last.Attempts)
 	require.True(t, k.last.Idempotent)
-	_ = often.Notify(t.Context(), &k, 1, ipc.WithAttempts(5), ipc.WithLimit(time.Second))
+	_ = often.Notify(t.Context(), &k, 1, ipc.WithAttempts(5), ipc.WithTimeout(time.Second))
 	require.Equal(t, 5, k.last.Attempts)
-	require.Equal(t, time.Second, k.last.Limit)
+	require.Equal(t, time.Second, k.last.Timeout)
 	require.True(t, k.last.Idempotent)
 	require.Panics(t, func() { ipc.WithAttempts(0) })
 }

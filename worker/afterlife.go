@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -48,7 +49,7 @@ type callID struct {
 // for it, or both while it is being sent.
 type afterCall struct {
 	id      callID
-	answer  *ipc.Frame
+	answer  *drivers.Frame
 	sending bool
 	session *session // where the answer is asked for, nil if it is not
 	tx      uint64   // there
@@ -57,9 +58,8 @@ type afterCall struct {
 // answerCost is what an answer counts for in addition to its payload.
 const answerCost = 64
 
-func (a *afterlife) begin(driver ipc.Acceptor, limit int) {
-	d, ok := driver.(interface{ Capabilities() ipc.Capabilities })
-	a.returns = !ok || d.Capabilities().Reconnect
+func (a *afterlife) begin(driver drivers.Acceptor, limit int) {
+	a.returns = driver.Capabilities().Reconnect
 	a.limit = limit
 	a.sessions = make(map[*session]linkID)
 	a.calls = make(map[callID]*afterCall)
@@ -99,7 +99,7 @@ func (a *afterlife) leave(s *session) {
 		for _, c := range a.calls {
 			if c.id.link == id && c.answer == nil {
 				delete(a.calls, c.id) // its answer went out over the old link after all
-				to, f := c.session, ipc.Frame{Kind: ipc.KindError, Tx: c.tx, Payload: ipc.AppendError(nil, errNotKept)}
+				to, f := c.session, drivers.Frame{Kind: drivers.KindError, Tx: c.tx, Payload: ipc.AppendError(nil, errNotKept)}
 				// Not refuse: that session may be closing, too.
 				a.running.Go(func() { _ = to.transmit(f) })
 			}
@@ -149,7 +149,7 @@ func (a *afterlife) drop(c *afterCall) {
 }
 
 // answer takes the answer of a handler whose link has gone.
-func (a *afterlife) answer(id callID, f ipc.Frame) {
+func (a *afterlife) answer(id callID, f drivers.Frame) {
 	cost := len(f.Payload) + answerCost
 	a.mu.Lock()
 	c := a.calls[id]
@@ -202,7 +202,7 @@ func (a *afterlife) send(c *afterCall) {
 
 // resume deals with a frame that gives the link of s a number, or asks for the answer
 // of a call of an earlier link. It never blocks.
-func (a *afterlife) resume(s *session, f ipc.Frame) error {
+func (a *afterlife) resume(s *session, f drivers.Frame) error {
 	if f.Tx == 0 {
 		if len(f.Payload) != 8 || s.number != 0 {
 			return fmt.Errorf("%w: %d bytes number a link, expected 8, and once", ipc.ErrProtocol, len(f.Payload))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -15,8 +16,8 @@ import (
 // Channel().Detach leaves it to the next host.
 //
 // Codec, largest message and limits are what the worker was started with.
-// [WithCallLimit] and [WithGrace] change those of this host, and ctx and
-// [WithStartLimit] bound the time until the worker has said hello. Options for
+// [WithCallTimeout] and [WithGrace] change those of this host, and ctx and
+// [WithStartTimeout] bound the time until the worker has said hello. Options for
 // starting a process, [WithRestart] and [WithRetry] among them, are an error: the
 // worker is not our child, and how to start it is not known here.
 func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ...Option) (*Client[*socket.Channel], error) {
@@ -24,13 +25,13 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	if !ok {
 		return nil, fmt.Errorf("%w: codec %q is not known here", socket.ErrBadRef, ref.Codec)
 	}
-	o := (&options{codec: codec, limits: ref.Limits, maxMessage: ref.MaxMessage, resume: ref.Resume, log: defaultOptions().log}).with(opts)
+	o := (&options{codec: codec, timeouts: ref.Timeouts, maxMessage: ref.MaxMessage, resume: ref.Resume, log: defaultOptions().log}).with(opts)
 	var errs []error
 	for name, given := range map[string]bool{
-		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostLimit": o.limits.Host != ref.Limits.Host,
+		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostTimeout": o.timeouts.Host != ref.Timeouts.Host,
 		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil, "WithResume": o.resume != ref.Resume,
 		"WithOutput": o.output != nil, "WithChecksum": o.checksum != nil,
-		"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps": o.resources != ipc.Resources{},
+		"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps": o.resources != drivers.Resources{},
 	} {
 		if given {
 			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", name))
@@ -39,9 +40,9 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	if errs != nil {
 		return nil, errors.Join(errs...)
 	}
-	if limit := o.limits.Start; limit > 0 {
+	if limit := o.timeouts.Start; limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), Limit: limit})
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: limit})
 		defer cancel()
 	}
 	channel, err := socket.Attach(ctx, ref, connect)

@@ -64,7 +64,7 @@ func TestAttachOptions(t *testing.T) {
 	ref := detached(t)
 	for name, opt := range map[string]worker.Option{
 		"WithRestart": worker.WithRestart(atOnce), "WithRetry": worker.WithRetry(2), "WithCodec": worker.WithCodec(ipc.JSON),
-		"WithData": worker.WithData(1), "WithMaxMessage": worker.WithMaxMessage(4096), "WithHostLimit": worker.WithHostLimit(1),
+		"WithData": worker.WithData(1), "WithMaxMessage": worker.WithMaxMessage(4096), "WithHostTimeout": worker.WithHostTimeout(1),
 		"WithOutput": worker.WithOutput(slog.Default()), "WithChecksum": worker.WithChecksum([32]byte{}), "WithMaxFiles": worker.WithMaxFiles(50),
 	} {
 		_, err := worker.Attach(t.Context(), ref, socket.Connect{}, opt)
@@ -76,12 +76,12 @@ func TestAttachOptions(t *testing.T) {
 	require.ErrorIs(t, err, socket.ErrBadRef)
 
 	stop(t, ref.PID)
-	_, err = worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithStartLimit(50*time.Millisecond))
-	var limit *ipc.LimitError
+	_, err = worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithStartTimeout(50*time.Millisecond))
+	var limit *ipc.TimeoutError
 	require.ErrorAs(t, err, &limit)
 	require.NoError(t, syscall.Kill(ref.PID, syscall.SIGCONT))
 
-	w, err := worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithCallLimit(20*time.Millisecond))
+	w, err := worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithCallTimeout(20*time.Millisecond))
 	require.NoError(t, err)
 	_, err = block.Call(t.Context(), w, "x")
 	require.ErrorAs(t, err, &limit)
@@ -97,7 +97,7 @@ func TestAttachedWorkerDies(t *testing.T) {
 	var exit *worker.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, ipc.ExitUnknown, exit.Code)
-	require.ErrorAs(t, err, new(*ipc.LimitError))
+	require.ErrorAs(t, err, new(*ipc.TimeoutError))
 	require.NoError(t, w.Close())
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -14,7 +15,7 @@ import (
 // that are written to the link one by one wait for each other's cache misses or
 // system calls.
 type frames struct {
-	list    []ipc.Frame
+	list    []drivers.Frame
 	payload []byte
 }
 
@@ -24,11 +25,11 @@ const (
 )
 
 // fits reports whether f can be added.
-func (g *frames) fits(f *ipc.Frame) bool {
+func (g *frames) fits(f *drivers.Frame) bool {
 	return len(g.list) < maxFrames && len(g.payload)+len(f.Payload) <= maxGathered
 }
 
-func (g *frames) add(f ipc.Frame) {
+func (g *frames) add(f drivers.Frame) {
 	begin := len(g.payload)
 	g.payload = append(g.payload, f.Payload...)
 	f.Payload = g.payload[begin:]
@@ -39,7 +40,7 @@ func (g *frames) reset() { g.list, g.payload = g.list[:0], g.payload[:0] }
 
 // What is gathered never moves.
 var gathers = sync.Pool{New: func() any {
-	return &frames{make([]ipc.Frame, 0, maxFrames), make([]byte, 0, maxGathered)}
+	return &frames{make([]drivers.Frame, 0, maxFrames), make([]byte, 0, maxGathered)}
 }}
 
 // batch is a session whose requests wait for each other.
@@ -80,7 +81,7 @@ func (b *batch) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) 
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		return nil, b.add(ctx, &inv, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+		return nil, b.add(ctx, &inv, drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
 	}
 	if err := b.flush(ctx); err != nil {
 		return nil, err
@@ -94,10 +95,10 @@ func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, err
 }
 
 // add gathers a frame, or sends it after those that were.
-func (b *batch) add(ctx context.Context, inv *ipc.Invocation, f ipc.Frame) error {
+func (b *batch) add(ctx context.Context, inv *ipc.Invocation, f drivers.Frame) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	limit := b.limitOf(inv)
+	limit := b.timeoutOf(inv)
 	if g := b.gathered; g != nil {
 		if len(g.list) == 0 || limit > 0 && (b.limit == 0 || limit < b.limit) {
 			b.limit = limit
@@ -128,7 +129,7 @@ func (b *batch) withdraw(tx uint64) bool {
 		return false
 	}
 	before := len(g.list)
-	g.list = slices.DeleteFunc(g.list, func(f ipc.Frame) bool { return f.Kind == ipc.KindRequest && f.Tx == tx })
+	g.list = slices.DeleteFunc(g.list, func(f drivers.Frame) bool { return f.Kind == drivers.KindRequest && f.Tx == tx })
 	return len(g.list) < before
 }
 
@@ -169,14 +170,14 @@ func (b *batch) send(ctx context.Context) (err error) {
 		var tooLarge *ipc.SizeError
 		switch {
 		case ranOut && ctx.Err() == nil:
-			failed = &ipc.LimitError{What: "sending a batch", Limit: b.limit}
+			failed = &ipc.TimeoutError{What: "sending a batch", After: b.limit}
 		case errors.As(failed, &tooLarge):
 			unsent = list[:1] // the others may go
 		default:
 			failed = b.whyUnsent(ctx, failed)
 		}
 		for _, f := range unsent {
-			if f.Kind != ipc.KindRequest {
+			if f.Kind != drivers.KindRequest {
 				continue
 			}
 			if c, parked := b.calls.take(f.Tx); c != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -14,7 +15,7 @@ import (
 )
 
 // benchmarkWorker starts a worker for a benchmark, whose allocations are reported.
-func benchmarkWorker[C ipc.Channel](b *testing.B, d ipc.Driver[C]) *worker.Client[C] {
+func benchmarkWorker[C drivers.Channel](b *testing.B, d drivers.Driver[C]) *worker.Client[C] {
 	b.Helper()
 	w, err := worker.Spawn(context.Background(), worker.Self("test"), d)
 	if err != nil {
@@ -34,7 +35,7 @@ func BenchmarkCall(b *testing.B) {
 	}
 }
 
-func benchmarkCall[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
+func benchmarkCall[C drivers.Channel](b *testing.B, d drivers.Driver[C], size int) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, size)
 	b.SetBytes(int64(2 * size))
@@ -55,7 +56,7 @@ func BenchmarkCallInPlace(b *testing.B) {
 	}
 }
 
-func benchmarkInPlace[C ipc.Channel](b *testing.B, d ipc.Driver[C], size int) {
+func benchmarkInPlace[C drivers.Channel](b *testing.B, d drivers.Driver[C], size int) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, size)
 	var response []byte
@@ -73,7 +74,7 @@ func BenchmarkCallParallel(b *testing.B) {
 	b.Run("socket", func(b *testing.B) { benchmarkParallel(b, socket.Driver{}) })
 }
 
-func benchmarkParallel[C ipc.Channel](b *testing.B, d ipc.Driver[C]) {
+func benchmarkParallel[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	b.SetParallelism(32)
 	b.RunParallel(func(pb *testing.PB) {
@@ -100,7 +101,7 @@ type batcher func(context.Context, ipc.Caller, func(ipc.Caller) error) error
 
 func single(_ context.Context, c ipc.Caller, f func(ipc.Caller) error) error { return f(c) }
 
-func benchmarkPipeline[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
+func benchmarkPipeline[C drivers.Channel](b *testing.B, d drivers.Driver[C], batch batcher) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, 64)
 	var flying [32]*ipc.Future[[]byte]
@@ -133,7 +134,7 @@ func BenchmarkNotify(b *testing.B) {
 	b.Run("socket/batch", func(b *testing.B) { benchmarkNotify(b, socket.Driver{}, ipc.Batch) })
 }
 
-func benchmarkNotify[C ipc.Channel](b *testing.B, d ipc.Driver[C], batch batcher) {
+func benchmarkNotify[C drivers.Channel](b *testing.B, d drivers.Driver[C], batch batcher) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	request := make([]byte, 64)
 	for n := 0; n < b.N; n += 256 {
@@ -160,7 +161,7 @@ func BenchmarkCallCBOR(b *testing.B) {
 	b.Run("socket", func(b *testing.B) { benchmarkCBOR(b, socket.Driver{}) })
 }
 
-func benchmarkCBOR[C ipc.Channel](b *testing.B, d ipc.Driver[C]) {
+func benchmarkCBOR[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
 	ctx, w := context.Background(), benchmarkWorker(b, d)
 	for b.Loop() {
 		sum, err := add.Call(ctx, w, pair{A: 1, B: 2})

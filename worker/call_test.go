@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -209,7 +210,7 @@ func TestCallEndsWithContext(t *testing.T) {
 		require.Equal(t, context.Canceled, <-failed)
 		eventually(t, "the handler's context ended", func() bool { return count(t, w, "cancel.end") == 1 })
 		require.Zero(t, count(t, w, "cancel.deadline"))
-		eventually(t, "the late answer was counted", func() bool { return w.Late() == 1 })
+		eventually(t, "the late answer was counted", func() bool { return w.LateResponses() == 1 })
 
 		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
@@ -225,23 +226,23 @@ func TestCallEndsWithContext(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	limited := ipc.NewMethod[string, string]("test.block", ipc.WithLimit(30*time.Millisecond))
+	limited := ipc.NewMethod[string, string]("test.block", ipc.WithTimeout(30*time.Millisecond))
 	eachDriver(t, func(t *testing.T, s spawner) {
 		limitOf := func(err error) time.Duration {
 			t.Helper()
-			var e *ipc.LimitError
+			var e *ipc.TimeoutError
 			require.ErrorAs(t, err, &e)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			require.ErrorContains(t, err, `"test.block"`)
-			require.ErrorContains(t, err, e.Limit.String())
-			return e.Limit
+			require.ErrorContains(t, err, e.After.String())
+			return e.After
 		}
-		w := s.start(t, worker.WithCallLimit(40*time.Millisecond))
+		w := s.start(t, worker.WithCallTimeout(40*time.Millisecond))
 		_, err := block.Call(t.Context(), w, "a")
 		require.Equal(t, 40*time.Millisecond, limitOf(err), "the client's limit")
 		_, err = limited.Call(t.Context(), w, "b")
 		require.Equal(t, 30*time.Millisecond, limitOf(err), "the method's goes before it")
-		_, err = limited.Call(t.Context(), w, "c", ipc.WithLimit(20*time.Millisecond))
+		_, err = limited.Call(t.Context(), w, "c", ipc.WithTimeout(20*time.Millisecond))
 		require.Equal(t, 20*time.Millisecond, limitOf(err), "the call's goes before both")
 		eventually(t, "the handlers' contexts ended", func() bool {
 			return count(t, w, "a.end")+count(t, w, "b.end")+count(t, w, "c.end") == 3
@@ -249,9 +250,9 @@ func TestLimits(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		_, err = limited.Call(ctx, w, "d", ipc.WithLimit(0))
+		_, err = limited.Call(ctx, w, "d", ipc.WithTimeout(0))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.NotErrorAs(t, err, new(*ipc.LimitError), "0 is no limit")
+		require.NotErrorAs(t, err, new(*ipc.TimeoutError), "0 is no limit")
 	})
 }
 
@@ -310,7 +311,7 @@ func TestStartupData(t *testing.T) {
 		require.False(t, p.Env, "children of a worker are not workers")
 		require.Equal(t, map[string]int{"answer": 42}, p.Data)
 		require.True(t, strings.HasPrefix(s.name, p.Driver))
-		require.Nil(t, ipc.Startup(), "this process has no host")
+		require.Nil(t, drivers.Startup(), "this process has no host")
 
 		_, err = s.spawn(t.Context(), worker.Self("test"), worker.WithData(strings.Repeat("x", 200_000)))
 		require.ErrorContains(t, err, "user data 200")

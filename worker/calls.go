@@ -259,7 +259,7 @@ func (c *call) over(limit time.Duration) bool { return limit > 0 && since() >= c
 // is one, runs out.
 func (s *session) sleep(ctx context.Context, c *call, limit time.Duration) error {
 	if c.deadline.Load() != 0 && c.over(limit) {
-		return errLimit
+		return errTimeout
 	}
 	kept := limit // by the limiter
 	if limit < ownTimer {
@@ -290,11 +290,11 @@ func (s *session) sleep(ctx context.Context, c *call, limit time.Duration) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timeout:
-			return errLimit
+			return errTimeout
 		}
 	}
 	if c.expired.Load() == c.word.Load()>>3 && limit > 0 {
-		return errLimit
+		return errTimeout
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -22,15 +23,15 @@ type ExitError = ipc.ExitError
 //
 // A worker is one process, or one after the other: with [WithRestart] the client
 // starts it again when it has ended unasked, and stays usable, with its handlers.
-type Client[C ipc.Channel] struct {
+type Client[C drivers.Channel] struct {
 	registry
 
 	// How to start the worker.
 	cmd    *exec.Cmd
 	data   []byte // the user's, encoded
-	driver ipc.Driver[C]
+	driver drivers.Driver[C]
 
-	caps   ipc.Capabilities
+	caps   drivers.Capabilities
 	opts   *options
 	events *events // nil if nobody wants them
 
@@ -52,27 +53,27 @@ type Client[C ipc.Channel] struct {
 
 // Spawn starts cmd as a worker, linked to this process by a driver, and returns
 // when the worker is ready to be called. The driver's type determines the type
-// of the client; a nil driver of type ipc.Driver[*socket.Channel] stands for
+// of the client; a nil driver of type drivers.Driver[*socket.Channel] stands for
 // socket.Driver{}, and see [Start].
 //
 // cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
 // Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. The tail
 // of stderr is kept for errors in any case.
 //
-// ctx bounds the start, as does [WithStartLimit], and not the worker's life. If
+// ctx bounds the start, as does [WithStartTimeout], and not the worker's life. If
 // Spawn fails, it leaves no process, and the error says why and holds the
 // worker's last words: an [*ExitError] is in its tree if the worker exited, an
 // [*ipc.MismatchError] or [*ipc.RefusedError] if the two could not agree, an
-// [*ipc.LimitError] if the limit ran out.
+// [*ipc.TimeoutError] if the limit ran out.
 //
 // The client has to be closed.
-func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[C], opts ...Option) (*Client[C], error) {
+func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers.Driver[C], opts ...Option) (*Client[C], error) {
 	if err := checkEntry(); err != nil {
 		return nil, err
 	}
 	if driver == nil {
 		var ok bool
-		if driver, ok = any(socket.Driver{}).(ipc.Driver[C]); !ok {
+		if driver, ok = any(socket.Driver{}).(drivers.Driver[C]); !ok {
 			return nil, fmt.Errorf("tandem: no driver is given, and the default, socket, has no channels of type %v", reflect.TypeFor[C]())
 		}
 	}
@@ -94,7 +95,7 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 	}
 	l, err := c.begin(ctx)
 	if err != nil {
-		c.events.close(o.limits.Grace)
+		c.events.close(o.timeouts.Grace)
 		return nil, err
 	}
 	c.live(l)
@@ -102,7 +103,7 @@ func Spawn[C ipc.Channel](ctx context.Context, cmd *exec.Cmd, driver ipc.Driver[
 }
 
 // newClient returns a client without a worker.
-func newClient[C ipc.Channel](o *options, caps ipc.Capabilities) *Client[C] {
+func newClient[C drivers.Channel](o *options, caps drivers.Capabilities) *Client[C] {
 	c := &Client[C]{opts: o, caps: caps, freed: make(chan struct{}), watched: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
@@ -150,7 +151,7 @@ func (c *Client[C]) Channel() C { return c.life.Load().channel }
 func (c *Client[C]) PID() int { return c.Channel().Process().PID() }
 
 // Capabilities returns what the driver can do.
-func (c *Client[C]) Capabilities() ipc.Capabilities { return c.caps }
+func (c *Client[C]) Capabilities() drivers.Capabilities { return c.caps }
 
 // Active reports whether the client takes calls at once: it is connected, and not
 // being closed.
@@ -201,9 +202,9 @@ func (c *Client[C]) handlers() *registry {
 	return &c.registry
 }
 
-// Late returns how many answers came after their callers had given up, over the
+// LateResponses returns how many answers came after their callers had given up, over the
 // present link.
-func (c *Client[C]) Late() uint64 { return c.session().late.Load() }
+func (c *Client[C]) LateResponses() uint64 { return c.session().late.Load() }
 
 // session is the present one, or the last.
 func (c *Client[C]) session() *session { return c.life.Load().session.Load() }

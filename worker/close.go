@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -42,7 +43,7 @@ func (c *Client[C]) shutdown() error {
 	c.between.Unlock()
 	killed := false
 	if !l.left() {
-		killed = l.end(c.opts.limits.Grace)
+		killed = l.end(c.opts.timeouts.Grace)
 	}
 	s := l.session.Load()
 	if l.exit() != nil {
@@ -65,7 +66,7 @@ func (c *Client[C]) shutdown() error {
 	}
 	close(c.freed)
 	<-c.watched
-	c.events.close(c.opts.limits.Grace)
+	c.events.close(c.opts.timeouts.Grace)
 	return err
 }
 
@@ -75,7 +76,7 @@ func (l *life[C]) end(grace time.Duration) (killed bool) {
 	s.calls.drained(grace, p.Done())
 	if !s.ending.Load() {
 		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
-		if s.link.Send(ctx, ipc.Frame{Kind: ipc.KindGoodbye}) == nil {
+		if s.link.Send(ctx, drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
 			within(p.Done(), grace, ctx.Done())
 		}
 		cancel()

@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // WithHeartbeat asks a worker for a sign of life when nothing has come from it for
 // interval, and again each interval; any message is one. A worker that has given
 // none for limit after it was asked is taken for dead: its process group is
-// killed, calls end with an [*ExitError] whose Cause is an [*ipc.LimitError], and
+// killed, calls end with an [*ExitError] whose Cause is an [*ipc.TimeoutError], and
 // [WithRestart] applies. So a worker that hangs is noticed after two intervals and
 // the limit at the latest.
 //
@@ -59,7 +60,7 @@ func (l *life[C]) beat() {
 			silence += wait
 		}
 		if silence >= limit {
-			why := &ipc.LimitError{What: fmt.Sprintf("heartbeat of worker (pid %d)", p.PID()), Limit: limit}
+			why := &ipc.TimeoutError{What: fmt.Sprintf("heartbeat of worker (pid %d)", p.PID()), After: limit}
 			l.kill(why)
 			s.lost(why)
 			return
@@ -72,7 +73,7 @@ func (l *life[C]) beat() {
 func (s *session) ping(d time.Duration) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, d)
 	defer cancel()
-	_ = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindPing})
+	_ = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindPing})
 }
 
 // pong answers a ping. One pong at a time is being sent, however many pings
@@ -84,6 +85,6 @@ func (s *session) pong() {
 	// Not here: the reader must not block.
 	s.handling.Go(func() {
 		defer s.ponging.Store(false)
-		_ = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindPong}) // the reader finds out if the link has ended
+		_ = s.link.Send(s.baseCtx, drivers.Frame{Kind: drivers.KindPong}) // the reader finds out if the link has ended
 	})
 }

@@ -36,12 +36,12 @@ func TestHeartbeatFindsStoppedWorker(t *testing.T) {
 		wg.Go(func() {
 			_, err := block.Call(context.Background(), w, "x")
 			var exit *worker.ExitError
-			var limit *ipc.LimitError
+			var limit *ipc.TimeoutError
 			if assert.ErrorAs(t, err, &exit) && assert.ErrorAs(t, err, &limit) {
 				assert.Equal(t, before, exit.PID)
 				assert.Equal(t, syscall.SIGKILL, exit.Signal)
 				assert.Contains(t, limit.What, "heartbeat")
-				assert.Equal(t, time.Second, limit.Limit)
+				assert.Equal(t, time.Second, limit.After)
 				assert.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err))
 			}
 		})
@@ -58,7 +58,7 @@ func TestHeartbeatFindsStoppedWorker(t *testing.T) {
 		_, err = add.Call(t.Context(), w, pair{})
 		require.NoError(t, err)
 		require.NotEqual(t, before, w.PID())
-		require.ErrorAs(t, r.await(t, worker.EventExited, 1).Err, new(*ipc.LimitError))
+		require.ErrorAs(t, r.await(t, worker.EventExited, 1).Err, new(*ipc.TimeoutError))
 	})
 }
 
@@ -71,7 +71,7 @@ func TestHeartbeatWithoutRestart(t *testing.T) {
 		eventually(t, "killed", func() bool { return gone(w.PID()) })
 		_, err := add.Call(t.Context(), w, pair{})
 		require.ErrorAs(t, err, new(*worker.ExitError))
-		require.ErrorAs(t, w.Close(), new(*ipc.LimitError))
+		require.ErrorAs(t, w.Close(), new(*ipc.TimeoutError))
 	})
 }
 
@@ -138,8 +138,8 @@ func TestFloodOfPings(t *testing.T) {
 		require.NoError(t, err)
 		eventually(t, "all pings are sent", func() bool { return strings.Contains(stderr.String(), "pinged") })
 		require.Less(t, runtime.NumGoroutine(), before+30)
-		_, err = add.Call(t.Context(), w, pair{}, ipc.WithLimit(20*time.Millisecond))
-		require.ErrorAs(t, err, new(*ipc.LimitError))
+		_, err = add.Call(t.Context(), w, pair{}, ipc.WithTimeout(20*time.Millisecond))
+		require.ErrorAs(t, err, new(*ipc.TimeoutError))
 		require.ErrorAs(t, w.Close(), new(*worker.ExitError))
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -72,7 +73,7 @@ func (c *InPlace) Claim(n int) ([]byte, error) {
 	c.asked = true
 	j := c.job
 	if s := j.session; s.claimer != nil && !j.oneWay && n > 0 {
-		buf, err := s.claimer.Claim(j.ctx, ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx}, n)
+		buf, err := s.claimer.Claim(j.ctx, drivers.Frame{Kind: drivers.KindResponse, Tx: j.tx}, n)
 		if err == nil {
 			c.claimed, c.reply = buf, buf
 			return buf, nil
@@ -116,7 +117,7 @@ func (c *InPlace) abort() {
 
 // leaseLimit is how long a handler may keep memory of a link before that is
 // reported.
-const leaseLimit = time.Second
+const maxLease = time.Second
 
 // leaseWatch reports a handler that keeps memory of its link for too long. A nil
 // one does nothing.
@@ -127,8 +128,8 @@ func (s *session) watchLease(h *handler) *leaseWatch {
 	if !h.inPlace {
 		return nil
 	}
-	return &leaseWatch{time.AfterFunc(leaseLimit, func() {
-		s.log.Warn("tandem: a handler keeps memory of its link for long: the link may stall", "method", h.info.Name, "after", leaseLimit)
+	return &leaseWatch{time.AfterFunc(maxLease, func() {
+		s.log.Warn("tandem: a handler keeps memory of its link for long: the link may stall", "method", h.info.Name, "after", maxLease)
 	})}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -64,8 +65,8 @@ func (j *job) read() {
 
 // take makes j the job of a request. It is called with the reader role, and
 // copies nothing. c is a context that is free, or nil.
-func (j *job) take(s *session, h *handler, f ipc.Frame, c *handlerContext) {
-	j.session, j.handler, j.tx, j.oneWay = s, h, f.Tx, f.Kind == ipc.KindNotify
+func (j *job) take(s *session, h *handler, f drivers.Frame, c *handlerContext) {
+	j.session, j.handler, j.tx, j.oneWay = s, h, f.Tx, f.Kind == drivers.KindNotify
 	if c == nil {
 		c = s.newContext()
 	}
@@ -82,8 +83,8 @@ func (j *job) take(s *session, h *handler, f ipc.Frame, c *handlerContext) {
 const maxRefusing = 1024
 
 // refuse answers a request that is not handled.
-func (s *session) refuse(f ipc.Frame, why error) {
-	if f.Kind == ipc.KindNotify {
+func (s *session) refuse(f drivers.Frame, why error) {
+	if f.Kind == drivers.KindNotify {
 		s.log.Warn("tandem: notification dropped", "error", why)
 		return
 	}
@@ -94,8 +95,8 @@ func (s *session) refuse(f ipc.Frame, why error) {
 	// Not here: the reader must not block.
 	s.handling.Go(func() {
 		defer s.refusing.Add(-1)
-		refusal := ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)}
-		if f.Kind == ipc.KindResume {
+		refusal := drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, why)}
+		if f.Kind == drivers.KindResume {
 			_ = s.transmit(refusal) // the host asks again
 			return
 		}
@@ -134,7 +135,7 @@ func (s *session) nameMethod(err error, m ipc.MethodInfo) error {
 
 // dispatch runs the handler h of a request in a goroutine of its own. It is called
 // with the reader role.
-func (s *session) dispatch(h *handler, f ipc.Frame) {
+func (s *session) dispatch(h *handler, f drivers.Frame) {
 	if err := s.active.begin(len(f.Payload)); err != nil {
 		s.refuse(f, err)
 		return
@@ -193,15 +194,15 @@ func (s *session) run(j *job, timed bool, k *keeper) {
 		if j.oneWay {
 			s.log.Warn("tandem: handler of a notification failed", "method", j.handler.info.Name, "error", ipc.ParseError(failure))
 		} else {
-			s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
+			s.answer(drivers.Frame{Kind: drivers.KindError, Tx: j.tx, Payload: failure})
 		}
 	case j.oneWay:
 		j.place.abort()
 	case j.place.commit(response):
 	case k != nil:
-		k.answer(s, ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
+		k.answer(s, drivers.Frame{Kind: drivers.KindResponse, Tx: j.tx, Payload: response})
 	default:
-		s.answer(ipc.Frame{Kind: ipc.KindResponse, Tx: j.tx, Payload: response})
+		s.answer(drivers.Frame{Kind: drivers.KindResponse, Tx: j.tx, Payload: response})
 	}
 	if j.owned {
 		s.link.Recycle(j.request)
@@ -233,7 +234,7 @@ func (s *session) call(j *job) (response, failure []byte) {
 			j.ctx.cancel()
 			j.place.abort()
 			if !j.oneWay {
-				s.answer(ipc.Frame{Kind: ipc.KindError, Tx: j.tx, Payload: failure})
+				s.answer(drivers.Frame{Kind: drivers.KindError, Tx: j.tx, Payload: failure})
 			}
 		}
 	}()
@@ -262,7 +263,7 @@ func failureOf(err error) []byte {
 
 // answer sends a response or an error. The link's end is the only thing that
 // can keep it from arriving.
-func (s *session) answer(f ipc.Frame) {
+func (s *session) answer(f drivers.Frame) {
 	err := s.transmit(f)
 	switch {
 	case err == nil:
@@ -274,7 +275,7 @@ func (s *session) answer(f ipc.Frame) {
 }
 
 // transmit sends an answer, or, if that is too large for the link, says so.
-func (s *session) transmit(f ipc.Frame) error {
+func (s *session) transmit(f drivers.Frame) error {
 	err := s.link.Send(s.baseCtx, f)
 	if err == nil {
 		return nil
@@ -283,7 +284,7 @@ func (s *session) transmit(f ipc.Frame) error {
 	if errors.As(err, &tooLarge) {
 		// Too large for the link, which the caller must learn.
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
-		err = s.link.Send(s.baseCtx, ipc.Frame{Kind: ipc.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
+		err = s.link.Send(s.baseCtx, drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
 	return err
 }
@@ -293,7 +294,7 @@ func (s *session) sendCancel(tx uint64) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
-	if err := s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx}); err != nil && s.resumer != nil {
+	if err := s.link.Send(ctx, drivers.Frame{Kind: drivers.KindCancel, Tx: tx}); err != nil && s.resumer != nil {
 		s.resumer.forget(s, callKey{s.number, tx})
 	}
 }

@@ -9,11 +9,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-func request(tx uint64, m interface{ Info() ipc.MethodInfo }) ipc.Frame {
-	return ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: m.Info().ID, Payload: []byte("r")}
+func request(tx uint64, m interface{ Info() ipc.MethodInfo }) drivers.Frame {
+	return drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: m.Info().ID, Payload: []byte("r")}
 }
 
 var (
@@ -31,7 +32,7 @@ func (g *gate) queued() int {
 }
 
 // pushAll pushes frames that are there all at once.
-func (l *fakeLink) pushAll(frames ...ipc.Frame) {
+func (l *fakeLink) pushAll(frames ...drivers.Frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.in = append(l.in, frames...)
@@ -47,7 +48,7 @@ func TestGatheredAnswerBehindNotifications(t *testing.T) {
 	Handle(reg, told, returnIt, Inline())
 	s, l := newTestSession(t, reg)
 	t.Cleanup(func() { l.flood.Store(false) })
-	l.next = &ipc.Frame{Kind: ipc.KindNotify, Method: told.Info().ID}
+	l.next = &drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID}
 	l.flood.Store(true)
 	l.pushAll(request(1, echo))
 	l.Wake()
@@ -69,7 +70,7 @@ func TestDrainSendsGatheredAnswers(t *testing.T) {
 		l := newFakeLink()
 		slow := &slowLink{fakeLink: l, sending: make(chan struct{})}
 		s := newSessionOn(t, reg, slow)
-		l.pushAll(request(1, echo), request(3, echo), ipc.Frame{Kind: ipc.KindGoodbye})
+		l.pushAll(request(1, echo), request(3, echo), drivers.Frame{Kind: drivers.KindGoodbye})
 		<-s.goodbye
 		drained := s.drain()
 		select {
@@ -88,7 +89,7 @@ type slowLink struct {
 	sending chan struct{}
 }
 
-func (l *slowLink) SendBatch(ctx context.Context, frames []ipc.Frame) (int, error) {
+func (l *slowLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
 	time.Sleep(2 * time.Millisecond)
 	close(l.sending)
 	time.Sleep(2 * time.Millisecond)
@@ -217,11 +218,11 @@ func TestHandlersOfTheKeeperAreBounded(t *testing.T) {
 	s.active.n.Store(maxHandlers)
 	l.push(request(1, echo))
 	f := <-l.sent
-	require.Equal(t, ipc.KindError, f.Kind)
+	require.Equal(t, drivers.KindError, f.Kind)
 	require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(ipc.ParseError(f.Payload)))
 	s.active.n.Store(0)
 	l.push(request(3, echo))
-	require.Equal(t, ipc.KindResponse, (<-l.sent).Kind)
+	require.Equal(t, drivers.KindResponse, (<-l.sent).Kind)
 }
 
 // Limits of earlier uses of a call do not count for later ones.
@@ -287,7 +288,7 @@ func TestGateOfTwoSessions(t *testing.T) {
 	for i := range uint64(5) {
 		f := <-la.sent
 		require.Equal(t, 4*i+1, f.Tx)
-		require.Equal(t, ipc.KindResponse, f.Kind)
+		require.Equal(t, drivers.KindResponse, f.Kind)
 	}
 	require.Eventually(t, func() bool { return a.active.n.Load()+b.active.n.Load() == 0 }, time.Minute, time.Millisecond)
 }

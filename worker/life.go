@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -19,7 +20,7 @@ import (
 //	           |   ^      (watch)    (revive)
 //	           v   |
 //	        disconnected
-type life[C ipc.Channel] struct {
+type life[C drivers.Channel] struct {
 	client  *Client[C]
 	channel C
 	number  int // 1 is the first
@@ -39,17 +40,17 @@ type life[C ipc.Channel] struct {
 func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 	c.starts++
 	number, pid := c.starts, 0
-	if limit := c.opts.limits.Start; limit > 0 {
+	if limit := c.opts.timeouts.Start; limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: "the start of worker " + c.cmd.Path, Limit: limit})
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: "the start of worker " + c.cmd.Path, After: limit})
 		defer cancel()
 	}
-	channel, err := c.driver.Spawn(ctx, &ipc.Command{
+	channel, err := c.driver.Spawn(ctx, &drivers.Command{
 		Cmd: cloneCmd(c.cmd),
-		Startup: ipc.StartupData{
-			Protocol: ipc.ProtocolVersion,
+		Startup: drivers.StartupData{
+			Protocol: drivers.ProtocolVersion,
 			Driver:   c.driver.Name(), Import: importPath(c.driver),
-			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Limits: c.opts.limits, MaxMessage: c.opts.maxMessage,
+			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Timeouts: c.opts.timeouts, MaxMessage: c.opts.maxMessage,
 			UserData: c.data, Resume: c.opts.resume,
 		},
 		Resources: c.opts.resources, Checksum: c.opts.checksum, Output: c.opts.output,
@@ -84,10 +85,10 @@ func (l *life[C]) report(kind EventKind, err error) {
 }
 
 // linked takes a link of the process, the first or a later one.
-func (l *life[C]) linked(link ipc.Link) {
+func (l *life[C]) linked(link drivers.Link) {
 	c := l.client
 	number := l.numbered(link)
-	next := newSession(link, 0, c.opts.codec, c.opts.limits, c.handlers(), c.opts.log, l.explain)
+	next := newSession(link, 0, c.opts.codec, c.opts.timeouts, c.handlers(), c.opts.log, l.explain)
 	if number > 0 {
 		next.number, next.resumer = number, l
 	}
@@ -134,7 +135,7 @@ func (l *life[C]) explain(s *session, err error) error {
 		// goodbye is about to tidy up.
 		delay := exitDelay
 		if isClosed(s.goodbye) {
-			delay = max(delay, c.opts.limits.Grace)
+			delay = max(delay, c.opts.timeouts.Grace)
 		}
 		within(p.Done(), delay, s.replaced)
 	}
@@ -187,8 +188,8 @@ func (l *life[C]) exit() *ipc.ExitError {
 
 // left reports whether the host has left the process to itself.
 func (l *life[C]) left() bool {
-	channel, ok := any(l.channel).(interface{ Left() bool })
-	return ok && channel.Left()
+	channel, ok := any(l.channel).(drivers.Detachable)
+	return ok && channel.Detached()
 }
 
 // watch returns when the process and its session have ended, or the client has

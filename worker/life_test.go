@@ -193,7 +193,7 @@ func TestCloseOfStoppedWorker(t *testing.T) {
 		defer cancel()
 		_, err := add.Call(ctx, w, pair{})
 		require.ErrorIs(t, err, context.DeadlineExceeded, "a call to a stopped worker ends with its context")
-		_, err = rawEcho.Call(t.Context(), w, make([]byte, 10<<20), ipc.WithLimit(50*time.Millisecond))
+		_, err = rawEcho.Call(t.Context(), w, make([]byte, 10<<20), ipc.WithTimeout(50*time.Millisecond))
 		require.ErrorIs(t, err, context.DeadlineExceeded, "or its limit, also while it waits for space")
 		var exit *worker.ExitError
 		require.ErrorAs(t, w.Close(), &exit)
@@ -206,7 +206,7 @@ func TestStoppedWorkerGoesOn(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		w := s.start(t)
 		stop(t, w.PID())
-		_, err := rawEcho.Call(t.Context(), w, make([]byte, 10<<20), ipc.WithLimit(50*time.Millisecond))
+		_, err := rawEcho.Call(t.Context(), w, make([]byte, 10<<20), ipc.WithTimeout(50*time.Millisecond))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		pending := make(chan error)
 		go func() {
@@ -285,7 +285,7 @@ func TestCloseWhileDisconnected(t *testing.T) {
 
 // A worker whose host does not come back ends by itself.
 func TestHostLimit(t *testing.T) {
-	w, err := worker.Spawn(t.Context(), worker.Self("test"), socket.Driver{}, worker.WithHostLimit(50*time.Millisecond))
+	w, err := worker.Spawn(t.Context(), worker.Self("test"), socket.Driver{}, worker.WithHostTimeout(50*time.Millisecond))
 	require.NoError(t, err)
 	defer w.Close()
 	require.NoError(t, w.Channel().Disconnect())

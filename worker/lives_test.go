@@ -183,11 +183,11 @@ func TestCallsWhileDown(t *testing.T) {
 		defer cancel()
 		_, err := add.Call(ctx, w, pair{})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		_, err = add.Call(t.Context(), w, pair{}, ipc.WithLimit(20*time.Millisecond))
-		var limit *ipc.LimitError
+		_, err = add.Call(t.Context(), w, pair{}, ipc.WithTimeout(20*time.Millisecond))
+		var limit *ipc.TimeoutError
 		require.ErrorAs(t, err, &limit)
-		require.Equal(t, 20*time.Millisecond, limit.Limit)
-		require.ErrorAs(t, notify.Notify(t.Context(), w, "x", ipc.WithLimit(20*time.Millisecond)), &limit)
+		require.Equal(t, 20*time.Millisecond, limit.After)
+		require.ErrorAs(t, notify.Notify(t.Context(), w, "x", ipc.WithTimeout(20*time.Millisecond)), &limit)
 
 		waiting := make(chan error)
 		go func() {
@@ -257,7 +257,7 @@ func TestRestartThatHangs(t *testing.T) {
 			cmd.Args = append(cmd.Args, filepath.Join(t.TempDir(), "started"))
 			opts := []worker.Option{worker.WithRestart(atOnce), r.option()}
 			if limited {
-				opts = append(opts, worker.WithStartLimit(time.Second))
+				opts = append(opts, worker.WithStartTimeout(time.Second))
 			}
 			w, err := s.spawn(t.Context(), cmd, opts...)
 			require.NoError(t, err)
@@ -267,7 +267,7 @@ func TestRestartThatHangs(t *testing.T) {
 			if limited {
 				e := r.await(t, worker.EventExited, 2)
 				require.Equal(t, mute, e.PID)
-				require.ErrorAs(t, e.Err, new(*ipc.LimitError))
+				require.ErrorAs(t, e.Err, new(*ipc.TimeoutError))
 				mute = r.await(t, worker.EventStarted, 3).PID
 			}
 			require.False(t, gone(mute))

@@ -20,10 +20,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 	"github.com/tandemipc/tandem/worker"
 )
 
@@ -138,7 +139,7 @@ func TestMain(m *testing.M) {
 	for name, entry := range entries {
 		worker.Main(name, entry)
 	}
-	if ipc.Startup() != nil { // for an entry that is not above: go on as a host would
+	if drivers.Startup() != nil { // for an entry that is not above: go on as a host would
 		_, err := worker.Start(context.Background(), worker.Self("test"))
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -146,7 +147,7 @@ func TestMain(m *testing.M) {
 	if name, ok := os.LookupEnv(hostEnv); ok {
 		beHost(name)
 	}
-	os.Exit(ipctest.VerifyNoLeaks(m.Run))
+	os.Exit(drivertest.VerifyNoLeaks(m.Run))
 }
 
 // hostEnv names the driver in a process that is to be a host itself.
@@ -260,12 +261,12 @@ func serveTest(s *worker.Server) error {
 		return 1, nil
 	})
 	worker.Handle(s, pid, func(context.Context, int) (pids, error) {
-		p := pids{PID: os.Getpid(), Parent: os.Getppid(), Startup: ipc.Startup() != nil, Goroutines: runtime.NumGoroutine()}
-		_, inEnv := os.LookupEnv(ipc.StartupEnv)
-		out, err := exec.Command("/bin/sh", "-c", "echo $"+ipc.StartupEnv).Output()
+		p := pids{PID: os.Getpid(), Parent: os.Getppid(), Startup: drivers.Startup() != nil, Goroutines: runtime.NumGoroutine()}
+		_, inEnv := os.LookupEnv(drivers.StartupEnv)
+		out, err := exec.Command("/bin/sh", "-c", "echo $"+drivers.StartupEnv).Output()
 		p.Env = inEnv || err != nil || strings.TrimSpace(string(out)) != ""
-		_ = ipc.Startup().Data(&p.Data) // only one test passes data
-		p.Driver = ipc.Startup().Driver
+		_ = drivers.Startup().Data(&p.Data) // only one test passes data
+		p.Driver = drivers.Startup().Driver
 		return p, nil
 	})
 	servePlaces(s)
@@ -279,10 +280,10 @@ type client interface {
 	ipc.Caller
 	worker.Registrar
 	PID() int
-	Capabilities() ipc.Capabilities
+	Capabilities() drivers.Capabilities
 	Active() bool
 	Connected() bool
-	Late() uint64
+	LateResponses() uint64
 	Close() error
 }
 
@@ -292,7 +293,7 @@ type spawner struct {
 	spawn func(ctx context.Context, cmd *exec.Cmd, opts ...worker.Option) (client, error)
 }
 
-func spawnerFor[C ipc.Channel](name string, d ipc.Driver[C]) spawner {
+func spawnerFor[C drivers.Channel](name string, d drivers.Driver[C]) spawner {
 	return spawner{name, func(ctx context.Context, cmd *exec.Cmd, opts ...worker.Option) (client, error) {
 		c, err := worker.Spawn(ctx, cmd, d, opts...)
 		if err != nil {
@@ -351,32 +352,32 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 func count(t testing.TB, w client, what string) int {
 	t.Helper()
-	n, err := events.Call(context.Background(), w, what, ipc.WithLimit(0))
+	n, err := events.Call(context.Background(), w, what, ipc.WithTimeout(0))
 	require.NoError(t, err)
 	return n
 }
 
 // beHostile links up as a worker does, and then does what argument 1 says.
 func beHostile() error {
-	startup, err := ipc.LoadStartup()
+	startup, err := drivers.LoadStartup()
 	if err != nil {
 		return err
 	}
-	driver, _ := ipc.FindDriver(startup.Driver)
+	driver, _ := drivers.Find(startup.Driver)
 	endpoint, err := driver.Open(startup)
 	if err != nil {
 		return err
 	}
-	link, err := endpoint.Accept(context.Background(), ipc.Hello{Codec: startup.Codec, MaxMessage: startup.MaxMessage})
+	link, err := endpoint.Accept(context.Background(), drivers.Hello{Codec: startup.Codec, MaxMessage: startup.MaxMessage})
 	if err != nil {
 		return err
 	}
 	switch os.Args[1] {
 	case "forge":
-		_ = link.Send(context.Background(), ipc.Frame{Kind: 15})
+		_ = link.Send(context.Background(), drivers.Frame{Kind: 15})
 	case "ping": // and do not read the pongs
 		for range 100_000 {
-			_ = link.Send(context.Background(), ipc.Frame{Kind: ipc.KindPing})
+			_ = link.Send(context.Background(), drivers.Frame{Kind: drivers.KindPing})
 		}
 		fmt.Fprintln(os.Stderr, "pinged")
 	}

@@ -25,10 +25,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 	"github.com/tandemipc/tandem/worker"
 )
 
@@ -106,7 +107,7 @@ var (
 
 func init() {
 	entries["matrix"] = beMatrixWorker
-	if os.Getenv(matrixEnv) != "" && ipc.Startup() == nil {
+	if os.Getenv(matrixEnv) != "" && drivers.Startup() == nil {
 		beMatrixHost()
 	}
 }
@@ -222,27 +223,27 @@ func quiet(pid int) {
 
 // gatedAcceptor makes a worker wait at the gate.
 type gatedAcceptor struct {
-	ipc.Acceptor
+	drivers.Acceptor
 	stage *stage
 }
 
-func (a gatedAcceptor) Capabilities() ipc.Capabilities {
-	return a.Acceptor.(interface{ Capabilities() ipc.Capabilities }).Capabilities()
+func (a gatedAcceptor) Capabilities() drivers.Capabilities {
+	return a.Acceptor.Capabilities()
 }
 
-func (a gatedAcceptor) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
+func (a gatedAcceptor) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	a.stage.wait("before hello")
 	e, err := a.Acceptor.Open(s)
 	return &gatedEndpoint{Endpoint: e, stage: a.stage}, err
 }
 
 type gatedEndpoint struct {
-	ipc.Endpoint
+	drivers.Endpoint
 	stage *stage
 	again bool
 }
 
-func (e *gatedEndpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
+func (e *gatedEndpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Link, error) {
 	before, after := "", "after hello"
 	if e.again {
 		before, after = "reconnect", "reconnected"
@@ -259,33 +260,33 @@ func (e *gatedEndpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, 
 
 // gatedLink does not read before the gate is open.
 type gatedLink struct {
-	ipc.Link
+	drivers.Link
 	stage *stage
 }
 
-func (l gatedLink) Next() (ipc.Frame, bool, error) {
+func (l gatedLink) Next() (drivers.Frame, bool, error) {
 	<-l.stage.gate
 	return l.Link.Next()
 }
 
 // gatedDriver makes a host wait at the gate before it reads.
-type gatedDriver[C ipc.Channel] struct {
-	ipc.Driver[C]
+type gatedDriver[C drivers.Channel] struct {
+	drivers.Driver[C]
 	stage *stage
 }
 
 type gatedChannel struct {
-	ipc.Channel
+	drivers.Channel
 	stage *stage
 }
 
-func (d gatedDriver[C]) Spawn(ctx context.Context, cmd *ipc.Command) (gatedChannel, error) {
+func (d gatedDriver[C]) Spawn(ctx context.Context, cmd *drivers.Command) (gatedChannel, error) {
 	c, err := d.Driver.Spawn(ctx, cmd)
 	return gatedChannel{c, d.stage}, err
 }
 
-func (c gatedChannel) Links(fn func(ipc.Link)) {
-	c.Channel.Links(func(l ipc.Link) {
+func (c gatedChannel) Links(fn func(drivers.Link)) {
+	c.Channel.Links(func(l drivers.Link) {
 		if c.stage.when == "worker blocked" {
 			l = gatedLink{l, c.stage}
 		}
@@ -294,10 +295,10 @@ func (c gatedChannel) Links(fn func(ipc.Link)) {
 }
 
 func beMatrixWorker() error {
-	stage := newStage(ipc.Startup().Driver, os.Args[1], os.Args[2], os.Args[3])
+	stage := newStage(drivers.Startup().Driver, os.Args[1], os.Args[2], os.Args[3])
 	stage.obey()
 	s := worker.NewServer()
-	driver, _ := ipc.FindDriver(stage.driver)
+	driver, _ := drivers.Find(stage.driver)
 	s.RequireDriver(gatedAcceptor{driver, stage})
 	worker.Handle(s, stay, func(ctx context.Context, text string) (string, error) {
 		stage.note("stays", strconv.Itoa(os.Getpid()))
@@ -325,7 +326,7 @@ func beMatrixWorker() error {
 // outcomeOf says what an error is to a caller.
 func outcomeOf(err error) string {
 	var exit *worker.ExitError
-	var limit *ipc.LimitError
+	var limit *ipc.TimeoutError
 	var of []string
 	for _, f := range []struct {
 		name string
@@ -366,7 +367,7 @@ func (s *stage) play(reached func(pid int)) string {
 	}
 }
 
-func play[C ipc.Channel](s *stage, driver ipc.Driver[C], reached func(pid int)) string {
+func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pid int)) string {
 	cmd := worker.Self("matrix")
 	cmd.Args = append(cmd.Args, s.when, s.how, s.dir)
 	if s.when == "before hello" {
@@ -411,7 +412,7 @@ func play[C ipc.Channel](s *stage, driver ipc.Driver[C], reached func(pid int)) 
 			return unless(len(b) == matrixLarge, err)
 		}
 	case "host blocked":
-		call = func(int) error { return notify.Notify(background, w, note, ipc.WithLimit(0)) }
+		call = func(int) error { return notify.Notify(background, w, note, ipc.WithTimeout(0)) }
 	}
 
 	channel, _ := w.Channel().Channel.(*socket.Channel)
@@ -568,7 +569,7 @@ func beMatrixHost() {
 	f := strings.Split(os.Getenv(matrixEnv), ",")
 	s := newStage(f[0], f[1], f[2], f[3])
 	s.obey()
-	before := ipctest.NewBaseline()
+	before := drivertest.NewBaseline()
 	outcome := s.play(func(pid int) { s.note("reached", strconv.Itoa(pid)) })
 	if leaks := before.Leaks(); len(leaks) > 0 {
 		outcome += "\n" + strings.Join(leaks, "\n")
@@ -642,7 +643,7 @@ func hostIsStruck(t *testing.T, driver, when, how string, round int) (outcome, s
 }
 
 func TestMatrix(t *testing.T) {
-	before := ipctest.NewBaseline()
+	before := drivertest.NewBaseline()
 	slots := make(chan struct{}, 16) // most of them sleep most of the time
 	var wg sync.WaitGroup
 	scene := func(driver, when, outcome, how string, round int) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -16,10 +17,10 @@ type options struct {
 	codec      ipc.Codec
 	data       any
 	hasData    bool
-	limits     ipc.Limits
+	timeouts   drivers.Timeouts
 	maxMessage int
 	log        *slog.Logger
-	resources  ipc.Resources
+	resources  drivers.Resources
 	checksum   *[sha256.Size]byte
 	output     *slog.Logger
 	resume     int // bytes; see WithResume
@@ -33,7 +34,7 @@ type options struct {
 }
 
 func defaultOptions() *options {
-	return &options{codec: ipc.CBOR, limits: ipc.DefaultLimits(), maxMessage: ipc.DefaultMaxMessage, log: slog.Default()}
+	return &options{codec: ipc.CBOR, timeouts: drivers.DefaultTimeouts(), maxMessage: drivers.DefaultMaxMessage, log: slog.Default()}
 }
 
 // with applies opts to o, and returns it.
@@ -59,35 +60,35 @@ func WithCodec(c ipc.Codec) Option {
 }
 
 // WithData passes v, of any type that CBOR can encode, to the worker, which
-// finds it with [ipc.StartupData.Data]. Encoded it takes up to about 80 KiB.
+// finds it with [drivers.StartupData.Data]. Encoded it takes up to about 80 KiB.
 func WithData(v any) Option { return func(o *options) { o.data, o.hasData = v, true } }
 
 // WithMaxMessage sets the largest message, in bytes, header included, that the
-// host sends and accepts: [ipc.DefaultMaxMessage] by default. The sender of a
+// host sends and accepts: [drivers.DefaultMaxMessage] by default. The sender of a
 // larger one gets an [*ipc.SizeError]. It is also the most memory that a
 // hostile peer can make this side allocate for one message.
 func WithMaxMessage(bytes int) Option {
-	if bytes < ipc.MinMaxMessage {
-		panic(fmt.Sprintf("tandem: largest message of %d bytes, need at least %d", bytes, ipc.MinMaxMessage))
+	if bytes < drivers.MinMaxMessage {
+		panic(fmt.Sprintf("tandem: largest message of %d bytes, need at least %d", bytes, drivers.MinMaxMessage))
 	}
 	return func(o *options) { o.maxMessage = bytes }
 }
 
-// WithStartLimit bounds the time from starting the process to its hello: 10 s
+// WithStartTimeout bounds the time from starting the process to its hello: 10 s
 // by default, 0 for no limit.
-func WithStartLimit(d time.Duration) Option { return func(o *options) { o.limits.Start = d } }
+func WithStartTimeout(d time.Duration) Option { return func(o *options) { o.timeouts.Start = d } }
 
-// WithHostLimit bounds how long the worker waits for a host, at its start and
+// WithHostTimeout bounds how long the worker waits for a host, at its start and
 // after the link was disconnected: 30 s by default, 0 for no limit. It then ends.
-func WithHostLimit(d time.Duration) Option { return func(o *options) { o.limits.Host = d } }
+func WithHostTimeout(d time.Duration) Option { return func(o *options) { o.timeouts.Host = d } }
 
-// WithCallLimit bounds each call: 5 min by default, 0 for no limit. Methods and
-// calls can have limits of their own: see [ipc.WithLimit].
-func WithCallLimit(d time.Duration) Option { return func(o *options) { o.limits.Call = d } }
+// WithCallTimeout bounds each call: 5 min by default, 0 for no limit. Methods and
+// calls can have limits of their own: see [ipc.WithTimeout].
+func WithCallTimeout(d time.Duration) Option { return func(o *options) { o.timeouts.Call = d } }
 
 // WithGrace bounds how long Close, on either side, waits for pending calls to
 // finish: 5 s by default, 0 not to wait.
-func WithGrace(d time.Duration) Option { return func(o *options) { o.limits.Grace = d } }
+func WithGrace(d time.Duration) Option { return func(o *options) { o.timeouts.Grace = d } }
 
 // WithLogger sets where the host writes what nobody would learn otherwise. It
 // is [slog.Default] by default.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
@@ -35,7 +36,7 @@ var serveForever = ipc.NewMethod[int, int]("test.forever")
 
 func init() {
 	entries["orphan"] = beOrphan
-	if name, ok := os.LookupEnv(orphanHostEnv); ok && ipc.Startup() == nil {
+	if name, ok := os.LookupEnv(orphanHostEnv); ok && drivers.Startup() == nil {
 		beOrphanHost(name)
 	}
 }
@@ -52,7 +53,7 @@ func beOrphanHost(name string) {
 		if err == nil {
 			switch os.Getenv(sceneEnv) {
 			case "handler":
-				_, err = serveForever.Call(context.Background(), w, 1, ipc.WithLimit(0))
+				_, err = serveForever.Call(context.Background(), w, 1, ipc.WithTimeout(0))
 			case "disconnected":
 				if _, err = serveForever.Go(context.Background(), w, 1); err == nil {
 					_ = w.(*worker.Client[*socket.Channel]).Channel().Disconnect()

@@ -8,17 +8,17 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // A worker ends with its host, also one that has not come to Serve, whose handler does
 // not heed its context, or whose main does not return.
 func init() {
-	if s := ipc.Startup(); s != nil && s.HostGone() != nil {
+	if s := drivers.Startup(); s != nil && s.HostGone() != nil {
 		go func() {
 			<-s.HostGone()
 			_ = syscall.Kill(ownGroup(), syscall.SIGTERM)
-			time.Sleep(orphanLimit)
+			time.Sleep(orphanGrace)
 			_ = syscall.Kill(ownGroup(), syscall.SIGKILL)
 		}()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -177,13 +178,13 @@ func TestFutureEnds(t *testing.T) {
 		require.Equal(t, context.Canceled, err)
 
 		for _, limit := range []time.Duration{20 * time.Millisecond, 1020 * time.Millisecond} {
-			f, err = block.Go(t.Context(), w, "f", ipc.WithLimit(limit))
+			f, err = block.Go(t.Context(), w, "f", ipc.WithTimeout(limit))
 			require.NoError(t, err)
 			begin := time.Now()
 			_, err = f.Wait()
-			var over *ipc.LimitError
+			var over *ipc.TimeoutError
 			require.ErrorAs(t, err, &over)
-			require.Equal(t, limit, over.Limit)
+			require.Equal(t, limit, over.After)
 			require.Less(t, time.Since(begin), 20*time.Second)
 		}
 		eventually(t, "the handlers have ended", func() bool { return count(t, w, "f.end") == count(t, w, "f.begin") })
@@ -200,7 +201,7 @@ func TestFutureEnds(t *testing.T) {
 			all = append(all, f)
 		}
 		stop(t, w.PID())
-		f, err = block.Go(t.Context(), w, "f", ipc.WithLimit(20*time.Millisecond))
+		f, err = block.Go(t.Context(), w, "f", ipc.WithTimeout(20*time.Millisecond))
 		if err == nil {
 			_, err = f.Wait()
 		}
@@ -286,12 +287,12 @@ func TestBatchFails(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
 		ctx := t.Context()
-		w := s.start(t, worker.WithMaxMessage(ipc.MinMaxMessage))
+		w := s.start(t, worker.WithMaxMessage(drivers.MinMaxMessage))
 		var good, bad, after *ipc.Future[[]byte]
 		err := ipc.Batch(ctx, w, func(c ipc.Caller) (err error) {
 			good, err = rawEcho.Go(ctx, c, []byte("a"))
 			require.NoError(t, err)
-			bad, err = rawEcho.Go(ctx, c, make([]byte, ipc.MinMaxMessage))
+			bad, err = rawEcho.Go(ctx, c, make([]byte, drivers.MinMaxMessage))
 			require.NoError(t, err, "it is not sent yet")
 			after, err = rawEcho.Go(ctx, c, []byte("b"))
 			require.NoError(t, err)
@@ -348,7 +349,7 @@ func TestBatchToStoppedWorker(t *testing.T) {
 			if limited {
 				cancel()
 				ctx, cancel = context.WithCancel(t.Context())
-				opts = append(opts, ipc.WithLimit(40*time.Millisecond))
+				opts = append(opts, ipc.WithTimeout(40*time.Millisecond))
 			}
 			var all []*ipc.Future[[]byte]
 			err := ipc.Batch(ctx, w, func(c ipc.Caller) error {
@@ -444,7 +445,7 @@ func TestBursts(t *testing.T) {
 			}
 		}
 		eventually(t, "all notifications", func() bool { return count(t, w, "burst") == 5*112 })
-		require.Zero(t, w.Late(), "nothing was answered twice")
+		require.Zero(t, w.LateResponses(), "nothing was answered twice")
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -31,7 +32,7 @@ import (
 // (without it as the zero [Restart] says, for each worker by itself), and calls
 // go to the others meanwhile, or wait if there is none. When all workers have
 // been given up calls fail with an error that wraps the last reason.
-type Pool[C ipc.Channel] struct{ *pool }
+type Pool[C drivers.Channel] struct{ *pool }
 
 // pool is a Pool without its type, so that tests can run it without processes.
 type pool struct {
@@ -68,10 +69,10 @@ type poolClient interface {
 	Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error)
 	Active() bool
 	Close() error
-	process() ipc.Process
+	process() drivers.Process
 }
 
-func (c *Client[C]) process() ipc.Process { return c.Channel().Process() }
+func (c *Client[C]) process() drivers.Process { return c.Channel().Process() }
 
 // NewPool starts size workers, each as [Spawn] does, and returns when all are
 // ready. If one cannot be started the others are ended, and the error is that of
@@ -81,7 +82,7 @@ func (c *Client[C]) process() ipc.Process { return c.Channel().Process() }
 // less than 1, or more than [WithMaxSize].
 //
 // The pool has to be closed.
-func NewPool[C ipc.Channel](ctx context.Context, size int, cmd *exec.Cmd, driver ipc.Driver[C], opts ...PoolOption) (*Pool[C], error) {
+func NewPool[C drivers.Channel](ctx context.Context, size int, cmd *exec.Cmd, driver drivers.Driver[C], opts ...PoolOption) (*Pool[C], error) {
 	o := newPoolOptions(size, opts)
 	p, err := newPool(ctx, o, cmd, func(ctx context.Context, cmd *exec.Cmd, o options) (poolClient, error) {
 		w, err := Spawn(ctx, cmd, driver, func(each *options) { *each = o })
@@ -138,7 +139,7 @@ func newPool(ctx context.Context, o *poolOptions, cmd *exec.Cmd, spawn spawnFunc
 		}
 		closing.Wait()
 		p.stop()
-		p.events.close(o.limits.Grace)
+		p.events.close(o.timeouts.Grace)
 		return nil, err
 	}
 	p.last = uint64(o.size) - 1
@@ -207,9 +208,9 @@ func (v *poolView) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, err
 // invoke makes a call, if need be on several workers one after the other.
 func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e entry) ([]byte, error) {
 	begun := p.now()
-	limit := call.Limit
-	if limit == ipc.DefaultLimit {
-		limit = p.opts.limits.Call
+	limit := call.Timeout
+	if limit == ipc.DefaultTimeout {
+		limit = p.opts.timeouts.Call
 	}
 	attempts := 0
 	for began := begun; ; {
@@ -224,7 +225,7 @@ func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e en
 			began = w.began
 		}
 		if limit > 0 && began > begun {
-			call.Limit = max(limit-(began-begun), 1) // what is left of it
+			call.Timeout = max(limit-(began-begun), 1) // what is left of it
 		}
 		response, err := m.client.Invoke(ctx, call)
 		if err == nil {
@@ -255,8 +256,8 @@ func isSilent(err error) bool {
 
 // nameLimit names the whole limit of a call in an error that names a part of it.
 func nameLimit(err error, method string, limit time.Duration) error {
-	if _, over := err.(*ipc.LimitError); over || err == errLimit {
-		return overLimit(method, limit)
+	if _, over := err.(*ipc.TimeoutError); over || err == errTimeout {
+		return timedOut(method, limit)
 	}
 	return err
 }
@@ -276,7 +277,7 @@ func (p *pool) wait(ctx context.Context, w *waiter, limit, spent time.Duration) 
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timeout:
-		err = errLimit
+		err = errTimeout
 	}
 	if !p.scheduler.abandon(w) {
 		if <-w.ready; w.member != nil {
@@ -297,10 +298,10 @@ func (p *pool) wait(ctx context.Context, w *waiter, limit, spent time.Duration) 
 func (p *Pool[C]) Close() error { return p.pool.close() }
 
 func (p *pool) shutdown() error {
-	within(p.scheduler.close(), p.opts.limits.Grace, nil)
+	within(p.scheduler.close(), p.opts.timeouts.Grace, nil)
 	p.scheduler.setDown(ipc.ErrClosed)
 	p.stop()
 	p.work.Wait()
-	p.events.close(p.opts.limits.Grace)
+	p.events.close(p.opts.timeouts.Grace)
 	return errors.Join(p.faults...)
 }

@@ -15,12 +15,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // fakeWorker is a worker without a process.
 type fakeWorker struct {
-	ipc.Process
+	drivers.Process
 	program string
 	pid     int
 	done    chan struct{}
@@ -29,9 +30,9 @@ type fakeWorker struct {
 	invoke  func(context.Context) error
 }
 
-func (w *fakeWorker) process() ipc.Process  { return w }
-func (w *fakeWorker) PID() int              { return w.pid }
-func (w *fakeWorker) Done() <-chan struct{} { return w.done }
+func (w *fakeWorker) process() drivers.Process { return w }
+func (w *fakeWorker) PID() int                 { return w.pid }
+func (w *fakeWorker) Done() <-chan struct{}    { return w.done }
 func (w *fakeWorker) Exit() *ipc.ExitError {
 	return &ipc.ExitError{PID: w.pid, Program: w.program, Code: 1}
 }
@@ -113,7 +114,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func tryCall(p *pool) (string, error) {
-	b, err := p.Invoke(context.Background(), ipc.Invocation{Limit: time.Minute})
+	b, err := p.Invoke(context.Background(), ipc.Invocation{Timeout: time.Minute})
 	return string(b), err
 }
 
@@ -279,7 +280,7 @@ func TestPoolRetries(t *testing.T) {
 	for range 8 {
 		callers.Go(func() {
 			for {
-				_, err := p.Invoke(context.Background(), ipc.Invocation{Idempotent: true, Limit: time.Minute})
+				_, err := p.Invoke(context.Background(), ipc.Invocation{Idempotent: true, Timeout: time.Minute})
 				if err != nil {
 					if !errors.Is(err, ipc.ErrClosed) {
 						t.Errorf("call lost: %v", err)

@@ -17,10 +17,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 	"github.com/tandemipc/tandem/worker"
 )
 
@@ -42,7 +43,7 @@ type pooler struct {
 	open func(ctx context.Context, size int, cmd *exec.Cmd, opts ...worker.PoolOption) (testPool, func() []int, error)
 }
 
-func poolerFor[C ipc.Channel](name string, d ipc.Driver[C]) pooler {
+func poolerFor[C drivers.Channel](name string, d drivers.Driver[C]) pooler {
 	return pooler{name, func(ctx context.Context, size int, cmd *exec.Cmd, opts ...worker.PoolOption) (testPool, func() []int, error) {
 		p, err := worker.NewPool(ctx, size, cmd, d, opts...)
 		if err != nil {
@@ -61,7 +62,7 @@ func poolerFor[C ipc.Channel](name string, d ipc.Driver[C]) pooler {
 func eachPool(t *testing.T, test func(t *testing.T, p pooler)) {
 	for _, p := range []pooler{poolerFor("shm", shm.Driver{}), poolerFor("socket", socket.Driver{})} {
 		t.Run(p.name, func(t *testing.T) {
-			before := ipctest.NewBaseline()
+			before := drivertest.NewBaseline()
 			test(t, p)
 			if !t.Failed() {
 				require.Empty(t, before.Leaks())
@@ -158,13 +159,13 @@ func TestPoolQueue(t *testing.T) {
 
 		cancel2()
 		require.Equal(t, context.Canceled, <-second, "a call leaves the queue with its context")
-		_, err = add.Call(t.Context(), p, pair{}, ipc.WithLimit(20*time.Millisecond))
-		var over *ipc.LimitError
+		_, err = add.Call(t.Context(), p, pair{}, ipc.WithTimeout(20*time.Millisecond))
+		var over *ipc.TimeoutError
 		require.ErrorAs(t, err, &over, "or with its limit")
-		require.Equal(t, 20*time.Millisecond, over.Limit)
+		require.Equal(t, 20*time.Millisecond, over.After)
 
 		limited := begin(t, func() error {
-			_, err := block.Call(t.Context(), p, "y", ipc.WithLimit(400*time.Millisecond))
+			_, err := block.Call(t.Context(), p, "y", ipc.WithTimeout(400*time.Millisecond))
 			return err
 		})
 		eventually(t, "it waits", func() bool { return p.Stats().Queued == 2 })
@@ -172,7 +173,7 @@ func TestPoolQueue(t *testing.T) {
 		require.Equal(t, context.Canceled, <-running)
 		require.NoError(t, <-first)
 		require.ErrorAs(t, <-limited, &over, "what is left of the limit goes for the call")
-		require.Equal(t, 400*time.Millisecond, over.Limit)
+		require.Equal(t, 400*time.Millisecond, over.After)
 		st := p.Stats()
 		require.EqualValues(t, 1, st.Rejected)
 		require.EqualValues(t, 2, st.Abandoned)
@@ -231,8 +232,8 @@ func TestPoolStoppedMember(t *testing.T) {
 		p, pids := d.start(t, 2, worker.WithConcurrency(1), worker.WithGrace(100*time.Millisecond))
 		stopped := pids()[0]
 		stop(t, stopped)
-		_, err := add.Call(t.Context(), p, pair{}, ipc.WithLimit(30*time.Millisecond))
-		require.ErrorAs(t, err, new(*ipc.LimitError))
+		_, err := add.Call(t.Context(), p, pair{}, ipc.WithTimeout(30*time.Millisecond))
+		require.ErrorAs(t, err, new(*ipc.TimeoutError))
 		for range 20 {
 			_, err := add.Call(t.Context(), p, pair{})
 			require.NoError(t, err, "it is idle, and yet calls go to the other")

@@ -23,9 +23,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 	"github.com/tandemipc/tandem/worker"
 )
 
@@ -78,7 +79,7 @@ func beMirror() error {
 		}
 		sid, _ := unix.Getsid(0)
 		r.Leader = sid == os.Getpid()
-		_ = ipc.Startup().Data(&r.Data)
+		_ = drivers.Startup().Data(&r.Data)
 		fds, _ := os.ReadDir("/proc/self/fd")
 		for _, fd := range fds {
 			what, _ := os.Readlink("/proc/self/fd/" + fd.Name())
@@ -261,7 +262,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		{name: "checksum of what cannot be executed", cmd: exec.Command(plain), opts: []worker.Option{worker.WithChecksum(checksum(t, plain))}, is: os.ErrPermission, says: plain},
 		{name: "context ended", ctx: ended, cmd: worker.Self("test"), is: context.Canceled},
 		{name: "context ends", ctx: soon, cmd: worker.Self("mute"), is: context.DeadlineExceeded},
-		{name: "mute", cmd: worker.Self("mute"), opts: []worker.Option{worker.WithStartLimit(50 * time.Millisecond)}, as: new(*ipc.LimitError)},
+		{name: "mute", cmd: worker.Self("mute"), opts: []worker.Option{worker.WithStartTimeout(50 * time.Millisecond)}, as: new(*ipc.TimeoutError)},
 		{name: "exits", cmd: worker.Self("exit"), as: new(*worker.ExitError), says: "no configuration found"},
 		{name: "refuses", cmd: worker.Self("codec"), says: "codec mismatch"},
 	} {
@@ -270,7 +271,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 				tmp, err := os.MkdirTemp("", "s")
 				require.NoError(t, err)
 				t.Setenv("TMPDIR", tmp)
-				base := ipctest.NewBaseline()
+				base := drivertest.NewBaseline()
 				// An open output must not outlive the start, either.
 				for _, opts := range [][]worker.Option{c.opts, append(slices.Clone(c.opts), worker.WithOutput(newCapture().log))} {
 					ctx, cancel := t.Context(), func() {}

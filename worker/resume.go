@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -40,7 +41,7 @@ func WithResume(maxBytes int) Option {
 	return func(o *options) { o.resume = maxBytes }
 }
 
-func (o *options) checkResume(driver string, caps ipc.Capabilities) error {
+func (o *options) checkResume(driver string, caps drivers.Capabilities) error {
 	if o.resume > 0 && !caps.Reconnect {
 		return fmt.Errorf("%w: driver %s cannot reconnect, so that WithResume makes no sense", ipc.ErrUnsupported, driver)
 	}
@@ -63,8 +64,8 @@ func (k callKey) append(b []byte) []byte {
 var linkNumbers atomic.Uint64
 
 // numberFrame gives a link its number.
-func numberFrame(n uint64) ipc.Frame {
-	return ipc.Frame{Kind: ipc.KindResume, Payload: binary.LittleEndian.AppendUint64(nil, n)}
+func numberFrame(n uint64) drivers.Frame {
+	return drivers.Frame{Kind: drivers.KindResume, Payload: binary.LittleEndian.AppendUint64(nil, n)}
 }
 
 // resumer is what a host's session knows of the links after it.
@@ -95,15 +96,15 @@ func (s *session) resume(ctx context.Context, k callKey, inv ipc.Invocation, lim
 		if err == nil {
 			response, err = next.ask(ctx, k, inv, deadline)
 		}
-		var over *ipc.LimitError
+		var over *ipc.TimeoutError
 		switch {
 		case err == nil:
 			return response, nil
 		case errors.Is(err, errNotKept):
 			return nil, fmt.Errorf("%w: %w", ipc.ErrDisconnected, errNotKept)
-		case errors.Is(err, errLimit), errors.As(err, &over):
+		case errors.Is(err, errTimeout), errors.As(err, &over):
 			s.resumer.forget(s, k)
-			return nil, overLimit(inv.Method.Name, limit)
+			return nil, timedOut(inv.Method.Name, limit)
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			s.resumer.forget(s, k)
 			return nil, err
@@ -119,14 +120,14 @@ func (s *session) ask(ctx context.Context, k callKey, inv ipc.Invocation, deadli
 	var limit time.Duration
 	if !deadline.IsZero() {
 		if limit = time.Until(deadline); limit <= 0 {
-			return nil, errLimit
+			return nil, errTimeout
 		}
 	}
 	c, tx, err := s.calls.add(inv.Response)
 	if err != nil {
 		return nil, err
 	}
-	err = s.send(ctx, &c.limit, limit, inv.Method.Name, ipc.Frame{Kind: ipc.KindResume, Tx: tx, Payload: k.append(nil)})
+	err = s.send(ctx, &c.limit, limit, inv.Method.Name, drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)})
 	if err != nil {
 		if c.giveUp() {
 			s.calls.remove(c)
@@ -149,9 +150,9 @@ func (s *session) abandon(keys []callKey) {
 	for i, k := range keys {
 		c, tx, err := s.calls.add(nil)
 		if err == nil {
-			err = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindResume, Tx: tx, Payload: k.append(nil)})
+			err = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)})
 			if err == nil {
-				err = s.link.Send(ctx, ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+				err = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
 			}
 			c.giveUp()
 			s.calls.remove(c)
@@ -172,8 +173,8 @@ func (l *life[C]) next(ctx context.Context, s *session, deadline time.Time) (*se
 		timeout = t.C
 	}
 	var closed <-chan struct{}
-	if c, ok := any(l.channel).(interface{ Closed() <-chan struct{} }); ok {
-		closed = c.Closed()
+	if c, ok := any(l.channel).(drivers.Reconnectable); ok {
+		closed = c.Done()
 	}
 	select {
 	case <-s.replaced:
@@ -187,7 +188,7 @@ func (l *life[C]) next(ctx context.Context, s *session, deadline time.Time) (*se
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-timeout:
-		return nil, errLimit
+		return nil, errTimeout
 	}
 }
 
@@ -216,7 +217,7 @@ func (l *life[C]) remind(s *session) {
 
 // numbered gives the next link its number, if calls are to survive its end. It is
 // called before anything else is sent.
-func (l *life[C]) numbered(link ipc.Link) uint64 {
+func (l *life[C]) numbered(link drivers.Link) uint64 {
 	if l.client.opts.resume == 0 {
 		return 0
 	}

@@ -253,7 +253,7 @@ func TestHandlersOfOldLinksEndWithTheWorker(t *testing.T) {
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	require.NoError(t, w.Close(), "its context ended, or it would have been killed")
 
-	w = startResume(t, socket.Driver{}, worker.WithHostLimit(50*time.Millisecond))
+	w = startResume(t, socket.Driver{}, worker.WithHostTimeout(50*time.Millisecond))
 	result = beginHold(t, context.Background(), w, "a")
 	require.NoError(t, w.Channel().Disconnect())
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
@@ -432,14 +432,14 @@ func TestResumedCallsAreCanceled(t *testing.T) {
 
 	ctx, cancel = context.WithCancel(context.Background())
 	while := beginHold(t, ctx, w, "while")
-	limited := beginHold(t, context.Background(), w, "limited", ipc.WithLimit(200*time.Millisecond))
+	limited := beginHold(t, context.Background(), w, "limited", ipc.WithTimeout(200*time.Millisecond))
 	require.NoError(t, w.Channel().Disconnect())
 	cancel()
 	require.ErrorIs(t, <-while, context.Canceled)
 	err = <-limited
-	var limit *ipc.LimitError
+	var limit *ipc.TimeoutError
 	require.ErrorAs(t, err, &limit)
-	require.Equal(t, 200*time.Millisecond, limit.Limit)
+	require.Equal(t, 200*time.Millisecond, limit.After)
 	require.NoError(t, w.Channel().Reconnect(t.Context()))
 	eventually(t, "the worker learns it", func() bool {
 		return holding(t, w, "while").Canceled == 1 && holding(t, w, "limited").Canceled == 1

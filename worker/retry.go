@@ -78,9 +78,9 @@ func sendAgain(err error, attempts *int) bool {
 
 // persist makes a call, if need be over several lives of the worker.
 func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
-	limit := inv.Limit
-	if limit == ipc.DefaultLimit {
-		limit = c.opts.limits.Call
+	limit := inv.Timeout
+	if limit == ipc.DefaultTimeout {
+		limit = c.opts.timeouts.Call
 	}
 	var deadline time.Time
 	if limit > 0 {
@@ -93,21 +93,21 @@ func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, er
 		if err == nil {
 			return response, nil
 		}
-		if _, over := err.(*ipc.LimitError); over { // of the time that was left
-			return nil, overLimit(inv.Method.Name, limit)
+		if _, over := err.(*ipc.TimeoutError); over { // of the time that was left
+			return nil, timedOut(inv.Method.Name, limit)
 		}
 		if !sendAgain(err, &attempts) {
 			return nil, err
 		}
 		if err := c.awaitNext(ctx, l, s, deadline, err); err != nil {
-			if errors.Is(err, errLimit) {
-				err = overLimit(inv.Method.Name, limit)
+			if errors.Is(err, errTimeout) {
+				err = timedOut(inv.Method.Name, limit)
 			}
 			return nil, err
 		}
 		if limit > 0 {
-			if inv.Limit = time.Until(deadline); inv.Limit <= 0 {
-				return nil, overLimit(inv.Method.Name, limit)
+			if inv.Timeout = time.Until(deadline); inv.Timeout <= 0 {
+				return nil, timedOut(inv.Method.Name, limit)
 			}
 		}
 	}
@@ -130,7 +130,7 @@ func (c *Client[C]) awaitNext(ctx context.Context, l *life[C], s *session, deadl
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timeout:
-		return errLimit
+		return errTimeout
 	}
 	gaveUp := c.gaveUp.Load()
 	switch {

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // One goroutine at a time reads a session's link: it holds the reader role.
@@ -230,7 +230,7 @@ func (k *keeper) end(s *session) {
 
 // runInline runs a handler in the keeper's own goroutine. It returns false if the
 // role was stolen meanwhile.
-func (s *session) runInline(k *keeper, h *handler, f ipc.Frame) bool {
+func (s *session) runInline(k *keeper, h *handler, f drivers.Frame) bool {
 	j := &k.job
 	j.take(s, h, f, k.ctx)
 	j.keeper = k
@@ -331,7 +331,7 @@ func (s *session) read(k *keeper) bool {
 // answer sends an answer, or lets it wait for the next one's if there is a next one:
 // that will be there soon, for it is a quick handler's. The keeper runs a handler, so
 // its role can be stolen should this block.
-func (k *keeper) answer(s *session, f ipc.Frame) {
+func (k *keeper) answer(s *session, f drivers.Frame) {
 	if !k.follows && !k.gathering {
 		s.answer(f) // the usual case, and the quickest
 		return

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // selfPrefix opens argument 0 of a process that Self describes, where ps shows it.
@@ -34,7 +34,7 @@ func Self(name string) *exec.Cmd {
 // once for each name. If entry fails the error goes to stderr and the exit code
 // is 1.
 func Main(name string, entry func() error) {
-	if ipc.Startup() == nil || os.Args[0] != selfPrefix+name {
+	if drivers.Startup() == nil || os.Args[0] != selfPrefix+name {
 		return
 	}
 	entered.Store(true)
@@ -53,7 +53,7 @@ func checkEntry() error {
 		return nil
 	}
 	err := fmt.Errorf("tandem: this process was started as worker.Self(%q), but main has not called worker.Main(%q, ...)", name, name)
-	if s := ipc.Startup(); s != nil {
+	if s := drivers.Startup(); s != nil {
 		_ = s.Refuse(err.Error()) // the error itself is returned as well
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -18,7 +19,7 @@ import (
 type Server struct {
 	registry
 
-	driver ipc.Acceptor
+	driver drivers.Acceptor
 	codec  ipc.Codec
 	log    *slog.Logger
 
@@ -30,7 +31,7 @@ func NewServer() *Server { return &Server{log: slog.Default()} }
 
 // RequireDriver makes Serve insist on a driver, instead of following the host.
 // If the host uses another, both get an error at once.
-func (s *Server) RequireDriver(d ipc.Acceptor) { s.driver = d }
+func (s *Server) RequireDriver(d drivers.Acceptor) { s.driver = d }
 
 // RequireCodec makes Serve insist on a codec, instead of following the host.
 // If the host uses another, both get an error at once.
@@ -45,7 +46,7 @@ func (s *Server) Dropped() uint64 { return s.after.dropped.Load() }
 // ([WithGrace]), ends their contexts, and returns nil. If the host goes without
 // a goodbye Serve ends the contexts of the handlers at once and returns an error
 // that wraps [ipc.ErrPeerGone]. With a driver that can reconnect it first waits for
-// the host to come back ([WithHostLimit]); meanwhile the handlers go on, and their
+// the host to come back ([WithHostTimeout]); meanwhile the handlers go on, and their
 // answers are dropped, or kept ([WithResume]). The contexts of such handlers end as
 // soon as Serve is to return, which waits for them within the same grace.
 //
@@ -65,12 +66,12 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err := checkEntry(); err != nil {
 		return err
 	}
-	startup, err := ipc.LoadStartup()
+	startup, err := drivers.LoadStartup()
 	if err != nil {
 		return err
 	}
 	if startup == nil {
-		return fmt.Errorf("tandem: this process was not started by a host: there is no %s in its environment (see worker.Spawn)", ipc.StartupEnv)
+		return fmt.Errorf("tandem: this process was not started by a host: there is no %s in its environment (see worker.Spawn)", drivers.StartupEnv)
 	}
 	parent := ctx
 	ctx, stop := signal.NotifyContext(parent, syscall.SIGTERM)
@@ -96,7 +97,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		case err == nil:
 			again, err = s.serveLink(ctx, link, codec, startup)
 		case ctx.Err() != nil:
-			awaitHandlers(s.after.drain(), max(startup.Limits.Grace, lostGrace), startup.HostGone())
+			awaitHandlers(s.after.drain(), max(startup.Timeouts.Grace, lostGrace), startup.HostGone())
 			err = nil
 		default:
 			within(s.after.drain(), lostGrace, nil)
@@ -109,16 +110,16 @@ func (s *Server) Serve(ctx context.Context) error {
 			// The end of the host may come as more than one SIGTERM, and none
 			// may end what main has deferred.
 			handled := stop
-			stop = func() { time.AfterFunc(orphanLimit, handled) }
+			stop = func() { time.AfterFunc(orphanGrace, handled) }
 		}
 		return err
 	}
 }
 
 // agree finds the driver and codec that the host asks for.
-func (s *Server) agree(startup *ipc.StartupData) (ipc.Acceptor, ipc.Codec, error) {
-	if startup.Protocol != ipc.ProtocolVersion {
-		return nil, nil, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(ipc.ProtocolVersion), Remote: fmt.Sprint(startup.Protocol)}
+func (s *Server) agree(startup *drivers.StartupData) (drivers.Acceptor, ipc.Codec, error) {
+	if startup.Protocol != drivers.ProtocolVersion {
+		return nil, nil, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(drivers.ProtocolVersion), Remote: fmt.Sprint(startup.Protocol)}
 	}
 	codec, ok := ipc.FindCodec(startup.Codec)
 	if s.codec != nil {
@@ -137,22 +138,22 @@ func (s *Server) agree(startup *ipc.StartupData) (ipc.Acceptor, ipc.Codec, error
 		}
 		return s.driver, codec, nil
 	}
-	driver, ok := ipc.FindDriver(startup.Driver)
+	driver, ok := drivers.Find(startup.Driver)
 	if !ok {
 		return nil, nil, fmt.Errorf("tandem: the host uses driver %q, which is not linked into this worker (linked: %s): import _ %q",
-			startup.Driver, strings.Join(ipc.DriverNames(), ", "), startup.Import)
+			startup.Driver, strings.Join(drivers.Names(), ", "), startup.Import)
 	}
 	return driver, codec, nil
 }
 
 // accept waits for a host within the host's limit.
-func accept(ctx context.Context, endpoint ipc.Endpoint, startup *ipc.StartupData, codec ipc.Codec) (ipc.Link, error) {
-	if limit := startup.Limits.Host; limit > 0 {
+func accept(ctx context.Context, endpoint drivers.Endpoint, startup *drivers.StartupData, codec ipc.Codec) (drivers.Link, error) {
+	if limit := startup.Timeouts.Host; limit > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.LimitError{What: "waiting for the host", Limit: limit})
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: "waiting for the host", After: limit})
 		defer cancel()
 	}
-	link, err := endpoint.Accept(ctx, ipc.Hello{Codec: codec.Name(), MaxMessage: startup.MaxMessage})
+	link, err := endpoint.Accept(ctx, drivers.Hello{Codec: codec.Name(), MaxMessage: startup.MaxMessage})
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -161,7 +162,7 @@ func accept(ctx context.Context, endpoint ipc.Endpoint, startup *ipc.StartupData
 
 // orphanLimit is how long an attached worker may run on after its host's end, with
 // all that it has begun: what main has deferred runs within it.
-const orphanLimit = time.Second
+const orphanGrace = time.Second
 
 // lostGrace is how long handlers may run on after their host is gone.
 const lostGrace = 500 * time.Millisecond
@@ -175,8 +176,8 @@ func awaitHandlers(ended <-chan struct{}, d time.Duration, hostGone <-chan struc
 }
 
 // serveLink serves one link to its end. again is true if the host may come back.
-func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, startup *ipc.StartupData) (again bool, err error) {
-	limits := startup.Limits
+func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Codec, startup *drivers.StartupData) (again bool, err error) {
+	limits := startup.Timeouts
 	host := newSession(link, 1, codec, limits, &s.registry, s.log, nil)
 	s.after.serve(host)
 	host.open()
@@ -199,7 +200,7 @@ func (s *Server) serveLink(ctx context.Context, link ipc.Link, codec ipc.Codec, 
 	awaitHandlers(after, time.Until(until), startup.HostGone())
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
-	_ = link.Send(sendCtx, ipc.Frame{Kind: ipc.KindGoodbye}) // best effort
+	_ = link.Send(sendCtx, drivers.Frame{Kind: drivers.KindGoodbye}) // best effort
 	cancel()
 	host.close(lostGrace)
 	return false, nil

@@ -10,15 +10,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // session runs calls and handlers over one link, in both directions. It is the
 // same for hosts and workers, and ends when its link does.
 type session struct {
-	link     ipc.Link
+	link     drivers.Link
 	codec    ipc.Codec
-	limits   ipc.Limits
+	timeouts drivers.Timeouts
 	registry *registry
 	log      *slog.Logger
 
@@ -42,7 +43,7 @@ type session struct {
 	handling sync.WaitGroup  // keepers, the stand-by, and handlers in goroutines of their own
 	running  running         // handlers that can be cancelled
 	active   activity        // handlers in goroutines of their own that have not answered
-	claimer  ipc.Claimer     // the link, if it is one
+	claimer  drivers.Claimer // the link, if it is one
 	baseCtx  context.Context // of handlers
 	cancel   context.CancelFunc
 
@@ -74,15 +75,15 @@ type session struct {
 }
 
 // newSession makes a session, which open starts. side is 0 for the host and 1 for the worker.
-func newSession(link ipc.Link, side uint64, codec ipc.Codec, limits ipc.Limits, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
+func newSession(link drivers.Link, side uint64, codec ipc.Codec, limits drivers.Timeouts, reg *registry, log *slog.Logger, explain func(*session, error) error) *session {
 	s := &session{
-		link: link, codec: codec, limits: limits, registry: reg, log: log, explain: explain,
+		link: link, codec: codec, timeouts: limits, registry: reg, log: log, explain: explain,
 		done: make(chan struct{}), goodbye: make(chan struct{}), replaced: make(chan struct{}),
 	}
 	s.calls.side = side
 	s.limiter.hurry = make(chan struct{}, 1)
 	s.limiter.look.Store(int64(maxLook) + 1)
-	s.claimer, _ = link.(ipc.Claimer)
+	s.claimer, _ = link.(drivers.Claimer)
 	ctx := context.WithValue(context.Background(), sessionKey{}, s)
 	s.baseCtx, s.cancel = context.WithCancel(ctx)
 	return s
@@ -107,7 +108,7 @@ func (s *session) lead(ctx context.Context, c *call, limit time.Duration) {
 			return
 		}
 		if ok {
-			if (f.Kind == ipc.KindResponse || f.Kind == ipc.KindError) && c.takeOwn(f.Tx) {
+			if (f.Kind == drivers.KindResponse || f.Kind == drivers.KindError) && c.takeOwn(f.Tx) {
 				s.heard()
 				s.fill(c, f)
 			} else if h := s.receive(f); h != nil {
@@ -156,12 +157,12 @@ const maxServed = 16
 
 // receive deals with one frame, all but the running of a handler, which it
 // returns.
-func (s *session) receive(f ipc.Frame) *handler {
+func (s *session) receive(f drivers.Frame) *handler {
 	s.heard()
 	switch f.Kind {
-	case ipc.KindResponse, ipc.KindError:
+	case drivers.KindResponse, drivers.KindError:
 		s.settle(f)
-	case ipc.KindRequest, ipc.KindNotify:
+	case drivers.KindRequest, drivers.KindNotify:
 		if s.lastHandler != nil && f.Method == s.lastID { // handlers are not removed
 			return s.lastHandler
 		}
@@ -170,16 +171,16 @@ func (s *session) receive(f ipc.Frame) *handler {
 			return h
 		}
 		s.refuse(f, s.registry.unknown(f.Method))
-	case ipc.KindCancel:
+	case drivers.KindCancel:
 		if !s.running.cancel(f.Tx) && s.afterlife != nil {
 			s.afterlife.cancel(s, f.Tx)
 		}
-	case ipc.KindGoodbye:
+	case drivers.KindGoodbye:
 		s.goodbyeOnce.Do(func() { close(s.goodbye) })
-	case ipc.KindPing:
+	case drivers.KindPing:
 		s.pong()
-	case ipc.KindPong:
-	case ipc.KindResume:
+	case drivers.KindPong:
+	case drivers.KindResume:
 		err := fmt.Errorf("%w: this side does not resume calls", ipc.ErrProtocol)
 		if s.afterlife != nil {
 			err = s.afterlife.resume(s, f)
@@ -201,7 +202,7 @@ func (s *session) heard() {
 }
 
 // settle delivers an answer to its call.
-func (s *session) settle(f ipc.Frame) {
+func (s *session) settle(f drivers.Frame) {
 	c, parked := s.calls.take(f.Tx)
 	if c == nil {
 		s.late.Add(1)
@@ -212,9 +213,9 @@ func (s *session) settle(f ipc.Frame) {
 }
 
 // fill writes an answer into its call, which the caller has taken.
-func (s *session) fill(c *call, f ipc.Frame) {
+func (s *session) fill(c *call, f drivers.Frame) {
 	switch {
-	case f.Kind == ipc.KindError:
+	case f.Kind == drivers.KindError:
 		payload := f.Payload
 		if !f.Owned {
 			// The peer may change it meanwhile, and the decoder reads it twice.
@@ -297,11 +298,11 @@ func (s *session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error
 }
 
 // limitOf returns the limit of a call, 0 for none.
-func (s *session) limitOf(inv *ipc.Invocation) time.Duration {
-	if inv.Limit == ipc.DefaultLimit {
-		return s.limits.Call
+func (s *session) timeoutOf(inv *ipc.Invocation) time.Duration {
+	if inv.Timeout == ipc.DefaultTimeout {
+		return s.timeouts.Call
 	}
-	return inv.Limit
+	return inv.Timeout
 }
 
 // notify sends a notification.
@@ -311,7 +312,7 @@ func (s *session) notify(ctx context.Context, inv *ipc.Invocation) error {
 	}
 	l := limits.Get().(*limited)
 	defer limits.Put(l)
-	return notSent(s.send(ctx, l, s.limitOf(inv), inv.Method.Name, ipc.Frame{Kind: ipc.KindNotify, Method: inv.Method.ID, Payload: inv.Request}))
+	return notSent(s.send(ctx, l, s.timeoutOf(inv), inv.Method.Name, drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: inv.Request}))
 }
 
 // begin sends the request of a call, or adds it to b if there is one. The call then has
@@ -330,8 +331,8 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, b *batch) (c *
 	if err != nil {
 		return nil, 0, notSent(s.update(err))
 	}
-	limit = s.limitOf(inv)
-	f := ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
+	limit = s.timeoutOf(inv)
+	f := drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
 	if b != nil {
 		err = b.add(ctx, inv, f)
 	} else {
@@ -351,8 +352,8 @@ func (s *session) begin(ctx context.Context, inv *ipc.Invocation, b *batch) (c *
 func (s *session) finish(ctx context.Context, c *call, limit time.Duration, m ipc.MethodInfo) ([]byte, error) {
 	if err := s.await(ctx, c, limit); err != nil {
 		s.drop(c)
-		if errors.Is(err, errLimit) {
-			return nil, overLimit(m.Name, limit)
+		if errors.Is(err, errTimeout) {
+			return nil, timedOut(m.Name, limit)
 		}
 		return nil, err
 	}
@@ -373,14 +374,14 @@ func (s *session) drop(c *call) {
 
 // send sends a frame within the limits of its call, for which it uses l. If the
 // link has ended it fails with the session's error.
-func (s *session) send(ctx context.Context, l *limited, limit time.Duration, method string, f ipc.Frame) error {
+func (s *session) send(ctx context.Context, l *limited, limit time.Duration, method string, f drivers.Frame) error {
 	err := s.link.Send(l.bound(ctx, limit), f)
 	ranOut := l.release()
 	switch {
 	case err == nil:
 		return nil
 	case ranOut && ctx.Err() == nil:
-		return overLimit(method, limit)
+		return timedOut(method, limit)
 	}
 	return s.whyUnsent(ctx, err)
 }
@@ -412,8 +413,8 @@ func (s *session) update(err error) error {
 	return s.latest(err)
 }
 
-func overLimit(method string, limit time.Duration) error {
-	return &ipc.LimitError{What: fmt.Sprintf("call of %q", method), Limit: limit}
+func timedOut(method string, limit time.Duration) error {
+	return &ipc.TimeoutError{What: fmt.Sprintf("call of %q", method), After: limit}
 }
 
 // unsent deals with a frame that could not be sent. If the peer has gone the
@@ -427,7 +428,7 @@ func (s *session) unsent(err error) {
 // forever is longer than anything takes.
 const forever = 100 * 365 * 24 * time.Hour
 
-var errLimit = errors.New("limit")
+var errTimeout = errors.New("limit")
 
 // await waits until c is settled. If it returns an error the call was given up.
 func (s *session) await(ctx context.Context, c *call, limit time.Duration) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -20,26 +21,26 @@ import (
 type fakeLink struct {
 	mu     sync.Mutex
 	change *sync.Cond
-	in     []ipc.Frame
+	in     []drivers.Frame
 	end    error
 	woken  bool
 	armed  bool
 	spin   atomic.Bool // Spin says to go on
 
-	sent  chan ipc.Frame
-	flood atomic.Bool   // there is always another frame: a cancel, or
-	next  *ipc.Frame    // this one
-	full  chan struct{} // if not nil, Send blocks until it is closed or the link ends
+	sent  chan drivers.Frame
+	flood atomic.Bool    // there is always another frame: a cancel, or
+	next  *drivers.Frame // this one
+	full  chan struct{}  // if not nil, Send blocks until it is closed or the link ends
 	gone  chan struct{}
 }
 
 func newFakeLink() *fakeLink {
-	l := &fakeLink{sent: make(chan ipc.Frame, 1000), gone: make(chan struct{})}
+	l := &fakeLink{sent: make(chan drivers.Frame, 1000), gone: make(chan struct{})}
 	l.change = sync.NewCond(&l.mu)
 	return l
 }
 
-func (l *fakeLink) push(f ipc.Frame) {
+func (l *fakeLink) push(f drivers.Frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.in = append(l.in, f)
@@ -58,8 +59,8 @@ func (l *fakeLink) finish(err error) {
 	l.change.Broadcast()
 }
 
-func (l *fakeLink) Send(_ context.Context, f ipc.Frame) error {
-	if l.full != nil && f.Kind == ipc.KindError {
+func (l *fakeLink) Send(_ context.Context, f drivers.Frame) error {
+	if l.full != nil && f.Kind == drivers.KindError {
 		select {
 		case <-l.full:
 		case <-l.gone:
@@ -75,7 +76,7 @@ func (l *fakeLink) Send(_ context.Context, f ipc.Frame) error {
 	return nil
 }
 
-func (l *fakeLink) Next() (ipc.Frame, bool, error) {
+func (l *fakeLink) Next() (drivers.Frame, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.in) > 0 {
@@ -85,21 +86,21 @@ func (l *fakeLink) Next() (ipc.Frame, bool, error) {
 		return f, true, nil
 	}
 	if l.flood.Load() {
-		f := ipc.Frame{Kind: ipc.KindCancel, Tx: 1}
+		f := drivers.Frame{Kind: drivers.KindCancel, Tx: 1}
 		if l.next != nil {
 			f = *l.next
 		}
 		f.More = true
 		return f, true, nil
 	}
-	return ipc.Frame{}, false, l.end
+	return drivers.Frame{}, false, l.end
 }
 
 func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
 
 func (l *fakeLink) Recycle([]byte) {}
 
-func (l *fakeLink) SendBatch(ctx context.Context, frames []ipc.Frame) (int, error) {
+func (l *fakeLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
 	for i, f := range frames {
 		if err := l.Send(ctx, f); err != nil {
 			return i, err
@@ -148,9 +149,9 @@ func (l *fakeLink) Wake() {
 	l.change.Broadcast()
 }
 
-func (l *fakeLink) Peer() ipc.Hello { return ipc.Hello{} }
-func (l *fakeLink) Shutdown()       { l.finish(ipc.ErrDisconnected) }
-func (l *fakeLink) Close() error    { l.Shutdown(); return nil }
+func (l *fakeLink) Peer() drivers.Hello { return drivers.Hello{} }
+func (l *fakeLink) Shutdown()           { l.finish(ipc.ErrDisconnected) }
+func (l *fakeLink) Close() error        { l.Shutdown(); return nil }
 
 var echo = ipc.NewMethod[[]byte, []byte]("echo", ipc.WithCodec(ipc.Raw))
 
@@ -161,16 +162,16 @@ func newTestSession(t *testing.T, reg *registry) (*session, *fakeLink) {
 	return newSessionOn(t, reg, l), l
 }
 
-func newSessionOn(t *testing.T, reg *registry, l ipc.Link) *session {
+func newSessionOn(t *testing.T, reg *registry, l drivers.Link) *session {
 	t.Helper()
-	s := newSession(l, 0, ipc.CBOR, ipc.Limits{Call: time.Minute}, reg, slog.New(slog.DiscardHandler), nil)
+	s := newSession(l, 0, ipc.CBOR, drivers.Timeouts{Call: time.Minute}, reg, slog.New(slog.DiscardHandler), nil)
 	s.open()
 	t.Cleanup(func() { s.close(0) })
 	return s
 }
 
 // start starts a call and returns its request and where its end will be.
-func start(t *testing.T, s *session, l *fakeLink) (request ipc.Frame, result chan error) {
+func start(t *testing.T, s *session, l *fakeLink) (request drivers.Frame, result chan error) {
 	t.Helper()
 	result = make(chan error, 1)
 	go func() {
@@ -188,17 +189,17 @@ func TestAnswersThatNobodyWaitsFor(t *testing.T) {
 	request, result := start(t, s, l)
 	forged := []uint64{0, 1, request.Tx ^ 1, request.Tx + 1<<txUses, request.Tx - 1<<txUses, request.Tx + 2, ^uint64(0), 1 << 63, request.Tx | 1<<txUses<<42}
 	for _, tx := range forged {
-		l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: tx, Payload: []byte("forged")})
-		l.push(ipc.Frame{Kind: ipc.KindError, Tx: tx, Payload: []byte("forged")})
-		l.push(ipc.Frame{Kind: ipc.KindCancel, Tx: tx})
+		l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: tx, Payload: []byte("forged")})
+		l.push(drivers.Frame{Kind: drivers.KindError, Tx: tx, Payload: []byte("forged")})
+		l.push(drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
 	}
-	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("answer")})
-	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("again")})
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: request.Tx, Payload: []byte("answer")})
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: request.Tx, Payload: []byte("again")})
 	require.NoError(t, <-result)
 	next, result := start(t, s, l)
 	require.NotEqual(t, request.Tx, next.Tx, "the place is the same, the use is another")
-	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: request.Tx, Payload: []byte("late")})
-	l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: next.Tx, Payload: []byte("answer")})
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: request.Tx, Payload: []byte("late")})
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: next.Tx, Payload: []byte("answer")})
 	require.NoError(t, <-result)
 	require.EqualValues(t, 2*len(forged)+2, s.late.Load())
 }
@@ -206,17 +207,17 @@ func TestAnswersThatNobodyWaitsFor(t *testing.T) {
 func TestErrorThatCannotBeRead(t *testing.T) {
 	s, l := newTestSession(t, new(registry))
 	request, result := start(t, s, l)
-	l.push(ipc.Frame{Kind: ipc.KindError, Tx: request.Tx, Payload: []byte{0xff, 0xff}})
+	l.push(drivers.Frame{Kind: drivers.KindError, Tx: request.Tx, Payload: []byte{0xff, 0xff}})
 	err := <-result
 	require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err))
 	require.ErrorContains(t, err, "cannot be read")
 }
 
 func TestUnexpectedFrameEndsTheSession(t *testing.T) {
-	for _, kind := range []ipc.Kind{0, 6, 9, 15} {
+	for _, kind := range []drivers.Kind{0, 6, 9, 15} {
 		s, l := newTestSession(t, new(registry))
 		_, result := start(t, s, l)
-		l.push(ipc.Frame{Kind: kind})
+		l.push(drivers.Frame{Kind: kind})
 		require.ErrorIs(t, <-result, ipc.ErrProtocol)
 		<-s.done
 		_, err := echo.Call(t.Context(), s, nil)
@@ -230,7 +231,7 @@ func TestLinkEnds(t *testing.T) {
 	first, firstResult := start(t, s, l)
 	_, secondResult := start(t, s, l)
 	l.mu.Lock()
-	l.in = append(l.in, ipc.Frame{Kind: ipc.KindResponse, Tx: first.Tx, Payload: []byte("answer")})
+	l.in = append(l.in, drivers.Frame{Kind: drivers.KindResponse, Tx: first.Tx, Payload: []byte("answer")})
 	l.mu.Unlock()
 	l.finish(ipc.ErrPeerGone)
 	require.NoError(t, <-firstResult)
@@ -241,8 +242,8 @@ func TestLinkEnds(t *testing.T) {
 func TestFlood(t *testing.T) {
 	s, l := newTestSession(t, new(registry))
 	l.flood.Store(true)
-	_, err := echo.Call(t.Context(), s, nil, ipc.WithLimit(20*time.Millisecond))
-	require.ErrorAs(t, err, new(*ipc.LimitError))
+	_, err := echo.Call(t.Context(), s, nil, ipc.WithTimeout(20*time.Millisecond))
+	require.ErrorAs(t, err, new(*ipc.TimeoutError))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err = echo.Call(ctx, s, nil)
@@ -256,7 +257,7 @@ func TestUnreadRefusals(t *testing.T) {
 	s, l := newTestSession(t, new(registry))
 	l.full = make(chan struct{})
 	for tx := range uint64(2 * maxRefusing) {
-		l.push(ipc.Frame{Kind: ipc.KindRequest, Tx: 2*tx + 1, Method: 77})
+		l.push(drivers.Frame{Kind: drivers.KindRequest, Tx: 2*tx + 1, Method: 77})
 	}
 	<-s.done
 	require.ErrorIs(t, s.err, ipc.ErrProtocol)
@@ -301,7 +302,7 @@ func TestManyCallers(t *testing.T) {
 			for {
 				select {
 				case f := <-l.sent:
-					l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: f.Tx, Payload: f.Payload})
+					l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx, Payload: f.Payload})
 				case <-s.done:
 					return
 				}
@@ -342,7 +343,7 @@ func TestKeeperIsReplaced(t *testing.T) {
 	t.Cleanup(sync.OnceFunc(func() { close(release) }))
 	l.spin.Store(true)
 	request := func(tx uint64) {
-		l.push(ipc.Frame{Kind: ipc.KindRequest, Tx: tx, Method: echo.Info().ID, Payload: []byte("r")})
+		l.push(drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: echo.Info().ID, Payload: []byte("r")})
 	}
 	h := reg.find(echo.Info().ID)
 	for tx := uint64(1); !h.quick(); tx += 2 {
@@ -377,10 +378,10 @@ func TestLimiter(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
-			_, err := echo.Call(context.Background(), s, nil, ipc.WithLimit(limit))
-			var over *ipc.LimitError
-			if !errors.As(err, &over) || over.Limit != limit {
-				t.Errorf("got %v, want a LimitError of %v", err, limit)
+			_, err := echo.Call(context.Background(), s, nil, ipc.WithTimeout(limit))
+			var over *ipc.TimeoutError
+			if !errors.As(err, &over) || over.After != limit {
+				t.Errorf("got %v, want a TimeoutError of %v", err, limit)
 			}
 		})
 	}
@@ -388,13 +389,13 @@ func TestLimiter(t *testing.T) {
 	// One with a longer limit is answered meanwhile.
 	answered := make(chan error, 1)
 	go func() {
-		_, err := echo.Call(context.Background(), s, []byte("long"), ipc.WithLimit(time.Hour))
+		_, err := echo.Call(context.Background(), s, []byte("long"), ipc.WithTimeout(time.Hour))
 		answered <- err
 	}()
 	for {
 		f := <-l.sent
 		if string(f.Payload) == "long" {
-			l.push(ipc.Frame{Kind: ipc.KindResponse, Tx: f.Tx})
+			l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx})
 			break
 		}
 	}
@@ -419,7 +420,7 @@ func TestRefusalOfAnotherWorkerIsNotOurs(t *testing.T) {
 }
 
 func TestLimiterHurriesBeforeItsFirstLook(t *testing.T) {
-	s := newSession(nil, 0, ipc.CBOR, ipc.Limits{}, new(registry), slog.New(slog.DiscardHandler), nil)
+	s := newSession(nil, 0, ipc.CBOR, drivers.Timeouts{}, new(registry), slog.New(slog.DiscardHandler), nil)
 	s.limiter.active.Store(true) // by a call with a long limit, which has not said so yet
 	s.limiter.begin(s, ownTimer)
 	require.Len(t, s.limiter.hurry, 1)

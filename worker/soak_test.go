@@ -50,7 +50,7 @@ func TestPoolSurvivesKills(t *testing.T) {
 					default:
 					}
 					// No other call has this sum.
-					sum, err := stableAdd.Call(context.Background(), p, pair{i << 24, n}, ipc.WithLimit(time.Minute))
+					sum, err := stableAdd.Call(context.Background(), p, pair{i << 24, n}, ipc.WithTimeout(time.Minute))
 					if !assert.NoError(t, err) || !assert.Equal(t, i<<24+n, sum) {
 						return
 					}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -20,10 +21,10 @@ import (
 func TestDefaultDriver(t *testing.T) {
 	w, err := worker.Start(t.Context(), worker.Self("test"))
 	require.NoError(t, err)
-	require.Equal(t, ipc.Capabilities{Reconnect: true, Detach: true}, w.Capabilities())
+	require.Equal(t, drivers.Capabilities{Reconnect: true, Detach: true}, w.Capabilities())
 	require.NoError(t, w.Close())
 
-	var none ipc.Driver[*socket.Channel]
+	var none drivers.Driver[*socket.Channel]
 	w, err = worker.Spawn(t.Context(), worker.Self("test"), none)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
@@ -37,7 +38,7 @@ func TestCapabilities(t *testing.T) {
 	w, err := worker.Spawn(t.Context(), worker.Self("test"), shm.Driver{})
 	require.NoError(t, err)
 	defer w.Close()
-	require.Equal(t, ipc.Capabilities{SharedMemory: true}, w.Capabilities())
+	require.Equal(t, drivers.Capabilities{SharedMemory: true}, w.Capabilities())
 }
 
 func TestStartErrors(t *testing.T) {
@@ -63,10 +64,10 @@ func TestStartErrors(t *testing.T) {
 			require.ErrorContains(t, err, "no idea")
 		})
 		t.Run("never says hello", func(t *testing.T) {
-			_, err := s.spawn(t.Context(), worker.Self("mute"), worker.WithStartLimit(200*time.Millisecond))
-			var limit *ipc.LimitError
+			_, err := s.spawn(t.Context(), worker.Self("mute"), worker.WithStartTimeout(200*time.Millisecond))
+			var limit *ipc.TimeoutError
 			require.ErrorAs(t, err, &limit)
-			require.Equal(t, 200*time.Millisecond, limit.Limit)
+			require.Equal(t, 200*time.Millisecond, limit.After)
 		})
 		t.Run("context ends", func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

@@ -28,6 +28,7 @@ require (
 	github.com/rivo/uniseg v0.4.7 // indirect
 	github.com/shirou/gopsutil/v3 v3.22.1 // indirect
 	github.com/sirupsen/logrus v1.9.4 // indirect
+	github.com/tandemipc/tandem/bench v0.0.0
 	github.com/vbauerster/mpb/v8 v8.9.3 // indirect
 	github.com/wcharczuk/go-chart/v2 v2.1.2 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
@@ -44,3 +45,5 @@ require (
 )
 
 replace github.com/tandemipc/tandem => ../..
+
+replace github.com/tandemipc/tandem/bench => ../

@@ -3,16 +3,16 @@ package shm_test
 import (
 	"testing"
 
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/shm"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 )
 
-func TestMain(m *testing.M) { ipctest.Main(m) }
+func TestMain(m *testing.M) { drivertest.Main(m) }
 
 func TestConformance(t *testing.T) {
-	ipctest.TestDriver(t, shm.Driver{})
+	drivertest.TestDriver(t, shm.Driver{})
 }
 
 func TestConformanceParkSmallRing(t *testing.T) {
-	ipctest.TestDriver(t, shm.Driver{Wait: shm.Park, RingSize: 256 << 10, Prefault: true})
+	drivertest.TestDriver(t, shm.Driver{Wait: shm.Park, RingSize: 256 << 10, Prefault: true})
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -55,18 +56,18 @@ type workerOptions struct {
 	Prefault bool `cbor:"3,keyasint"`
 }
 
-func init() { ipc.RegisterDriver(Driver{}) }
+func init() { drivers.Register(Driver{}) }
 
 var (
-	_ ipc.Driver[*Channel] = Driver{}
-	_ ipc.Acceptor         = Driver{}
+	_ drivers.Driver[*Channel] = Driver{}
+	_ drivers.Acceptor         = Driver{}
 )
 
 // Name returns "shm".
 func (Driver) Name() string { return Name }
 
 // Capabilities returns SharedMemory only.
-func (Driver) Capabilities() ipc.Capabilities { return ipc.Capabilities{SharedMemory: true} }
+func (Driver) Capabilities() drivers.Capabilities { return drivers.Capabilities{SharedMemory: true} }
 
 // check returns d with its sizes completed.
 func (d Driver) check() (Driver, error) {
@@ -88,7 +89,7 @@ func (d Driver) check() (Driver, error) {
 }
 
 // Spawn starts a worker and links it. Package worker calls it.
-func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
+func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
 	d, err := d.check()
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 	if cmd.Startup.DriverData, err = ipc.CBOR.Append(nil, workerOptions(d)); err != nil {
 		return nil, fmt.Errorf("tandem: shm: encode options: %w", err)
 	}
-	local := process.Hello(ipc.Hello{Codec: cmd.Startup.Codec, MaxMessage: cmd.Startup.MaxMessage}, Name, ring.LayoutVersion)
+	local := process.Hello(drivers.Hello{Codec: cmd.Startup.Codec, MaxMessage: cmd.Startup.MaxMessage}, Name, ring.LayoutVersion)
 	var l *link
 	p, _, err := process.Spawn(ctx, cmd, process.Options{}, func(control *net.UnixConn) (err error) {
 		l, err = d.link(control, local)
@@ -121,10 +122,10 @@ type Channel struct {
 }
 
 // Process returns the worker's process.
-func (c *Channel) Process() ipc.Process { return c.process }
+func (c *Channel) Process() drivers.Process { return c.process }
 
 // Links calls fn with the channel's only link.
-func (c *Channel) Links(fn func(ipc.Link)) {
+func (c *Channel) Links(fn func(drivers.Link)) {
 	c.shared.Store(true)
 	fn(c.link)
 }
@@ -141,7 +142,7 @@ func (c *Channel) Close() error {
 
 // Open takes the worker's end of the control socket. [worker.Server.Serve]
 // calls it.
-func (d Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
+func (d Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	var o workerOptions
 	if err := ipc.CBOR.Decode(s.DriverData, &o); err != nil {
 		return nil, fmt.Errorf("tandem: shm: decode the host's options: %w", err)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -24,7 +25,7 @@ type endpoint struct {
 }
 
 // Accept exchanges hellos and memory with the host.
-func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Link, error) {
 	e.mu.Lock()
 	control := e.control
 	e.control = nil
@@ -60,7 +61,7 @@ func (e *endpoint) Close() error {
 
 // link exchanges hellos and segments over the control socket. It is the same
 // on both sides.
-func (d Driver) link(control *net.UnixConn, local ipc.Hello) (*link, error) {
+func (d Driver) link(control *net.UnixConn, local drivers.Hello) (*link, error) {
 	var opts []ring.Option
 	if d.Prefault {
 		opts = append(opts, ring.Prefault())
@@ -85,10 +86,10 @@ func (d Driver) link(control *net.UnixConn, local ipc.Hello) (*link, error) {
 
 // exchange says hello with our memory, hears the peer's hello, compares the
 // two, and maps the peer's memory.
-func exchange(control *net.UnixConn, local ipc.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, ipc.Hello, error) {
-	hello, err := ipc.AppendHello(nil, local)
+func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, drivers.Hello, error) {
+	hello, err := drivers.AppendHello(nil, local)
 	if err != nil {
-		return nil, ipc.Hello{}, err
+		return nil, drivers.Hello{}, err
 	}
 	said := sendFile(control, hello, ours.File())
 	if said != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -31,8 +32,8 @@ func pair(t *testing.T) (a, b *net.UnixConn) {
 	return conn(fds[0]), conn(fds[1])
 }
 
-func localHello() ipc.Hello {
-	return process.Hello(ipc.Hello{Codec: "cbor", MaxMessage: ipc.DefaultMaxMessage}, Name, ring.LayoutVersion)
+func localHello() drivers.Hello {
+	return process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: drivers.DefaultMaxMessage}, Name, ring.LayoutVersion)
 }
 
 // A peer that does not pass what it has to pass is refused before anything of
@@ -59,7 +60,7 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 	const allSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SEAL
 	for _, c := range []struct {
 		name  string
-		hello func(ipc.Hello) ipc.Hello
+		hello func(drivers.Hello) drivers.Hello
 		files func(t *testing.T) []*os.File
 		want  []string
 	}{
@@ -78,11 +79,11 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 			require.NoError(t, f.Truncate(ring.ControlSize+64<<10))
 			return []*os.File{f}
 		}, []string{"seal"}},
-		{"layout version", func(h ipc.Hello) ipc.Hello { h.Layout = 99; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+		{"layout version", func(h drivers.Hello) drivers.Hello { h.Layout = 99; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
 			[]string{"layout version mismatch", "has 1", "has 99"}},
-		{"driver", func(h ipc.Hello) ipc.Hello { h.Driver = "other"; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+		{"driver", func(h drivers.Hello) drivers.Hello { h.Driver = "other"; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
 			[]string{"driver mismatch", "shm", "other"}},
-		{"protocol version", func(h ipc.Hello) ipc.Hello { h.Protocol = 7; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
+		{"protocol version", func(h drivers.Hello) drivers.Hello { h.Protocol = 7; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
 			[]string{"protocol version mismatch", "has 1", "has 7"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -91,7 +92,7 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 			if c.hello != nil {
 				hello = c.hello(hello)
 			}
-			b, err := ipc.AppendHello(nil, hello)
+			b, err := drivers.AppendHello(nil, hello)
 			require.NoError(t, err)
 			var fds []int
 			for _, f := range c.files(t) {
@@ -132,14 +133,14 @@ func TestDataOnControlSocket(t *testing.T) {
 	defer l.Close()
 	defer other.Close()
 	l.watch()
-	require.NoError(t, other.Send(t.Context(), ipc.Frame{Kind: ipc.KindGoodbye}))
+	require.NoError(t, other.Send(t.Context(), drivers.Frame{Kind: drivers.KindGoodbye}))
 	_, err = b.Write([]byte{1})
 	require.NoError(t, err)
 	<-l.gone
 	f, ok, err := l.Next()
 	require.NoError(t, err, "what was sent before is delivered")
 	require.True(t, ok)
-	require.Equal(t, ipc.KindGoodbye, f.Kind)
+	require.Equal(t, drivers.KindGoodbye, f.Kind)
 	_, _, err = l.Next()
 	require.ErrorIs(t, err, ipc.ErrProtocol)
 }
@@ -160,7 +161,7 @@ func TestOptions(t *testing.T) {
 
 // Both sides use the size and the strategy that the host chose.
 func TestOptionsReachTheWorker(t *testing.T) {
-	var s ipc.StartupData
+	var s drivers.StartupData
 	var err error
 	s.DriverData, err = ipc.CBOR.Append(nil, workerOptions{RingSize: 8192, Wait: Park, Prefault: true})
 	require.NoError(t, err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/sendlock"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -20,12 +21,12 @@ type link struct {
 	consumer     *ring.Consumer
 	ours, theirs *ring.Segment
 	control      *net.UnixConn
-	peer         ipc.Hello
+	peer         drivers.Hello
 	maxMessage   int
 
 	// send guards producer and what follows.
 	send     sendlock.Lock
-	header   [ipc.MaxHeader]byte
+	header   [drivers.MaxHeader]byte
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
 
@@ -44,7 +45,7 @@ type link struct {
 	watching  sync.WaitGroup
 }
 
-func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMessage int, peer ipc.Hello) (*link, error) {
+func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMessage int, peer drivers.Hello) (*link, error) {
 	producer, consumer, err := ring.Join(ours.Bytes(), theirs.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
@@ -84,8 +85,8 @@ func (l *link) finish(err error) {
 	})
 }
 
-// Send implements [ipc.Link].
-func (l *link) Send(ctx context.Context, f ipc.Frame) error {
+// Send implements [drivers.Link].
+func (l *link) Send(ctx context.Context, f drivers.Frame) error {
 	if !l.send.Lock(ctx, l.gone) {
 		return l.whyNot(ctx)
 	}
@@ -101,9 +102,9 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 	return nil
 }
 
-// SendBatch implements [ipc.Link]. Nothing but plain stores lie between two frames,
+// SendBatch implements [drivers.Link]. Nothing but plain stores lie between two frames,
 // so their cache misses overlap.
-func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err error) {
+func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
 	if !l.send.Lock(ctx, l.gone) {
 		return 0, l.whyNot(ctx)
 	}
@@ -142,8 +143,8 @@ func (l *link) whyNot(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Claim implements [ipc.Claimer].
-func (l *link) Claim(ctx context.Context, f ipc.Frame, n int) (buf []byte, err error) {
+// Claim implements [drivers.Claimer].
+func (l *link) Claim(ctx context.Context, f drivers.Frame, n int) (buf []byte, err error) {
 	if !l.send.Lock(ctx, l.gone) {
 		return nil, l.whyNot(ctx)
 	}
@@ -169,32 +170,32 @@ func (l *link) Claim(ctx context.Context, f ipc.Frame, n int) (buf []byte, err e
 	return buf[len(header):], nil
 }
 
-// Commit implements [ipc.Claimer].
+// Commit implements [drivers.Claimer].
 func (l *link) Commit(n int) {
 	l.producer.Commit(l.claimTag, l.claimed+n)
 	l.producer.Publish()
 	l.send.Unlock()
 }
 
-// Abort implements [ipc.Claimer].
+// Abort implements [drivers.Claimer].
 func (l *link) Abort() {
 	l.producer.Abort()
 	l.send.Unlock()
 }
 
-// Next implements [ipc.Link].
-func (l *link) Next() (ipc.Frame, bool, error) {
+// Next implements [drivers.Link].
+func (l *link) Next() (drivers.Frame, bool, error) {
 	// Look at the end first: what was published before it is then seen below.
 	end := l.end.Load()
 	if end != nil && l.unmapped.Load() {
-		return ipc.Frame{}, false, *end
+		return drivers.Frame{}, false, *end
 	}
 	m, ok, err := l.consumer.Message()
 	if ok {
-		f, err := ipc.ParseFrame(m.Tag, m.Data)
+		f, err := drivers.ParseFrame(m.Tag, m.Data)
 		if err != nil {
 			l.finish(err)
-			return ipc.Frame{}, false, err
+			return drivers.Frame{}, false, err
 		}
 		f.Owned = m.Owned
 		// Where frames come one at a time, this look would cost a cache miss.
@@ -206,15 +207,15 @@ func (l *link) Next() (ipc.Frame, bool, error) {
 	if err != nil {
 		err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
 		l.finish(err)
-		return ipc.Frame{}, false, err
+		return drivers.Frame{}, false, err
 	}
 	if end != nil {
-		return ipc.Frame{}, false, *end
+		return drivers.Frame{}, false, *end
 	}
-	return ipc.Frame{}, false, nil
+	return drivers.Frame{}, false, nil
 }
 
-// Hold implements [ipc.Link].
+// Hold implements [drivers.Link].
 func (l *link) Hold() func() {
 	lease := l.consumer.Lease()
 	return func() {
@@ -226,13 +227,13 @@ func (l *link) Hold() func() {
 	}
 }
 
-// Recycle implements [ipc.Link].
+// Recycle implements [drivers.Link].
 func (l *link) Recycle(b []byte) { ring.Recycle(b) }
 
-// Spin implements [ipc.Link].
+// Spin implements [drivers.Link].
 func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
 
-// Arm implements [ipc.Link].
+// Arm implements [drivers.Link].
 func (l *link) Arm() {
 	if l.end.Load() != nil {
 		l.consumer.Rest()
@@ -241,17 +242,17 @@ func (l *link) Arm() {
 	l.consumer.Arm()
 }
 
-// Disarm implements [ipc.Link].
+// Disarm implements [drivers.Link].
 func (l *link) Disarm() {
 	if l.end.Load() == nil {
 		l.consumer.Disarm()
 	}
 }
 
-// Ready implements [ipc.Link].
+// Ready implements [drivers.Link].
 func (l *link) Ready() bool { return l.end.Load() != nil || l.consumer.Ready() }
 
-// Sleep implements [ipc.Link].
+// Sleep implements [drivers.Link].
 func (l *link) Sleep(until func() bool) {
 	l.mapped.RLock()
 	defer l.mapped.RUnlock()
@@ -263,7 +264,7 @@ func (l *link) Sleep(until func() bool) {
 	}
 }
 
-// Wake implements [ipc.Link].
+// Wake implements [drivers.Link].
 func (l *link) Wake() {
 	l.mapped.RLock()
 	defer l.mapped.RUnlock()
@@ -272,16 +273,16 @@ func (l *link) Wake() {
 	}
 }
 
-// Peer implements [ipc.Link].
-func (l *link) Peer() ipc.Hello { return l.peer }
+// Peer implements [drivers.Link].
+func (l *link) Peer() drivers.Hello { return l.peer }
 
-// Shutdown implements [ipc.Link].
+// Shutdown implements [drivers.Link].
 func (l *link) Shutdown() {
 	l.finish(ipc.ErrDisconnected)
 	l.control.Close() // tells the peer
 }
 
-// Close implements [ipc.Link].
+// Close implements [drivers.Link].
 func (l *link) Close() error {
 	l.closeOnce.Do(func() {
 		l.Shutdown()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -69,14 +70,14 @@ func (e *endpoint) greet(conn netConn) {
 	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
 	e.wg.Go(func() {
 		defer func() { <-e.sem }()
-		hello, err := ipc.ReadHello(conn)
+		hello, err := drivers.ReadHello(conn)
 		e.heard(conn, hello, err)
 	})
 }
 
 // heard puts conn into the queue for the next Accept. Unless hosts are to wait
 // there, that is for one, while no host is being served.
-func (e *endpoint) heard(conn netConn, hello ipc.Hello, err error) {
+func (e *endpoint) heard(conn netConn, hello drivers.Hello, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.shaking, conn)
@@ -94,7 +95,7 @@ func (e *endpoint) heard(conn netConn, hello ipc.Hello, err error) {
 		}
 		if e.opts.SecondHost == Queue {
 			// It may have to wait for longer than a hello takes.
-			if _, err := conn.Write(ipc.AppendQueued(nil)); err != nil {
+			if _, err := conn.Write(drivers.AppendQueued(nil)); err != nil {
 				conn.Close()
 				return
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -49,7 +50,7 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 		}
 		return nil, fmt.Errorf("tandem: socket: attach: %w", err)
 	}
-	local := process.Hello(ipc.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
+	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
 	c := &Channel{
 		proc: p, foreign: p, connect: connect, local: local, ref: ref,
 		place:  place{path: ref.Path},

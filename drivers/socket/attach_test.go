@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -30,7 +31,7 @@ func attach(t *testing.T, ref socket.Ref) *host {
 	ch, err := socket.Attach(ctx, ref, socket.Connect{})
 	require.NoError(t, err)
 	h := &host{Channel: ch, t: t, ctx: ctx}
-	ch.Links(func(l ipc.Link) { h.links = append(h.links, l) })
+	ch.Links(func(l drivers.Link) { h.links = append(h.links, l) })
 	t.Cleanup(func() {
 		for _, l := range h.links {
 			require.NoError(t, l.Close())
@@ -76,7 +77,7 @@ func leftBy(t *testing.T, how string, kill bool) socket.Ref {
 func aRef() socket.Ref {
 	return socket.Ref{
 		Path: "/tmp/x/s", Private: true, PID: 4711, StartTime: 1 << 40, Nonce: 1 << 63, UID: 1000, Program: "./counter",
-		Codec: "cbor", MaxMessage: 1 << 20, Limits: ipc.DefaultLimits(), Detached: true, Resume: 1000,
+		Codec: "cbor", MaxMessage: 1 << 20, Timeouts: drivers.DefaultTimeouts(), Detached: true, Resume: 1000,
 	}
 }
 
@@ -123,7 +124,7 @@ func TestBadRefs(t *testing.T) {
 		"codec":                func(r *socket.Ref) { r.Codec = "" },
 		"program":              func(r *socket.Ref) { r.Program = strings.Repeat("x", 1000) },
 		"largest message of 1": func(r *socket.Ref) { r.MaxMessage = 1 },
-		"a negative limit":     func(r *socket.Ref) { r.Limits.Grace = -1 },
+		"a negative limit":     func(r *socket.Ref) { r.Timeouts.Grace = -1 },
 	} {
 		r := aRef()
 		spoil(&r)
@@ -145,7 +146,7 @@ func TestDetachAndAttach(t *testing.T) {
 		left, err := h.Detach()
 		require.NoError(t, err)
 		require.Equal(t, ref, left)
-		require.True(t, h.Left())
+		require.True(t, h.Detached())
 		require.False(t, h.Connected())
 		require.ErrorIs(t, h.Reconnect(h.ctx), ipc.ErrClosed)
 		_, err = h.Detach()
@@ -156,7 +157,7 @@ func TestDetachAndAttach(t *testing.T) {
 
 		h = attach(t, ref)
 		require.Equal(t, pid, h.Process().PID())
-		require.False(t, h.Left())
+		require.False(t, h.Detached())
 		h.works()
 	}
 	require.NoError(t, h.Disconnect())
@@ -185,7 +186,7 @@ func TestDetachErrors(t *testing.T) {
 	require.NoError(t, h.Disconnect())
 	_, err = h.Detach()
 	require.ErrorIs(t, err, ipc.ErrDisconnected)
-	require.False(t, h.Left())
+	require.False(t, h.Detached())
 	require.NoError(t, h.Reconnect(h.ctx))
 	h.works()
 }
@@ -291,17 +292,17 @@ func TestAttachToStrangers(t *testing.T) {
 			return listenAs(t, func(c net.Conn) { _, _ = c.Write([]byte("I am your worker, honestly")) })
 		}},
 		{"another run", "its nonce is", func(t *testing.T) socket.Ref {
-			return listenAs(t, func(c net.Conn) { _, _ = c.Write(goodHello(t)); _, _ = ipc.ReadHello(c) })
+			return listenAs(t, func(c net.Conn) { _, _ = c.Write(goodHello(t)); _, _ = drivers.ReadHello(c) })
 		}},
 		{"another codec", "codec mismatch", func(t *testing.T) socket.Ref {
-			ref := listenAs(t, func(c net.Conn) { _, _ = c.Write(goodHello(t)); _, _ = ipc.ReadHello(c) })
+			ref := listenAs(t, func(c net.Conn) { _, _ = c.Write(goodHello(t)); _, _ = drivers.ReadHello(c) })
 			ref.Codec = "json"
 			return ref
 		}},
 		{"queued twice", "queued", func(t *testing.T) socket.Ref {
 			return listenAs(t, func(c net.Conn) {
-				_, _ = c.Write(ipc.AppendQueued(ipc.AppendQueued(nil)))
-				_, _ = ipc.ReadHello(c)
+				_, _ = c.Write(drivers.AppendQueued(drivers.AppendQueued(nil)))
+				_, _ = drivers.ReadHello(c)
 			})
 		}},
 		{"another process", "another process has taken its path", func(t *testing.T) socket.Ref {

@@ -13,9 +13,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
-	"github.com/tandemipc/tandem/ipc"
 )
 
 var benchSizes = []struct {
@@ -32,9 +32,9 @@ func BenchmarkRoundTrip(b *testing.B) {
 			ch, err := socket.Driver{}.Spawn(ctx, command(b, "echo", ""))
 			require.NoError(b, err)
 			defer endBench(b, ch)
-			ch.Links(func(l ipc.Link) {
+			ch.Links(func(l drivers.Link) {
 				defer l.Close()
-				f := ipc.Frame{Kind: ipc.KindRequest, Tx: 1, Method: methodEcho, Payload: make([]byte, s.size)}
+				f := drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: methodEcho, Payload: make([]byte, s.size)}
 				b.SetBytes(int64(2 * s.size))
 				b.ReportAllocs()
 				for b.Loop() {
@@ -76,7 +76,7 @@ func BenchmarkPlainSocket(b *testing.B) {
 }
 
 // plainEcho sends back what it reads, once all of a message is here.
-func plainEcho(s *ipc.StartupData, size int) int {
+func plainEcho(s *drivers.StartupData, size int) int {
 	conn, err := process.Control(s)
 	if err != nil {
 		return fatal(err)
@@ -101,9 +101,9 @@ func BenchmarkOneWay(b *testing.B) {
 			ch, err := socket.Driver{}.Spawn(ctx, command(b, "echo", ""))
 			require.NoError(b, err)
 			defer endBench(b, ch)
-			ch.Links(func(l ipc.Link) {
+			ch.Links(func(l drivers.Link) {
 				defer l.Close()
-				f := ipc.Frame{Kind: ipc.KindNotify, Method: methodSink, Payload: make([]byte, s.size)}
+				f := drivers.Frame{Kind: drivers.KindNotify, Method: methodSink, Payload: make([]byte, s.size)}
 				b.SetBytes(int64(s.size))
 				b.ReportAllocs()
 				for b.Loop() {
@@ -111,7 +111,7 @@ func BenchmarkOneWay(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if err := l.Send(ctx, ipc.Frame{Kind: ipc.KindRequest, Method: methodCount}); err != nil {
+				if err := l.Send(ctx, drivers.Frame{Kind: drivers.KindRequest, Method: methodCount}); err != nil {
 					b.Fatal(err)
 				}
 				if _, err := next(ctx, l); err != nil {

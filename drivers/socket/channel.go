@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -16,10 +17,10 @@ import (
 // [Driver.Spawn] or [Attach] until Close or Detach, and over any number of
 // connections. All methods are safe for concurrent use.
 type Channel struct {
-	proc    ipc.Process
+	proc    drivers.Process
 	foreign *process.Foreign // proc, if it is not our child
 	connect Connect
-	local   ipc.Hello
+	local   drivers.Hello
 	ref     Ref // what later hellos have to agree with
 
 	place  place
@@ -38,7 +39,7 @@ type Channel struct {
 	mu       sync.Mutex // guards the following
 	link     *link      // the present one, or the last
 	shared   bool       // link was passed to fn
-	fn       func(ipc.Link)
+	fn       func(drivers.Link)
 	closed   bool
 	left     bool                    // by Detach
 	asked    bool                    // Disconnect was called, and no Reconnect has succeeded since
@@ -48,9 +49,9 @@ type Channel struct {
 	telling bool    // a goroutine tells them
 }
 
-var _ ipc.Channel = (*Channel)(nil)
+var _ drivers.Channel = (*Channel)(nil)
 
-func newChannel(d Driver, at place, p *process.Process, local ipc.Hello, l *link, ref Ref) *Channel {
+func newChannel(d Driver, at place, p *process.Process, local drivers.Hello, l *link, ref Ref) *Channel {
 	c := &Channel{proc: p, connect: d.Connect, local: local, ref: ref, place: at, target: at.path, link: l}
 	c.init()
 	if at.dir != "" && !d.Detached {
@@ -87,12 +88,12 @@ func (c *Channel) tidy() {
 }
 
 // Process is the worker's process. After [Attach] it is not our child: see there.
-func (c *Channel) Process() ipc.Process { return c.proc }
+func (c *Channel) Process() drivers.Process { return c.proc }
 
 // Links calls fn with the present link before it returns, and with each later
 // one before the Reconnect that made it returns. fn must not call Links,
 // Reconnect or Close. Links is called once; a second call panics.
-func (c *Channel) Links(fn func(ipc.Link)) {
+func (c *Channel) Links(fn func(drivers.Link)) {
 	c.turn <- struct{}{}
 	defer c.endTurn()
 	c.mu.Lock()
@@ -118,15 +119,15 @@ func (c *Channel) Connected() bool {
 	return !c.closed && c.link.alive()
 }
 
-// Left reports whether the worker was left by Detach, and so outlives the channel.
-func (c *Channel) Left() bool {
+// Detached reports whether the worker was left by Detach, and so outlives the channel.
+func (c *Channel) Detached() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.left
 }
 
-// Closed returns a channel that is closed by Close and Detach.
-func (c *Channel) Closed() <-chan struct{} { return c.closing }
+// Done returns a channel that is closed by Close and Detach.
+func (c *Channel) Done() <-chan struct{} { return c.closing }
 
 // Disconnect ends the present link in good order and leaves the worker alone.
 // What was sent before arrives at the worker; the link's Next returns what has
@@ -135,7 +136,7 @@ func (c *Channel) Closed() <-chan struct{} { return c.closing }
 // runs meanwhile goes on, but one that the channel has begun by itself ends. The
 // error is always nil.
 //
-// The worker waits for the host to come back, for as long as worker.WithHostLimit
+// The worker waits for the host to come back, for as long as worker.WithHostTimeout
 // says, or [Driver].HostTimeout if it is detached.
 func (c *Channel) Disconnect() error {
 	c.mu.Lock()
@@ -171,7 +172,7 @@ func (c *Channel) Detach() (Ref, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	if err := l.Send(ctx, ipc.Frame{Kind: kindLeave}); err != nil {
+	if err := l.Send(ctx, drivers.Frame{Kind: kindLeave}); err != nil {
 		return Ref{}, fmt.Errorf("tandem: socket: detach worker (pid %d): cannot tell it: %w", c.ref.PID, err)
 	}
 	c.end(true)

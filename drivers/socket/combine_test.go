@@ -15,11 +15,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // reads returns the next frame, and waits for it.
-func reads(t *testing.T, l ipc.Link) ipc.Frame {
+func reads(t *testing.T, l drivers.Link) drivers.Frame {
 	t.Helper()
 	for start := time.Now(); ; runtime.Gosched() {
 		f, ok, err := l.Next()
@@ -33,12 +34,12 @@ func reads(t *testing.T, l ipc.Link) ipc.Frame {
 	}
 }
 
-func note(tx uint64, size int) ipc.Frame {
-	return ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: make([]byte, size)}
+func note(tx uint64, size int) drivers.Frame {
+	return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: make([]byte, size)}
 }
 
 // fillUp sends frames that are never cut until there is no room, and returns how many.
-func fillUp(t *testing.T, l ipc.Link) (n int) {
+func fillUp(t *testing.T, l drivers.Link) (n int) {
 	t.Helper()
 	for ; ; n++ {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -52,7 +53,7 @@ func fillUp(t *testing.T, l ipc.Link) (n int) {
 }
 
 // leaves sends a frame while somebody else holds the lock.
-func leaves(t *testing.T, l *link, f ipc.Frame) {
+func leaves(t *testing.T, l *link, f drivers.Frame) {
 	t.Helper()
 	require.True(t, l.writer.lock.TryLock())
 	l.writer.stalled.Store(false)
@@ -130,7 +131,7 @@ func TestGoodbyeIsNotLeft(t *testing.T) {
 	l := a.(*link)
 	leaves(t, l, note(1, 10))
 	said := make(chan error)
-	go func() { said <- a.Send(context.Background(), ipc.Frame{Kind: ipc.KindGoodbye}) }()
+	go func() { said <- a.Send(context.Background(), drivers.Frame{Kind: drivers.KindGoodbye}) }()
 	select {
 	case <-said:
 		t.Fatal("it was left")
@@ -139,8 +140,8 @@ func TestGoodbyeIsNotLeft(t *testing.T) {
 	l.unlock()
 	require.NoError(t, <-said)
 	a.Shutdown()
-	require.Equal(t, ipc.KindNotify, reads(t, b).Kind)
-	require.Equal(t, ipc.KindGoodbye, reads(t, b).Kind)
+	require.Equal(t, drivers.KindNotify, reads(t, b).Kind)
+	require.Equal(t, drivers.KindGoodbye, reads(t, b).Kind)
 }
 
 // What counts as sent when the link is shut arrives.
@@ -170,12 +171,12 @@ func TestShutdownSendsWhatWasLeft(t *testing.T) {
 func TestCombinedSends(t *testing.T) {
 	a, b := Pair(t, 1<<24)
 	const senders, each = 16, 150
-	sealed := func(tx uint64, size int) ipc.Frame {
+	sealed := func(tx uint64, size int) drivers.Frame {
 		p := binary.LittleEndian.AppendUint64(make([]byte, size, size+12), tx)
 		for i := range size {
 			p[i] = byte(tx) + byte(i)
 		}
-		return ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: binary.LittleEndian.AppendUint32(p, crc32.ChecksumIEEE(p))}
+		return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: binary.LittleEndian.AppendUint32(p, crc32.ChecksumIEEE(p))}
 	}
 	var mu sync.Mutex
 	sent := make(map[uint64]bool)
@@ -188,7 +189,7 @@ func TestCombinedSends(t *testing.T) {
 				if s%2 == 0 && random.IntN(4) == 0 {
 					ctx, cancel = context.WithTimeout(ctx, time.Duration(random.IntN(300))*time.Microsecond)
 				}
-				var frames []ipc.Frame
+				var frames []drivers.Frame
 				for range 1 + random.IntN(5) {
 					size := random.IntN(300)
 					if random.IntN(8) == 0 {
@@ -220,13 +221,13 @@ func TestCombinedSends(t *testing.T) {
 	finished := make(chan error)
 	go func() {
 		wg.Wait()
-		finished <- a.Send(context.Background(), ipc.Frame{Kind: ipc.KindGoodbye})
+		finished <- a.Send(context.Background(), drivers.Frame{Kind: drivers.KindGoodbye})
 	}()
 	var last [senders]uint64
 	seen := make(map[uint64]bool)
 	for {
 		f := reads(t, b)
-		if f.Kind == ipc.KindGoodbye {
+		if f.Kind == drivers.KindGoodbye {
 			break
 		}
 		p := f.Payload[:len(f.Payload)-4]
@@ -277,13 +278,13 @@ func TestWhatIsLeftIsBounded(t *testing.T) {
 
 // A frame over the limit of the peer is refused wherever in a batch it is.
 func TestBatchKnowsTheLimit(t *testing.T) {
-	a, b := Pair(t, ipc.MinMaxMessage)
-	frames := []ipc.Frame{note(1, 10), note(2, smallPayload), note(3, 10)}
+	a, b := Pair(t, drivers.MinMaxMessage)
+	frames := []drivers.Frame{note(1, 10), note(2, smallPayload), note(3, 10)}
 	n, err := a.SendBatch(t.Context(), frames)
 	require.Equal(t, 1, n)
 	var size *ipc.SizeError
 	require.ErrorAs(t, err, &size)
-	require.Equal(t, ipc.SizeError{Size: smallPayload + 8, Limit: ipc.MinMaxMessage}, *size)
+	require.Equal(t, ipc.SizeError{Size: smallPayload + 8, Limit: drivers.MinMaxMessage}, *size)
 	n, err = a.SendBatch(t.Context(), frames[1:])
 	require.Zero(t, n)
 	require.ErrorAs(t, err, &size)

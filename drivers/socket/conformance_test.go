@@ -5,8 +5,8 @@ package socket_test
 import (
 	"testing"
 
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/socket"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 )
 
-func TestConformance(t *testing.T) { ipctest.TestDriver(t, socket.Driver{}) }
+func TestConformance(t *testing.T) { drivertest.TestDriver(t, socket.Driver{}) }

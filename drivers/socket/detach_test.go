@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
-	"github.com/tandemipc/tandem/ipc"
 )
 
 func TestDetachedWorkerHasASession(t *testing.T) {
@@ -45,7 +45,7 @@ func TestDetachedWorkerOutlivesItsHost(t *testing.T) {
 
 	c := dialRaw(t, arg+".sock")
 	sayHello(t, c)
-	hello, err := ipc.ReadHello(c)
+	hello, err := drivers.ReadHello(c)
 	require.NoError(t, err)
 	require.Equal(t, pid, hello.PID)
 	require.Equal(t, started, process.StartTime(pid))

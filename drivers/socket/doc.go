@@ -18,7 +18,7 @@
 //	+---------------+-----+-----------+--------+---------+-----+
 //
 // with size the bytes of header and payload together, little-endian, and tag
-// and header as [ipc.Frame] has them. The byte end is there if 8 + size is more
+// and header as [drivers.Frame] has them. The byte end is there if 8 + size is more
 // than 2048: 1, or 0 if the sender gave up halfway and filled the rest with
 // zeros, for then the receiver drops the message. A size over the agreed limit,
 // a bit set in the three bytes of zeros, another end and a header that cannot

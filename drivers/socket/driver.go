@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -17,11 +18,11 @@ const (
 	layoutVersion = 1
 )
 
-func init() { ipc.RegisterDriver(Driver{}) }
+func init() { drivers.Register(Driver{}) }
 
 var (
-	_ ipc.Driver[*Channel] = Driver{}
-	_ ipc.Acceptor         = Driver{}
+	_ drivers.Driver[*Channel] = Driver{}
+	_ drivers.Acceptor         = Driver{}
 )
 
 // Driver starts workers that are linked by Unix sockets. Its zero value is
@@ -49,7 +50,7 @@ type Driver struct {
 	OnDisconnect OnDisconnect
 	// HostTimeout bounds how long a detached worker waits for a host, after
 	// Disconnect or Detach or the end of its host, and then ends; 0 means no limit.
-	// For it, this takes the place of worker.WithHostLimit.
+	// For it, this takes the place of worker.WithHostTimeout.
 	HostTimeout time.Duration
 	// SecondHost says what becomes of a host that connects while another one is
 	// served.
@@ -87,8 +88,8 @@ const (
 func (Driver) Name() string { return driverName }
 
 // Capabilities returns Reconnect and Detach.
-func (Driver) Capabilities() ipc.Capabilities {
-	return ipc.Capabilities{Reconnect: true, Detach: true}
+func (Driver) Capabilities() drivers.Capabilities {
+	return drivers.Capabilities{Reconnect: true, Detach: true}
 }
 
 // options are what the worker is told of its driver.
@@ -115,7 +116,7 @@ func (d Driver) check() {
 // is started; so is a system without Unix sockets, and then the error wraps
 // [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.
 // It panics if an option is out of range.
-func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
+func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
 	d.check()
 	if err := supported(); err != nil {
 		return nil, err
@@ -144,9 +145,9 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 		s.Import = importPath
 	}
 	if d.Detached {
-		s.Limits.Host = d.HostTimeout
+		s.Timeouts.Host = d.HostTimeout
 	}
-	local := process.Hello(ipc.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
+	local := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
 	var l *link
 	p, _, err := process.Spawn(ctx, cmd, process.Options{Detached: d.Detached}, func(conn netConn) error {
 		remote, err := exchange(conn, local)
@@ -168,7 +169,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 		Path: place.path, Private: place.dir != "",
 		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: workerUID(cmd.Cmd.SysProcAttr),
 		Program: program[max(0, len(program)-maxProgram):],
-		Codec:   s.Codec, MaxMessage: limit, Limits: s.Limits, Detached: d.Detached, Resume: s.Resume,
+		Codec:   s.Codec, MaxMessage: limit, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
 	}), nil
 }
 
@@ -176,9 +177,9 @@ func (d Driver) Spawn(ctx context.Context, cmd *ipc.Command) (*Channel, error) {
 func messageLimit(n int) (int, error) {
 	switch {
 	case n == 0:
-		return ipc.DefaultMaxMessage, nil
-	case n < ipc.MinMaxMessage || n > maxFrame:
-		return 0, fmt.Errorf("tandem: socket: largest message of %d bytes: choose %d to %d", n, ipc.MinMaxMessage, maxFrame)
+		return drivers.DefaultMaxMessage, nil
+	case n < drivers.MinMaxMessage || n > maxFrame:
+		return 0, fmt.Errorf("tandem: socket: largest message of %d bytes: choose %d to %d", n, drivers.MinMaxMessage, maxFrame)
 	}
 	return n, nil
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -20,7 +21,7 @@ import (
 // Open prepares a worker's end: it listens at s.Address, so that the kernel
 // names this process to hosts that connect, and takes the control socket, over
 // which the first link runs. If it cannot listen it tells the host why.
-func (Driver) Open(s *ipc.StartupData) (ipc.Endpoint, error) {
+func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	if err := supported(); err != nil {
 		return nil, err
 	}
@@ -93,7 +94,7 @@ type endpoint struct {
 // candidate is a host that has said hello and was not answered yet.
 type candidate struct {
 	conn  netConn
-	hello ipc.Hello
+	hello drivers.Hello
 }
 
 var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
@@ -106,7 +107,7 @@ const hostCheck = 200 * time.Millisecond
 // host to connect; one that does not agree is told so and does not end it. It
 // fails when the host has ended without Detach, unless OnDisconnect is KeepAlive;
 // and if the worker is not detached, when the process that started it has ended.
-func (e *endpoint) Accept(ctx context.Context, local ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -206,7 +207,7 @@ func (e *endpoint) hostGone() error {
 // watchHost begins to watch over the process at the other end of conn, if the
 // worker is to end with it. It returns nil if the system cannot do that; then
 // the process that started us stands for the host. e.mu is held.
-func (e *endpoint) watchHost(conn netConn, hello ipc.Hello) {
+func (e *endpoint) watchHost(conn netConn, hello drivers.Hello) {
 	if !e.opts.Detached || e.opts.OnDisconnect == KeepAlive {
 		return
 	}
@@ -223,7 +224,7 @@ func (e *endpoint) watchHost(conn netConn, hello ipc.Hello) {
 	}
 }
 
-func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.Hello) (drivers.Link, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
 	remote, err := exchange(conn, local)
 	if !stop() {
@@ -249,17 +250,17 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local ipc.Hell
 }
 
 // answer says hello to a candidate and makes its link.
-func (e *endpoint) answer(c candidate, local ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) answer(c candidate, local drivers.Hello) (drivers.Link, error) {
 	if err := sayHello(c.conn, local); err != nil {
 		return nil, err
 	}
-	if err := ipc.Agree(local, c.hello); err != nil {
+	if err := drivers.Agree(local, c.hello); err != nil {
 		return nil, err
 	}
 	return e.yield(c.conn, local, c.hello)
 }
 
-func (e *endpoint) yield(conn netConn, local, remote ipc.Hello) (ipc.Link, error) {
+func (e *endpoint) yield(conn netConn, local, remote drivers.Hello) (drivers.Link, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -19,23 +20,23 @@ import (
 
 // local is an endpoint in this process, with the first link taken.
 type local struct {
-	ipc.Endpoint
+	drivers.Endpoint
 	path  string
-	link  ipc.Link
-	hello ipc.Hello
+	link  drivers.Link
+	hello drivers.Hello
 }
 
 // localEndpoint opens an endpoint as a worker does; it returns the host's end
 // of the first link too.
-func localEndpoint(t *testing.T) (*local, ipc.Link) {
+func localEndpoint(t *testing.T) (*local, drivers.Link) {
 	e, startup, control := openEndpoint(t)
 	sayHello(t, control)
-	l := &local{Endpoint: e, path: startup.Address, hello: ipc.Hello{Codec: "cbor", MaxMessage: 1 << 20}}
+	l := &local{Endpoint: e, path: startup.Address, hello: drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}}
 	var err error
 	l.link, err = e.Accept(testContext(t), l.hello)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.link.Close()) })
-	_, err = ipc.ReadHello(control)
+	_, err = drivers.ReadHello(control)
 	require.NoError(t, err)
 	return l, socket.LinkOf(t, control, 1<<20, false)
 }
@@ -56,23 +57,23 @@ func TestEndpointAccept(t *testing.T) {
 	sayHello(t, conn)
 	l, err := e.Accept(testContext(t), e.hello)
 	require.NoError(t, err)
-	_, err = ipc.ReadHello(conn)
+	_, err = drivers.ReadHello(conn)
 	require.NoError(t, err)
 
 	// One that does not agree is told so, and does not end Accept.
 	require.NoError(t, l.Close())
-	links := make(chan ipc.Link)
+	links := make(chan drivers.Link)
 	go func() {
 		l, err := e.Accept(testContext(t), e.hello)
 		links <- l
 		errs <- err
 	}()
 	other := dialRaw(t, e.path)
-	b, err := ipc.AppendHello(nil, process.Hello(ipc.Hello{Codec: "json", MaxMessage: 1 << 20}, "socket", 1))
+	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "json", MaxMessage: 1 << 20}, "socket", 1))
 	require.NoError(t, err)
 	_, err = other.Write(b)
 	require.NoError(t, err)
-	hello, err := ipc.ReadHello(other)
+	hello, err := drivers.ReadHello(other)
 	require.NoError(t, err)
 	require.Equal(t, "cbor", hello.Codec)
 	_, err = other.Read(make([]byte, 1))
@@ -80,7 +81,7 @@ func TestEndpointAccept(t *testing.T) {
 
 	good := dialRaw(t, e.path)
 	sayHello(t, good)
-	_, err = ipc.ReadHello(good)
+	_, err = drivers.ReadHello(good)
 	require.NoError(t, err)
 	l = <-links
 	require.NoError(t, <-errs)
@@ -102,7 +103,7 @@ func TestEndpointAccept(t *testing.T) {
 func TestEndpointCloseEndsTheFirstAccept(t *testing.T) {
 	e, startup, _ := openEndpoint(t)
 	errs := make(chan error, 1)
-	go func() { _, err := e.Accept(testContext(t), ipc.Hello{Codec: "cbor"}); errs <- err }()
+	go func() { _, err := e.Accept(testContext(t), drivers.Hello{Codec: "cbor"}); errs <- err }()
 	eventually(t, "Accept waits for the hello", func() bool { return goroutineIn("socket.exchange") })
 	require.NoError(t, e.Close())
 	require.ErrorIs(t, <-errs, ipc.ErrClosed)
@@ -113,13 +114,13 @@ func TestOpenTellsTheHostWhyNot(t *testing.T) {
 	s, control := startupData(t, filepath.Join(t.TempDir(), "none", "s"))
 	_, err := socket.Driver{}.Open(s)
 	require.ErrorContains(t, err, "no such file")
-	_, err = ipc.ReadHello(control)
+	_, err = drivers.ReadHello(control)
 	var refused *ipc.RefusedError
 	require.ErrorAs(t, err, &refused)
 	require.Contains(t, refused.Reason, "no such file")
 }
 
-func openEndpoint(t *testing.T) (ipc.Endpoint, *ipc.StartupData, *net.UnixConn) {
+func openEndpoint(t *testing.T) (drivers.Endpoint, *drivers.StartupData, *net.UnixConn) {
 	s, control := startupData(t, filepath.Join(t.TempDir(), "s"))
 	e, err := socket.Driver{}.Open(s)
 	require.NoError(t, err)
@@ -129,7 +130,7 @@ func openEndpoint(t *testing.T) (ipc.Endpoint, *ipc.StartupData, *net.UnixConn) 
 
 // startupData is what a host would pass, with a control socket whose other end
 // is returned.
-func startupData(t *testing.T, path string) (*ipc.StartupData, *net.UnixConn) {
+func startupData(t *testing.T, path string) (*drivers.StartupData, *net.UnixConn) {
 	ours, theirs := socket.ConnPair(t)
 	f, err := theirs.File()
 	require.NoError(t, err)
@@ -138,5 +139,5 @@ func startupData(t *testing.T, path string) (*ipc.StartupData, *net.UnixConn) {
 	syscall.CloseOnExec(fd)
 	require.NoError(t, f.Close())
 	require.NoError(t, theirs.Close())
-	return &ipc.StartupData{Driver: "socket", Codec: "cbor", Control: fd, Address: path, DriverData: []byte{0xa0}}, ours
+	return &drivers.StartupData{Driver: "socket", Codec: "cbor", Control: fd, Address: path, DriverData: []byte{0xa0}}, ours
 }

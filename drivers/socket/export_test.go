@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 const (
@@ -35,18 +35,18 @@ func SetHelloTimeout(t *testing.T, d time.Duration) {
 }
 
 // Pair returns both ends of a link within this process.
-func Pair(t testing.TB, limit int) (host, worker ipc.Link) {
+func Pair(t testing.TB, limit int) (host, worker drivers.Link) {
 	a, b := ConnPair(t)
 	return LinkOf(t, a, limit, false), LinkOf(t, b, limit, true)
 }
 
 // LinkOf makes a link of a connection over which no hellos were exchanged.
-func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) ipc.Link {
+func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) drivers.Link {
 	s := hostSide
 	if worker {
 		s = workerSide
 	}
-	l, err := newLink(c, ipc.Hello{MaxMessage: limit}, ipc.Hello{MaxMessage: limit}, s)
+	l, err := newLink(c, drivers.Hello{MaxMessage: limit}, drivers.Hello{MaxMessage: limit}, s)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	return l
@@ -54,7 +54,7 @@ func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) ipc.Link {
 
 // HoldSender keeps all senders of a link away until release is called, which ends as
 // a Send does. Others leave it their frames, though there may be no room for them.
-func HoldSender(t testing.TB, l ipc.Link) (release func()) {
+func HoldSender(t testing.TB, l drivers.Link) (release func()) {
 	require.True(t, l.(*link).writer.lock.TryLock())
 	l.(*link).writer.stalled.Store(false)
 	return l.(*link).unlock

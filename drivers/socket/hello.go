@@ -5,8 +5,8 @@ import (
 	"net"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
-	"github.com/tandemipc/tandem/ipc"
 )
 
 type netConn = *net.UnixConn
@@ -17,12 +17,12 @@ var helloTimeout = 5 * time.Second
 
 // exchange says hello, hears the peer's and compares the two. A hello is far
 // smaller than what a socket buffers, so both sides can speak first.
-func exchange(conn netConn, local ipc.Hello) (ipc.Hello, error) {
+func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
 	return process.HearHello(conn, local, sayHello(conn, local))
 }
 
-func sayHello(conn netConn, local ipc.Hello) error {
-	b, err := ipc.AppendHello(nil, local)
+func sayHello(conn netConn, local drivers.Hello) error {
+	b, err := drivers.AppendHello(nil, local)
 	if err != nil {
 		return err
 	}
@@ -35,6 +35,6 @@ func sayHello(conn netConn, local ipc.Hello) error {
 // refuse says why there will be no hello, and hangs up.
 func refuse(conn netConn, reason string) {
 	_ = conn.SetWriteDeadline(time.Now().Add(helloTimeout))
-	_, _ = conn.Write(ipc.AppendRefusal(nil, reason))
+	_, _ = conn.Write(drivers.AppendRefusal(nil, reason))
 	conn.Close()
 }

@@ -10,8 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
-	"github.com/tandemipc/tandem/ipc"
 )
 
 // helperMain is a process between the test and a worker, or an impostor.
@@ -29,7 +29,7 @@ func helperMain(mode, arg string) int {
 		if err != nil {
 			return fatal(err)
 		}
-		ch.Links(func(ipc.Link) {})
+		ch.Links(func(drivers.Link) {})
 		fmt.Println(ch.Process().PID())
 		time.Sleep(3 * testTimeout)
 		return 0
@@ -44,7 +44,7 @@ func helperMain(mode, arg string) int {
 		if err != nil {
 			return fatal(err)
 		}
-		ch.Links(func(ipc.Link) {})
+		ch.Links(func(drivers.Link) {})
 		switch arg {
 		case "detach":
 			if _, err := ch.Detach(); err != nil {

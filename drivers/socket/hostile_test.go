@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -28,7 +29,7 @@ func dialRaw(t testing.TB, path string) *net.UnixConn {
 }
 
 func goodHello(t testing.TB) []byte {
-	b, err := ipc.AppendHello(nil, process.Hello(ipc.Hello{Codec: "cbor", MaxMessage: 2 << 20}, "socket", 1))
+	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: 2 << 20}, "socket", 1))
 	require.NoError(t, err)
 	return b
 }
@@ -77,7 +78,7 @@ func TestHostileHost(t *testing.T) {
 		eventually(t, "the worker takes a host", func() bool {
 			conn = dialRaw(t, path)
 			sayHello(t, conn)
-			_, err := ipc.ReadHello(conn)
+			_, err := drivers.ReadHello(conn)
 			if err != nil {
 				conn.Close()
 				require.ErrorContains(t, err, "worker has a host", c.name)
@@ -122,7 +123,7 @@ func TestTooManySilentConnections(t *testing.T) {
 		silent = append(silent, conn)
 	}
 	last := silent[len(silent)-1]
-	_, err := ipc.ReadHello(last)
+	_, err := drivers.ReadHello(last)
 	var refused *ipc.RefusedError
 	require.ErrorAs(t, err, &refused)
 	for _, c := range silent {
@@ -150,7 +151,7 @@ func TestHostileWorker(t *testing.T) {
 		cmd.Startup.MaxMessage = 2 << 20
 		ch, err := socket.Driver{}.Spawn(testContext(t), cmd)
 		require.NoError(t, err, c.name)
-		ch.Links(func(l ipc.Link) {
+		ch.Links(func(l drivers.Link) {
 			_, err := next(testContext(t), l)
 			require.ErrorContains(t, err, c.want, c.name)
 			if strings.HasPrefix(c.name, "cut") {
@@ -161,7 +162,7 @@ func TestHostileWorker(t *testing.T) {
 			_, _, again := l.Next()
 			require.Equal(t, err, again, "an error stays")
 			require.True(t, l.Ready())
-			require.Error(t, l.Send(testContext(t), ipc.Frame{Kind: ipc.KindRequest}))
+			require.Error(t, l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest}))
 			require.NoError(t, l.Close())
 		})
 		_ = ch.Process().Signal(syscall.SIGKILL)

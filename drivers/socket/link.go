@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -29,7 +30,7 @@ const (
 	workerSide
 )
 
-// link is one connection. It implements [ipc.Link] for both sides.
+// link is one connection. It implements [drivers.Link] for both sides.
 //
 // The descriptor is read and written with system calls of our own that never
 // block, for those cost no pass through the netpoller while data flows; the
@@ -37,7 +38,7 @@ const (
 type link struct {
 	conn  netConn
 	raw   syscall.RawConn
-	peer  ipc.Hello
+	peer  drivers.Hello
 	limit int // largest header and payload together
 	side  side
 
@@ -59,11 +60,11 @@ type link struct {
 	writer writer
 }
 
-var _ ipc.Link = (*link)(nil)
+var _ drivers.Link = (*link)(nil)
 
 // newLink makes a link of conn, over which hellos have been exchanged. It owns
 // conn unless it fails.
-func newLink(conn netConn, local, remote ipc.Hello, side side) (*link, error) {
+func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("tandem: socket: %w", err)
@@ -86,7 +87,7 @@ func newLink(conn netConn, local, remote ipc.Hello, side side) (*link, error) {
 }
 
 // Peer is what the other side said in its hello.
-func (l *link) Peer() ipc.Hello { return l.peer }
+func (l *link) Peer() drivers.Hello { return l.peer }
 
 // Shutdown ends the link and keeps what has arrived.
 func (l *link) Shutdown() {

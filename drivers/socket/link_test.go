@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -42,7 +43,7 @@ func TestEchoOfAllSizes(t *testing.T) {
 	for i, n := range sizes {
 		p := random(n)
 		sum := crc32.ChecksumIEEE(p)
-		f := ipc.Frame{Kind: ipc.KindRequest, Tx: uint64(i), Method: methodEcho, Payload: p}
+		f := drivers.Frame{Kind: drivers.KindRequest, Tx: uint64(i), Method: methodEcho, Payload: p}
 		if i%2 == 0 {
 			f.Remaining = time.Duration(i+1) * time.Hour
 		}
@@ -80,7 +81,7 @@ func TestFramesInARow(t *testing.T) {
 	errs := make(chan error, 1)
 	go func() {
 		for i, n := range want {
-			if err := a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Tx: uint64(i), Payload: all[i : i+n]}); err != nil {
+			if err := a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: all[i : i+n]}); err != nil {
 				errs <- err
 				return
 			}
@@ -102,7 +103,7 @@ func TestFramesInARow(t *testing.T) {
 func TestBytewise(t *testing.T) {
 	a, b := socket.ConnPair(t)
 	l := socket.LinkOf(t, a, 1<<20, false)
-	frame := append(prefix(8+3, byte(ipc.KindNotify)), 9, 0, 0, 0, 0, 0, 0, 0, 'a', 'b', 'c')
+	frame := append(prefix(8+3, byte(drivers.KindNotify)), 9, 0, 0, 0, 0, 0, 0, 0, 'a', 'b', 'c')
 	for range 3 {
 		for i := range frame {
 			_, err := b.Write(frame[i : i+1])
@@ -136,13 +137,13 @@ func TestSizeLimit(t *testing.T) {
 	cmd := command(t, "hello", "small") // accepts 8 KiB, and says nothing
 	ch, err := socket.Driver{}.Spawn(testContext(t), cmd)
 	require.NoError(t, err)
-	ch.Links(func(l ipc.Link) {
+	ch.Links(func(l drivers.Link) {
 		require.Equal(t, 8<<10, l.Peer().MaxMessage)
-		err := l.Send(testContext(t), ipc.Frame{Kind: ipc.KindRequest, Method: 1, Payload: make([]byte, 8<<10-15)})
+		err := l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-15)})
 		var size *ipc.SizeError
 		require.ErrorAs(t, err, &size)
 		require.Equal(t, ipc.SizeError{Size: 8<<10 + 1, Limit: 8 << 10}, *size)
-		require.NoError(t, l.Send(testContext(t), ipc.Frame{Kind: ipc.KindRequest, Method: 1, Payload: make([]byte, 8<<10-16)}))
+		require.NoError(t, l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-16)}))
 		require.NoError(t, l.Close())
 	})
 	require.NoError(t, ch.Process().Signal(syscall.SIGKILL))
@@ -159,7 +160,7 @@ func TestConcurrentSends(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				p := random((s*each + i) % 5000)
-				f := ipc.Frame{Kind: ipc.KindRequest, Method: methodEcho, Tx: uint64(s)<<32 | uint64(i),
+				f := drivers.Frame{Kind: drivers.KindRequest, Method: methodEcho, Tx: uint64(s)<<32 | uint64(i),
 					Payload: binary.LittleEndian.AppendUint32(p, crc32.ChecksumIEEE(p))}
 				if err := link.Send(h.ctx, f); err != nil {
 					t.Error(err)
@@ -189,7 +190,7 @@ func TestStoppedWorker(t *testing.T) {
 	sent, cut := 0, make(chan error, 1)
 	go func() {
 		for {
-			if err := h.link().Send(full, ipc.Frame{Kind: ipc.KindNotify, Tx: uint64(sent), Method: methodEcho, Payload: p}); err != nil {
+			if err := h.link().Send(full, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(sent), Method: methodEcho, Payload: p}); err != nil {
 				cut <- err
 				return
 			}
@@ -201,7 +202,7 @@ func TestStoppedWorker(t *testing.T) {
 	behind, leave := context.WithCancel(h.ctx)
 	left := make(chan error, 1)
 	go func() {
-		left <- h.link().Send(behind, ipc.Frame{Kind: ipc.KindNotify, Tx: 1 << 40, Method: methodEcho})
+		left <- h.link().Send(behind, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 40, Method: methodEcho})
 	}()
 	eventually(t, "a second sender waits", func() bool { return goroutineIn("sendlock.(*Lock).Lock") })
 	leave()
@@ -211,7 +212,7 @@ func TestStoppedWorker(t *testing.T) {
 	// What is missing of the frame that was cut waits for room as well.
 	again, cancel := context.WithCancel(h.ctx)
 	go func() {
-		cut <- h.link().Send(again, ipc.Frame{Kind: ipc.KindNotify, Tx: 1 << 41, Method: methodEcho})
+		cut <- h.link().Send(again, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 41, Method: methodEcho})
 	}()
 	eventually(t, "the socket is still full", func() bool { return goroutineIn("(*link).writeSlowly") })
 	cancel()
@@ -220,7 +221,7 @@ func TestStoppedWorker(t *testing.T) {
 	require.NoError(t, h.Process().Signal(syscall.SIGCONT))
 	last := make(chan error, 1)
 	go func() {
-		last <- h.link().Send(h.ctx, ipc.Frame{Kind: ipc.KindNotify, Tx: 1 << 42, Method: methodEcho, Payload: []byte("end")})
+		last <- h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 42, Method: methodEcho, Payload: []byte("end")})
 	}()
 	for i := 0; ; i++ {
 		f := h.recv()
@@ -241,14 +242,14 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 		a, b := socket.Pair(t, 1<<20)
 		ctx := testContext(t)
 		for i := range 10 {
-			require.NoError(t, b.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Tx: uint64(i), Payload: make([]byte, 5000)}))
+			require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: make([]byte, 5000)}))
 		}
-		require.NoError(t, a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify})) // stays unread, so that Close resets
+		require.NoError(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify})) // stays unread, so that Close resets
 		switch which {
 		case "ours":
 			a.Shutdown()
 			a.Shutdown()
-			require.ErrorIs(t, a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}), ipc.ErrDisconnected)
+			require.ErrorIs(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 		case "theirs":
 			b.Shutdown()
 		default:
@@ -256,7 +257,7 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 			require.NoError(t, b.Close())
 			_, _, err := b.Next()
 			require.ErrorIs(t, err, ipc.ErrDisconnected)
-			require.ErrorIs(t, b.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}), ipc.ErrDisconnected)
+			require.ErrorIs(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 			b.Sleep(func() bool { return false })
 			require.True(t, b.Ready())
 			b.Wake()
@@ -271,7 +272,7 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 			require.ErrorIs(t, err, ipc.ErrDisconnected)
 		} else {
 			require.ErrorIs(t, err, ipc.ErrPeerGone)
-			require.ErrorIs(t, a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}), ipc.ErrPeerGone)
+			require.ErrorIs(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
 		}
 		a.Sleep(func() bool { return false }) // returns: the link has ended
 	}
@@ -279,13 +280,13 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 
 func TestEndUnblocks(t *testing.T) {
 	ends := map[string]struct {
-		end  func(a, b ipc.Link)
+		end  func(a, b drivers.Link)
 		want error
 	}{
-		"Shutdown":      {func(a, b ipc.Link) { a.Shutdown() }, ipc.ErrDisconnected},
-		"Close":         {func(a, b ipc.Link) { _ = a.Close() }, ipc.ErrDisconnected},
-		"peer Shutdown": {func(a, b ipc.Link) { b.Shutdown() }, ipc.ErrPeerGone},
-		"peer Close":    {func(a, b ipc.Link) { _ = b.Close() }, ipc.ErrPeerGone},
+		"Shutdown":      {func(a, b drivers.Link) { a.Shutdown() }, ipc.ErrDisconnected},
+		"Close":         {func(a, b drivers.Link) { _ = a.Close() }, ipc.ErrDisconnected},
+		"peer Shutdown": {func(a, b drivers.Link) { b.Shutdown() }, ipc.ErrPeerGone},
+		"peer Close":    {func(a, b drivers.Link) { _ = b.Close() }, ipc.ErrPeerGone},
 	}
 	for name, c := range ends {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +295,7 @@ func TestEndUnblocks(t *testing.T) {
 			var wg sync.WaitGroup
 			errs := make(chan error, 4)
 			for range 4 { // one in the system, three at the lock
-				wg.Go(func() { errs <- a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 32<<20)}) })
+				wg.Go(func() { errs <- a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 32<<20)}) })
 			}
 			slept := make(chan struct{})
 			a.Arm()
@@ -318,7 +319,7 @@ func TestCloseAtAnyMoment(t *testing.T) {
 		ctx := testContext(t)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			for a.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, i*100)}) == nil {
+			for a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, i*100)}) == nil {
 			}
 		})
 		wg.Go(func() {
@@ -373,7 +374,7 @@ func TestSleepAndWake(t *testing.T) {
 		}
 	}()
 	for i := range 2000 {
-		require.NoError(t, b.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}))
+		require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
 		if i%3 == 0 {
 			for got.Load() <= int64(i) {
 				runtime.Gosched()
@@ -390,7 +391,7 @@ func TestUnarmedSleeperIsLeftAlone(t *testing.T) {
 	go func() { a.Sleep(func() bool { return false }); close(woke) }()
 	eventually(t, "it sleeps", func() bool { return goroutineIn("(*link).Sleep") })
 	for range 100 { // this goroutine polls meanwhile
-		require.NoError(t, b.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}))
+		require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
 		for {
 			_, ok, err := a.Next()
 			require.NoError(t, err)
@@ -406,7 +407,7 @@ func TestUnarmedSleeperIsLeftAlone(t *testing.T) {
 	}
 	a.Arm()
 	require.False(t, a.Ready())
-	require.NoError(t, b.Send(ctx, ipc.Frame{Kind: ipc.KindNotify}))
+	require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
 	<-woke
 }
 
@@ -417,7 +418,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 		p := make([]byte, n)
 		var fail error
 		roundTrip := func() {
-			err := a.Send(ctx, ipc.Frame{Kind: ipc.KindRequest, Tx: 1, Method: 2, Remaining: 3, Payload: p})
+			err := a.Send(ctx, drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: 2, Remaining: 3, Payload: p})
 			_, ok, err2 := b.Next()
 			if err := errors.Join(err, err2); err != nil || !ok {
 				fail = errors.Join(err, io.ErrNoProgress)
@@ -432,12 +433,14 @@ func TestSendAllocatesNothing(t *testing.T) {
 // What senders leave to another one arrives, in order, though that one's own frame was
 // cut, or nobody sends anything else.
 func TestLeftFrames(t *testing.T) {
-	notify := func(tx uint64) ipc.Frame { return ipc.Frame{Kind: ipc.KindNotify, Tx: tx, Payload: []byte("left")} }
+	notify := func(tx uint64) drivers.Frame {
+		return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: []byte("left")}
+	}
 	// cut sends a part of a frame, and returns when the system has no room any more.
-	cut := func(t *testing.T, l ipc.Link) {
+	cut := func(t *testing.T, l drivers.Link) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		require.ErrorIs(t, l.Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 8<<20)}), context.DeadlineExceeded)
+		require.ErrorIs(t, l.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 8<<20)}), context.DeadlineExceeded)
 	}
 	for _, name := range []string{"there is room", "there is none", "another sender gives up"} {
 		t.Run(name, func(t *testing.T) {
@@ -454,7 +457,9 @@ func TestLeftFrames(t *testing.T) {
 				// Another sender takes over what was left, and gives up.
 				blocked := make(chan error, 1)
 				short, cancel := context.WithCancel(ctx)
-				go func() { blocked <- a.Send(short, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 1<<20)}) }()
+				go func() {
+					blocked <- a.Send(short, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 1<<20)})
+				}()
 				release()
 				cancel()
 				require.Error(t, <-blocked)

@@ -21,10 +21,11 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
 )
 
 // The environment tells a helper process what to be.
@@ -35,9 +36,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if s := ipc.Startup(); s != nil {
+	if s := drivers.Startup(); s != nil {
 		if os.Getenv(modeEnv) == "" {
-			ipctest.Main(m) // a worker of the conformance suite
+			drivertest.Main(m) // a worker of the conformance suite
 		}
 		os.Exit(workerMain(s, os.Getenv(modeEnv), os.Getenv(argEnv)))
 	}
@@ -107,22 +108,22 @@ const (
 	methodCount
 )
 
-func workerMain(s *ipc.StartupData, mode, arg string) int {
+func workerMain(s *drivers.StartupData, mode, arg string) int {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	ctx, cancel := context.WithTimeout(context.Background(), 3*testTimeout)
 	defer cancel()
 	switch mode {
 	case "echo":
-		return echoWorker(ctx, s, ipc.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
+		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
 	case "once": // ends when its host goes, and tells a file why
 		signal.Ignore(syscall.SIGTERM)
-		a, _ := ipc.FindDriver(s.Driver)
+		a, _ := drivers.Find(s.Driver)
 		e, err := a.Open(s)
 		if err != nil {
 			return fatal(err)
 		}
 		defer e.Close()
-		l, err := e.Accept(ctx, ipc.Hello{Codec: s.Codec})
+		l, err := e.Accept(ctx, drivers.Hello{Codec: s.Codec})
 		if err != nil {
 			return fatal(err)
 		}
@@ -136,14 +137,14 @@ func workerMain(s *ipc.StartupData, mode, arg string) int {
 		}
 		return 0
 	case "codec":
-		return echoWorker(ctx, s, ipc.Hello{Codec: "json"})
+		return echoWorker(ctx, s, drivers.Hello{Codec: "json"})
 	case "hello", "bytes": // speaks by hand: "layout", "version", "driver", or bytes after a good hello
 		conn, err := process.Control(s)
 		if err != nil {
 			return fatal(err)
 		}
 		defer conn.Close()
-		h := process.Hello(ipc.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage}, "socket", 1)
+		h := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage}, "socket", 1)
 		switch arg {
 		case "layout":
 			h.Layout = 99
@@ -154,7 +155,7 @@ func workerMain(s *ipc.StartupData, mode, arg string) int {
 		case "small":
 			h.MaxMessage = 8 << 10
 		}
-		b, err := ipc.AppendHello(nil, h)
+		b, err := drivers.AppendHello(nil, h)
 		if err != nil {
 			return fatal(err)
 		}
@@ -170,12 +171,12 @@ func workerMain(s *ipc.StartupData, mode, arg string) int {
 		}
 		if mode == "bytes" {
 			// Read it all, so that the end is an end of file and no reset.
-			_, _ = ipc.ReadHello(conn)
+			_, _ = drivers.ReadHello(conn)
 			return 0
 		}
-		remote, err := ipc.ReadHello(conn)
+		remote, err := drivers.ReadHello(conn)
 		if err == nil {
-			err = ipc.Agree(h, remote)
+			err = drivers.Agree(h, remote)
 		}
 		if err == nil {
 			time.Sleep(3 * testTimeout)
@@ -204,8 +205,8 @@ func fatal(err error) int {
 }
 
 // echoWorker serves one host after the other until it is killed.
-func echoWorker(ctx context.Context, s *ipc.StartupData, local ipc.Hello) int {
-	a, ok := ipc.FindDriver(s.Driver)
+func echoWorker(ctx context.Context, s *drivers.StartupData, local drivers.Hello) int {
+	a, ok := drivers.Find(s.Driver)
 	if !ok {
 		return fatal(fmt.Errorf("no driver %q", s.Driver))
 	}
@@ -228,13 +229,13 @@ func echoWorker(ctx context.Context, s *ipc.StartupData, local ipc.Hello) int {
 // counted is what methodSink has taken, over all links.
 var counted uint64
 
-func echo(ctx context.Context, l ipc.Link) error {
+func echo(ctx context.Context, l drivers.Link) error {
 	for {
 		f, err := next(ctx, l)
 		if err != nil {
 			return err
 		}
-		f.Kind = ipc.KindResponse
+		f.Kind = drivers.KindResponse
 		switch f.Method {
 		case methodSink:
 			counted++
@@ -251,7 +252,7 @@ func echo(ctx context.Context, l ipc.Link) error {
 }
 
 // next waits for a frame as an engine does.
-func next(ctx context.Context, l ipc.Link) (ipc.Frame, error) {
+func next(ctx context.Context, l drivers.Link) (drivers.Frame, error) {
 	f, ok, err := l.Next()
 	if ok || err != nil {
 		return f, err
@@ -265,7 +266,7 @@ func next(ctx context.Context, l ipc.Link) (ipc.Frame, error) {
 			return f, err
 		}
 		if err := ctx.Err(); err != nil {
-			return ipc.Frame{}, err
+			return drivers.Frame{}, err
 		}
 		if l.Spin() {
 			continue
@@ -285,15 +286,15 @@ func next(ctx context.Context, l ipc.Link) (ipc.Frame, error) {
 func never() bool { return false }
 
 // command returns the command of a worker in this mode.
-func command(_ testing.TB, mode, arg string) *ipc.Command {
+func command(_ testing.TB, mode, arg string) *drivers.Command {
 	exe, err := os.Executable()
 	if err != nil {
 		panic(err)
 	}
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), modeEnv+"="+mode, argEnv+"="+arg)
-	return &ipc.Command{Cmd: cmd, Startup: ipc.StartupData{
-		Protocol: ipc.ProtocolVersion, Codec: "cbor", HostPID: os.Getpid(), Limits: ipc.DefaultLimits(),
+	return &drivers.Command{Cmd: cmd, Startup: drivers.StartupData{
+		Protocol: drivers.ProtocolVersion, Codec: "cbor", HostPID: os.Getpid(), Timeouts: drivers.DefaultTimeouts(),
 	}}
 }
 
@@ -308,7 +309,7 @@ type host struct {
 	*socket.Channel
 	t     testing.TB
 	ctx   context.Context
-	links []ipc.Link
+	links []drivers.Link
 }
 
 // spawn starts a worker that ends with the test.
@@ -317,7 +318,7 @@ func spawn(t testing.TB, d socket.Driver, mode, arg string) *host {
 	ch, err := d.Spawn(ctx, command(t, mode, arg))
 	require.NoError(t, err)
 	h := &host{Channel: ch, t: t, ctx: ctx}
-	ch.Links(func(l ipc.Link) { h.links = append(h.links, l) })
+	ch.Links(func(l drivers.Link) { h.links = append(h.links, l) })
 	t.Cleanup(func() {
 		for _, l := range h.links {
 			require.NoError(t, l.Close())
@@ -329,7 +330,7 @@ func spawn(t testing.TB, d socket.Driver, mode, arg string) *host {
 	return h
 }
 
-func (h *host) link() ipc.Link { return h.links[len(h.links)-1] }
+func (h *host) link() drivers.Link { return h.links[len(h.links)-1] }
 
 func (h *host) kill() {
 	_ = h.Process().Signal(syscall.SIGKILL)
@@ -337,10 +338,10 @@ func (h *host) kill() {
 }
 
 func (h *host) send(method, tx uint64, payload []byte) {
-	require.NoError(h.t, h.link().Send(h.ctx, ipc.Frame{Kind: ipc.KindRequest, Method: method, Tx: tx, Payload: payload}))
+	require.NoError(h.t, h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindRequest, Method: method, Tx: tx, Payload: payload}))
 }
 
-func (h *host) recv() ipc.Frame {
+func (h *host) recv() drivers.Frame {
 	f, err := next(h.ctx, h.link())
 	require.NoError(h.t, err)
 	return f

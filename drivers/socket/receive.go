@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -54,13 +55,13 @@ const (
 )
 
 // Next returns the next frame.
-func (l *link) Next() (f ipc.Frame, ok bool, err error) {
+func (l *link) Next() (f drivers.Frame, ok bool, err error) {
 	rd := &l.reader
 	if rd.err != nil {
-		return ipc.Frame{}, false, rd.err
+		return drivers.Frame{}, false, rd.err
 	}
 	if l.closed.Load() {
-		return ipc.Frame{}, false, ipc.ErrDisconnected
+		return drivers.Frame{}, false, ipc.ErrDisconnected
 	}
 	for {
 		var dropped bool
@@ -74,7 +75,7 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 			return f, ok, nil
 		}
 		if err != nil {
-			return ipc.Frame{}, false, l.stop(l.finish(err))
+			return drivers.Frame{}, false, l.stop(l.finish(err))
 		}
 		shut := l.shut.Load()
 		err := l.fill()
@@ -82,7 +83,7 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 			switch end := l.end.Load(); {
 			case end == nil:
 			case shut:
-				return ipc.Frame{}, false, l.stop(*end)
+				return drivers.Frame{}, false, l.stop(*end)
 			default:
 				// The peer may have sent something since the look, and until the
 				// connection is shut, which happens right now.
@@ -90,10 +91,10 @@ func (l *link) Next() (f ipc.Frame, ok bool, err error) {
 				continue
 			}
 			rd.setComplete(false)
-			return ipc.Frame{}, false, nil
+			return drivers.Frame{}, false, nil
 		}
 		if err != nil {
-			return ipc.Frame{}, false, l.stop(l.failed(err, rd.where()))
+			return drivers.Frame{}, false, l.stop(l.failed(err, rd.where()))
 		}
 	}
 }
@@ -140,7 +141,7 @@ func (l *link) fill() error {
 
 // take returns a frame if all of it is here. dropped is true if what was here
 // is a frame that its sender gave up.
-func (rd *reader) take(limit int) (f ipc.Frame, ok, dropped bool, err error) {
+func (rd *reader) take(limit int) (f drivers.Frame, ok, dropped bool, err error) {
 	if rd.large == nil {
 		if rd.w-rd.r < prefixSize {
 			return f, false, false, nil
@@ -159,7 +160,7 @@ func (rd *reader) take(limit int) (f ipc.Frame, ok, dropped bool, err error) {
 			if rd.small++; prefixSize+need > keepBuffer {
 				rd.small = 0
 			}
-			if f, ok, err = parseFrame(tag, body, size); err != nil && ipc.Kind(tag) == kindLeave && size == 8 {
+			if f, ok, err = parseFrame(tag, body, size); err != nil && drivers.Kind(tag) == kindLeave && size == 8 {
 				rd.left.Store(true)
 				return f, false, true, nil
 			}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -204,7 +205,7 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 
 // greet exchanges hellos, within helloTimeout; but if the worker has a host and
 // says that we are to wait for our turn, for as long as ctx allows.
-func (c *Channel) greet(ctx context.Context, conn netConn) (ipc.Hello, error) {
+func (c *Channel) greet(ctx context.Context, conn netConn) (drivers.Hello, error) {
 	short, cancel := withHelloTimeout(ctx)
 	defer cancel()
 	remote, err := c.hear(short, conn, sayHello(conn, c.local))
@@ -219,12 +220,12 @@ func (c *Channel) greet(ctx context.Context, conn netConn) (ipc.Hello, error) {
 }
 
 // awaitTurn waits in the worker's queue.
-func (c *Channel) awaitTurn(ctx context.Context, conn netConn) (ipc.Hello, error) {
+func (c *Channel) awaitTurn(ctx context.Context, conn netConn) (drivers.Hello, error) {
 	return c.hear(ctx, conn, nil)
 }
 
 // hear hears the worker's hello. said is what saying ours came to.
-func (c *Channel) hear(ctx context.Context, conn netConn, said error) (ipc.Hello, error) {
+func (c *Channel) hear(ctx context.Context, conn netConn, said error) (drivers.Hello, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
 	remote, err := process.HearHello(conn, c.local, said)
 	if !stop() {

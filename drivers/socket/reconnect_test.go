@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -48,7 +49,7 @@ func TestDisconnectReconnectManyTimes(t *testing.T) {
 				_, _, err := h.link().Next()
 				require.ErrorIs(t, err, ipc.ErrDisconnected)
 				require.NotErrorIs(t, err, ipc.ErrPeerGone)
-				require.ErrorIs(t, h.link().Send(h.ctx, ipc.Frame{Kind: ipc.KindNotify}), ipc.ErrDisconnected)
+				require.ErrorIs(t, h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 
 				require.NoError(t, h.Reconnect(h.ctx))
 				require.True(t, h.Connected())
@@ -73,7 +74,9 @@ func TestReconnectWithinAFrame(t *testing.T) {
 	h.stop()
 	ctx, cancel := context.WithCancel(h.ctx)
 	started := make(chan error)
-	go func() { started <- h.link().Send(ctx, ipc.Frame{Kind: ipc.KindNotify, Payload: make([]byte, 16<<20)}) }()
+	go func() {
+		started <- h.link().Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 16<<20)})
+	}()
 	// Half of the frame is in the socket when the link ends.
 	eventually(t, "Send waits", func() bool { return goroutineIn("(*link).writeSlowly") })
 	cancel()
@@ -210,7 +213,7 @@ func TestSecondHostIsRefused(t *testing.T) {
 	h := spawn(t, socket.Driver{Path: path, Connect: socket.Connect{Attempts: 1}}, "echo", "")
 	c := dialRaw(t, path)
 	sayHello(t, c)
-	_, err := ipc.ReadHello(c)
+	_, err := drivers.ReadHello(c)
 	var refused *ipc.RefusedError
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, "worker has a host", refused.Reason)
@@ -220,7 +223,7 @@ func TestSecondHostIsRefused(t *testing.T) {
 	require.NoError(t, h.Disconnect())
 	other := dialRaw(t, path)
 	sayHello(t, other)
-	_, err = ipc.ReadHello(other)
+	_, err = drivers.ReadHello(other)
 	require.NoError(t, err)
 	require.ErrorAs(t, h.Reconnect(h.ctx), &refused)
 	require.NoError(t, other.Close())

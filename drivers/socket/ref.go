@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -29,9 +30,9 @@ type Ref struct {
 	// Program is what errors call the worker.
 	Program string `cbor:"7,keyasint,omitempty"`
 	// Codec, MaxMessage and Limits are what host and worker have agreed on.
-	Codec      string     `cbor:"8,keyasint"`
-	MaxMessage int        `cbor:"9,keyasint"`
-	Limits     ipc.Limits `cbor:"10,keyasint"`
+	Codec      string           `cbor:"8,keyasint"`
+	MaxMessage int              `cbor:"9,keyasint"`
+	Timeouts   drivers.Timeouts `cbor:"10,keyasint"`
 	// Detached says whether the worker outlives its host.
 	Detached bool `cbor:"11,keyasint,omitempty"`
 	// Resume is how many bytes of answers the worker keeps while no host is
@@ -128,9 +129,9 @@ func (r Ref) check() error {
 		what = fmt.Sprintf("codec %.20q", r.Codec)
 	case len(r.Program) > maxProgram:
 		what = fmt.Sprintf("program %.20q", r.Program)
-	case r.MaxMessage < ipc.MinMaxMessage || r.MaxMessage > maxFrame:
+	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > maxFrame:
 		what = fmt.Sprintf("largest message of %d bytes", r.MaxMessage)
-	case r.Limits.Start < 0 || r.Limits.Host < 0 || r.Limits.Call < 0 || r.Limits.Grace < 0 || r.Resume < 0:
+	case r.Timeouts.Start < 0 || r.Timeouts.Host < 0 || r.Timeouts.Call < 0 || r.Timeouts.Grace < 0 || r.Resume < 0:
 		what = "a negative limit"
 	default:
 		return nil

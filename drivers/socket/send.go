@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/sendlock"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -55,7 +56,7 @@ var (
 
 func (w *writer) init(l *link) {
 	w.lock.Init()
-	w.scratch = make([]byte, 0, prefixSize+ipc.MaxHeader+smallPayload+1)
+	w.scratch = make([]byte, 0, prefixSize+drivers.MaxHeader+smallPayload+1)
 	w.flush = func(uintptr) bool { return l.write() != errAgain }
 }
 
@@ -63,7 +64,7 @@ func (w *writer) unwritten() int { return len(w.parts[0]) + len(w.parts[1]) + le
 
 // Send sends one frame. If ctx ends while a part of the frame has been written
 // already, the next Send makes the peer drop that part.
-func (l *link) Send(ctx context.Context, f ipc.Frame) error {
+func (l *link) Send(ctx context.Context, f drivers.Frame) error {
 	w := &l.writer
 	if err := l.fits(&f); err != nil {
 		return err
@@ -106,9 +107,9 @@ func (l *link) Send(ctx context.Context, f ipc.Frame) error {
 }
 
 // fits returns an error if f is larger than was agreed on.
-func (l *link) fits(f *ipc.Frame) error {
-	if size := len(f.Payload); size > l.limit-ipc.MaxHeader { // the header is not known yet
-		var header [ipc.MaxHeader]byte
+func (l *link) fits(f *drivers.Frame) error {
+	if size := len(f.Payload); size > l.limit-drivers.MaxHeader { // the header is not known yet
+		var header [drivers.MaxHeader]byte
 		if size += len(f.AppendHeader(header[:0])); size > l.limit {
 			return &ipc.SizeError{Size: size, Limit: l.limit}
 		}
@@ -118,12 +119,12 @@ func (l *link) fits(f *ipc.Frame) error {
 
 // leave leaves a small frame to whoever is writing just now, so that one write sends
 // all that comes meanwhile. It returns false if that is not possible.
-func (l *link) leave(f *ipc.Frame) bool {
+func (l *link) leave(f *drivers.Frame) bool {
 	w := &l.writer
 	if len(f.Payload) > smallPayload || w.alone || w.stalled.Load() || l.end.Load() != nil {
 		return false
 	}
-	if f.Kind > ipc.KindCancel {
+	if f.Kind > drivers.KindCancel {
 		return false // the link may end right after it
 	}
 	w.leftMu.Lock()
@@ -214,7 +215,7 @@ func (l *link) settle(ctx context.Context) error {
 const maxBatch = 64 << 10
 
 // SendBatch sends frames with as few writes as can be.
-func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err error) {
+func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
 	for n < len(frames) {
 		if len(frames[n].Payload) > smallPayload {
 			err = l.Send(ctx, frames[n])
@@ -234,7 +235,7 @@ func (l *link) SendBatch(ctx context.Context, frames []ipc.Frame) (n int, err er
 }
 
 // appendFrame appends a frame as it is on the wire.
-func appendFrame(b []byte, f *ipc.Frame) []byte {
+func appendFrame(b []byte, f *drivers.Frame) []byte {
 	begin := len(b)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = f.AppendHeader(b)
@@ -245,7 +246,7 @@ func appendFrame(b []byte, f *ipc.Frame) []byte {
 }
 
 // sendSmall sends the first frames up to one that is not small, up to maxBatch bytes.
-func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
+func (l *link) sendSmall(ctx context.Context, frames []drivers.Frame) (int, error) {
 	w := &l.writer
 	if !w.lock.Lock(ctx, l.done) {
 		return 0, l.gaveUp(ctx)
@@ -260,7 +261,7 @@ func (l *link) sendSmall(ctx context.Context, frames []ipc.Frame) (int, error) {
 	b, ends := w.batch[:0], w.ends[:0]
 	for i := range frames {
 		f := &frames[i]
-		if len(f.Payload) > smallPayload || len(b) > maxBatch-ipc.MaxHeader-smallPayload {
+		if len(f.Payload) > smallPayload || len(b) > maxBatch-drivers.MaxHeader-smallPayload {
 			break
 		}
 		if err := l.fits(f); err != nil {

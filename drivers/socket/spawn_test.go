@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -21,8 +22,8 @@ import (
 func TestZeroDriverIsUsefulAndRegistered(t *testing.T) {
 	d := socket.Driver{}
 	require.Equal(t, "socket", d.Name())
-	require.Equal(t, ipc.Capabilities{Reconnect: true, Detach: true}, d.Capabilities())
-	a, ok := ipc.FindDriver("socket")
+	require.Equal(t, drivers.Capabilities{Reconnect: true, Detach: true}, d.Capabilities())
+	a, ok := drivers.Find("socket")
 	require.True(t, ok)
 	require.Equal(t, "socket", a.Name())
 
@@ -30,7 +31,7 @@ func TestZeroDriverIsUsefulAndRegistered(t *testing.T) {
 	require.True(t, h.Connected())
 	h.works()
 	require.Equal(t, h.Process().PID(), h.link().Peer().PID)
-	require.Panics(t, func() { h.Links(func(ipc.Link) {}) })
+	require.Panics(t, func() { h.Links(func(drivers.Link) {}) })
 }
 
 func TestNoFileWhileTheWorkerLivesOrIsKilled(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -22,7 +23,7 @@ const (
 
 // kindLeave is the driver's own frame, with a tag that no other frame has: the host
 // leaves for good and the worker is to stay. It has a tx, 0, and nothing else.
-const kindLeave ipc.Kind = 0x40
+const kindLeave drivers.Kind = 0x40
 
 // endSize returns how many bytes follow a frame of this size.
 func endSize(size int) int {
@@ -54,7 +55,7 @@ func appendPrefix(dst []byte, size int, tag byte) []byte {
 
 // parseFrame takes apart a frame of size bytes and its end byte, if it has one.
 // ok is false if the sender gave the frame up.
-func parseFrame(tag byte, b []byte, size int) (f ipc.Frame, ok bool, err error) {
+func parseFrame(tag byte, b []byte, size int) (f drivers.Frame, ok bool, err error) {
 	if endSize(size) > 0 {
 		switch end := b[size]; end {
 		case endGood:
@@ -64,6 +65,6 @@ func parseFrame(tag byte, b []byte, size int) (f ipc.Frame, ok bool, err error) 
 			return f, false, fmt.Errorf("%w: a frame of %d bytes ends with byte %#02x, expected 0 or 1", ipc.ErrProtocol, size, end)
 		}
 	}
-	f, err = ipc.ParseFrame(tag, b[:size:size])
+	f, err = drivers.ParseFrame(tag, b[:size:size])
 	return f, err == nil, err
 }

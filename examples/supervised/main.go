@@ -26,6 +26,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -73,7 +74,7 @@ func main() {
 }
 
 // run does the same with any driver.
-func run[C ipc.Channel](ctx context.Context, driver ipc.Driver[C], every, limit time.Duration) error {
+func run[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], every, limit time.Duration) error {
 	w, err := worker.Spawn(ctx, worker.Self("count"), driver,
 		worker.WithRestart(worker.Restart{Delay: 200 * time.Millisecond}),
 		worker.WithRetry(5),

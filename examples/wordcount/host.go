@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -36,7 +37,7 @@ const (
 // process is a worker's process.
 type process struct {
 	ipc.Caller
-	ipc.Process
+	drivers.Process
 	close func() error
 
 	calls, bytes atomic.Int64 // for chunks
@@ -68,7 +69,7 @@ type Host struct {
 
 // start starts n workers, all at the same time. The context that it returns
 // ends when a worker does, busy or not, with its exit as the cause.
-func start[C ipc.Channel](ctx context.Context, driver ipc.Driver[C], n int) (*Host, context.Context, error) {
+func start[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], n int) (*Host, context.Context, error) {
 	h := &Host{workers: make([]*process, n), slots: make(chan *slot, n*inFlight)}
 	ctx, h.cancel = context.WithCancelCause(ctx)
 	g, spawnCtx := errgroup.WithContext(ctx)

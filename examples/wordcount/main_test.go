@@ -23,7 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var drivers = []string{"shm", "socket"}
+var driverNames = []string{"shm", "socket"}
 
 // program is the real one, built once.
 var program struct {
@@ -185,7 +185,7 @@ func TestEqualsWC(t *testing.T) {
 	if totals, ok := wc(t, dir); ok {
 		require.Equal(t, totals, want, "the reference is wrong")
 	}
-	for _, driver := range drivers {
+	for _, driver := range driverNames {
 		for _, workers := range []string{"1", "3"} {
 			t.Run(driver+"/"+workers, func(t *testing.T) {
 				r := launch(t, "-driver", driver, "-workers", workers, dir)
@@ -222,7 +222,7 @@ func TestUnreadable(t *testing.T) {
 		require.NoError(t, os.WriteFile(secret, []byte("x"), 0))
 		bad = append(bad, secret)
 	}
-	for _, driver := range drivers {
+	for _, driver := range driverNames {
 		r := launch(t, append([]string{"-driver", driver, good}, bad...)...)
 		assert.Equal(t, 1, r.wait(t))
 		assert.EqualValues(t, len(bad), r.value(t, "unreadable"))
@@ -313,7 +313,7 @@ func TestEnds(t *testing.T) {
 		{"terminate", func(host *os.Process, _ int) error { return host.Signal(syscall.SIGTERM) }, 143, "terminated"},
 		{"host killed", func(host *os.Process, _ int) error { return host.Kill() }, -1, ""},
 	} {
-		for _, driver := range drivers {
+		for _, driver := range driverNames {
 			t.Run(test.name+"/"+driver, func(t *testing.T) {
 				before := shmEntries(t)
 				r := launch(t, "-driver", driver, "-workers", fmt.Sprint(workers), huge)

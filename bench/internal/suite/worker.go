@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -70,14 +71,14 @@ type Worker struct {
 }
 
 // Start starts this program again as a worker of the subject name.
-func Start[C ipc.Channel](ctx context.Context, name string, driver ipc.Driver[C], files []*os.File, opts ...worker.Option) (*Worker, error) {
+func Start[C drivers.Channel](ctx context.Context, name string, driver drivers.Driver[C], files []*os.File, opts ...worker.Option) (*Worker, error) {
 	cmd := worker.Self(EntryName)
 	cmd.ExtraFiles = files
 	return StartCommand(ctx, name, cmd, driver, opts...)
 }
 
 // StartCommand is Start with a command.
-func StartCommand[C ipc.Channel](ctx context.Context, name string, cmd *exec.Cmd, driver ipc.Driver[C], opts ...worker.Option) (*Worker, error) {
+func StartCommand[C drivers.Channel](ctx context.Context, name string, cmd *exec.Cmd, driver drivers.Driver[C], opts ...worker.Option) (*Worker, error) {
 	w, err := worker.Spawn(ctx, cmd, driver, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("start the worker of %s: %w", name, err)

@@ -10,12 +10,13 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // verify compares the checksum of the program that cmd is to run. On Linux, cmd
 // then runs the very file that was read, whatever its path names by then.
-func verify(cmd *ipc.Command, given *files) error {
+func verify(cmd *drivers.Command, given *files) error {
 	path := cmd.Cmd.Path
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(cmd.Cmd.Dir, path) // as os/exec takes it

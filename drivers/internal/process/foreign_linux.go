@@ -14,7 +14,7 @@ import (
 // pidfdSignalGroup makes pidfd_send_signal mean the process group (Linux 6.9).
 const pidfdSignalGroup = 1 << 2
 
-// Foreign is a process that is not our child. It implements [ipc.Process]. A
+// Foreign is a process that is not our child. It implements [drivers.Process]. A
 // descriptor holds the process, so its number cannot come to mean another one.
 type Foreign struct {
 	pid  int

@@ -7,11 +7,12 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // Foreign is a process that is not our child. Only Linux can hold on to one.
-type Foreign struct{ ipc.Process }
+type Foreign struct{ drivers.Process }
 
 // Find fails on this system, which cannot prove that a process is still the one
 // that had this id.

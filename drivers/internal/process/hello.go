@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -21,24 +22,24 @@ var nonce = sync.OnceValue(func() uint64 {
 // HearHello reads the peer's hello from r and compares it with local, ours. said is
 // what saying ours came to. A peer that refuses and hangs up may do so before it
 // has heard us; then its reason is the error, and not that we could not speak.
-func HearHello(r io.Reader, local ipc.Hello, said error) (ipc.Hello, error) {
-	remote, err := ipc.ReadHello(r)
+func HearHello(r io.Reader, local drivers.Hello, said error) (drivers.Hello, error) {
+	remote, err := drivers.ReadHello(r)
 	var refused *ipc.RefusedError
 	switch {
 	case said != nil && !errors.As(err, &refused):
-		return ipc.Hello{}, said
+		return drivers.Hello{}, said
 	case err != nil:
-		return ipc.Hello{}, fmt.Errorf("tandem: %s: read the hello of the other side: %w", local.Driver, err)
+		return drivers.Hello{}, fmt.Errorf("tandem: %s: read the hello of the other side: %w", local.Driver, err)
 	}
-	return remote, ipc.Agree(local, remote)
+	return remote, drivers.Agree(local, remote)
 }
 
 // Hello completes h with what names this program and this run.
-func Hello(h ipc.Hello, driver string, layout int) ipc.Hello {
-	h.Protocol = ipc.ProtocolVersion
+func Hello(h drivers.Hello, driver string, layout int) drivers.Hello {
+	h.Protocol = drivers.ProtocolVersion
 	h.Driver = driver
 	h.Layout = layout
-	h.ByteOrder = ipc.ByteOrderMark
+	h.ByteOrder = drivers.ByteOrderMark
 	h.PID = os.Getpid()
 	h.StartTime = StartTime(h.PID)
 	h.Nonce = nonce()

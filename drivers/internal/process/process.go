@@ -13,10 +13,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Process is a started child. It implements [ipc.Process].
+// Process is a started child. It implements [drivers.Process].
 type Process struct {
 	cmd    *exec.Cmd
 	stderr *tail
@@ -37,7 +38,7 @@ const stdioDelay = 500 * time.Millisecond
 
 // start starts the command in a process group of its own, or a session of its own
 // if detached. The reaping closes life.
-func start(command *ipc.Command, detached bool, life *os.File) (*Process, error) {
+func start(command *drivers.Command, detached bool, life *os.File) (*Process, error) {
 	cmd := command.Cmd
 	p := &Process{cmd: cmd, life: life, done: make(chan struct{}), stderr: new(tail)}
 	if command.Output != nil {

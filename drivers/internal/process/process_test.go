@@ -22,14 +22,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/ipc/ipctest"
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest"
 )
 
 // TestMain makes this program a worker that answers a byte on its control
 // socket with a line about itself.
 func TestMain(m *testing.M) {
-	if s := ipc.Startup(); s != nil {
+	if s := drivers.Startup(); s != nil {
 		control, err := Control(s)
 		if err != nil {
 			panic(err)
@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(ipctest.VerifyNoLeaks(m.Run))
+	os.Exit(drivertest.VerifyNoLeaks(m.Run))
 }
 
 func cwd() string {
@@ -82,7 +82,7 @@ func group() string {
 func spawn(t *testing.T, cmd *exec.Cmd, opts Options, word string) (*Process, *net.UnixConn) {
 	t.Helper()
 	cmd.Path, cmd.Args = "/proc/self/exe", []string{"test worker"}
-	p, conn, err := Spawn(t.Context(), &ipc.Command{Cmd: cmd}, opts, func(c *net.UnixConn) error {
+	p, conn, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, opts, func(c *net.UnixConn) error {
 		_, err := c.Write([]byte(word))
 		return err
 	})
@@ -132,7 +132,7 @@ func TestVerifiedFileIsWhatRuns(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, script, 0o700))
 	sum := sha256.Sum256(script)
 	var out bytes.Buffer
-	cmd := &ipc.Command{Cmd: &exec.Cmd{Path: "./program", Args: []string{"program", "hello"}, Dir: dir, Stdout: &out}, Checksum: &sum}
+	cmd := &drivers.Command{Cmd: &exec.Cmd{Path: "./program", Args: []string{"program", "hello"}, Dir: dir, Stdout: &out}, Checksum: &sum}
 	given := files{cmd: cmd.Cmd}
 	require.NoError(t, verify(cmd, &given))
 	require.NoError(t, os.WriteFile(path+"2", []byte("#!/bin/sh\necho replaced\n"), 0o700))
@@ -214,7 +214,7 @@ func TestHandshakeFails(t *testing.T) {
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"test worker"}}
 	wrong := errors.New("wrong hello")
 	var pid uint64
-	_, _, err := Spawn(t.Context(), &ipc.Command{Cmd: cmd}, Options{}, func(*net.UnixConn) error {
+	_, _, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, Options{}, func(*net.UnixConn) error {
 		pid = uint64(cmd.Process.Pid)
 		return wrong
 	})
@@ -223,7 +223,7 @@ func TestHandshakeFails(t *testing.T) {
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("changed our mind")
-	_, _, err = Spawn(ctx, &ipc.Command{Cmd: &exec.Cmd{Path: "/proc/self/exe"}}, Options{}, func(c *net.UnixConn) error {
+	_, _, err = Spawn(ctx, &drivers.Command{Cmd: &exec.Cmd{Path: "/proc/self/exe"}}, Options{}, func(c *net.UnixConn) error {
 		cancel(reason)
 		_, err := c.Read(make([]byte, 1))
 		return err
@@ -265,7 +265,7 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	p, err := start(&ipc.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
+	p, err := start(&drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
 	require.NoError(t, err)
 	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
 	select {

@@ -5,12 +5,12 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // environ returns the environment of a worker, with entry, and with those by which
 // Go bounds itself. What the user's own environment says comes later, and wins.
-func environ(user []string, r ipc.Resources, entry string) []string {
+func environ(user []string, r drivers.Resources, entry string) []string {
 	var bounds []string
 	if r.Memory > 0 {
 		// Below the bound that kills, so that the collector tries hard before.
@@ -27,7 +27,7 @@ func environ(user []string, r ipc.Resources, entry string) []string {
 }
 
 // processors is how many processors a worker can use at a time.
-func processors(r ipc.Resources) int {
+func processors(r drivers.Resources) int {
 	if r.CPUs == 0 {
 		return runtime.NumCPU()
 	}

@@ -7,20 +7,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // allowance is what the kernel counts as a program's memory though Go only maps it
 // and hardly touches it, in bytes: tables and arenas of the heap (some 40 MiB), and,
 // for a program with cgo, a C stack for each thread.
-func allowance(r ipc.Resources) uint64 {
+func allowance(r drivers.Resources) uint64 {
 	const heap, stack, threads, threadsEach = 64 << 20, 8 << 20, 16, 2
 	return heap + stack*uint64(threads+threadsEach*processors(r))
 }
 
 // bound sets the limits of a process that has just been started. Its program may
 // run already, but has not said hello.
-func bound(pid int, r ipc.Resources) error {
+func bound(pid int, r drivers.Resources) error {
 	if r.Memory > 0 {
 		// Not RLIMIT_AS, which counts the gigabyte of addresses that every Go
 		// program reserves, and shared memory.
@@ -41,7 +41,7 @@ func bound(pid int, r ipc.Resources) error {
 
 // boundAgain is called when the worker has said hello. As it starts, Go raises its
 // limit of open files to the largest that it has seen, which may be from before bound.
-func boundAgain(pid int, r ipc.Resources) error {
+func boundAgain(pid int, r drivers.Resources) error {
 	if r.Files == 0 {
 		return nil
 	}
@@ -52,7 +52,7 @@ func boundAgain(pid int, r ipc.Resources) error {
 	if now.Max <= uint64(r.Files) {
 		return nil
 	}
-	return bound(pid, ipc.Resources{Files: r.Files})
+	return bound(pid, drivers.Resources{Files: r.Files})
 }
 
 func setLimit(pid int, what string, resource int, n uint64) error {

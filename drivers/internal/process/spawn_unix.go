@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -31,7 +32,7 @@ type Options struct {
 // Spawn starts cmd with one end of a new control socket and runs handshake on
 // the other end. When it fails, or ctx ends, the process is killed and reaped,
 // and the error says what the worker said or how it ended.
-func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
+func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
@@ -56,7 +57,7 @@ func Spawn(ctx context.Context, cmd *ipc.Command, opts Options, handshake func(*
 			ours.Close()
 			return nil, nil, fmt.Errorf("tandem: pipe to the worker: %w", err)
 		}
-		cmd.Startup.Life = given.add(end)
+		cmd.Startup.HostAlive = given.add(end)
 	}
 	p, err := startWith(cmd, opts, &given, life)
 	if err != nil {
@@ -107,7 +108,7 @@ func (g *files) close() {
 }
 
 // startWith starts cmd with what it asks for.
-func startWith(cmd *ipc.Command, opts Options, given *files, life *os.File) (*Process, error) {
+func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) (*Process, error) {
 	path := cmd.Cmd.Path
 	if cmd.Checksum != nil {
 		if err := verify(cmd, given); err != nil {
@@ -208,7 +209,7 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 }
 
 // Control returns the worker's end of the control socket.
-func Control(s *ipc.StartupData) (*net.UnixConn, error) {
+func Control(s *drivers.StartupData) (*net.UnixConn, error) {
 	f, err := s.TakeControl()
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -19,12 +20,12 @@ var errUnsupported = fmt.Errorf("%w: %s cannot hand a socket down to a worker", 
 type Options struct{ Detached bool }
 
 // Spawn fails on this system.
-func Spawn(context.Context, *ipc.Command, Options, func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
+func Spawn(context.Context, *drivers.Command, Options, func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
 	return nil, nil, errUnsupported
 }
 
 // Control fails on this system.
-func Control(*ipc.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
+func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
 
 func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
 

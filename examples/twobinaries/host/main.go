@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/examples/twobinaries/contract"
@@ -45,7 +46,7 @@ func main() {
 }
 
 // run does the same with any driver.
-func run[C ipc.Channel](path string, driver ipc.Driver[C]) error {
+func run[C drivers.Channel](path string, driver drivers.Driver[C]) error {
 	program, err := find(path)
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func visit(ctx context.Context, w ipc.Caller) error {
 
 	// A call has a limit of its own. The handler's context ends with it.
 	slow := contract.Inspection{Item: "tandem", Takes: time.Minute}
-	_, err = contract.Inspect.Call(ctx, w, slow, ipc.WithLimit(50*time.Millisecond))
+	_, err = contract.Inspect.Call(ctx, w, slow, ipc.WithTimeout(50*time.Millisecond))
 	fmt.Printf("errors.Is(err, DeadlineExceeded) is %t: %v\n", errors.Is(err, context.DeadlineExceeded), err)
 
 	// And the worker works on.

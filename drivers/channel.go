@@ -1,0 +1,54 @@
+package drivers
+
+import (
+	"os"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Channel is a host's end of the connection to one worker process. Drivers
+// add methods of their own for what only they can do.
+type Channel interface {
+	// Process is the worker's process.
+	Process() Process
+	// Links calls fn with the present link, before it returns, and with each
+	// later one when the channel reconnects. It is called once.
+	Links(fn func(Link))
+	// Close releases what the driver holds, and ends the present link without
+	// closing it: that is for whoever Links gave it to. It neither ends nor
+	// signals the process. Close may be called more than once and concurrently.
+	Close() error
+}
+
+// Detachable is a [Channel] that can leave its worker to itself: one of a driver
+// with the capability Detach.
+type Detachable interface {
+	Channel
+	// Detached reports whether the channel has left the worker, which then
+	// outlives the channel and is not to be ended with it.
+	Detached() bool
+}
+
+// Reconnectable is a [Channel] that can have one link after the other: one of a
+// driver with the capability Reconnect.
+type Reconnectable interface {
+	Channel
+	// Done returns a channel that is closed when there will be no further link,
+	// because this side has closed the channel or detached the worker.
+	Done() <-chan struct{}
+}
+
+// Process is a worker's process, as its host sees it.
+type Process interface {
+	// PID is the process id. It is not reused before Done is closed.
+	PID() int
+	// Done is closed when the process has ended and has been reaped.
+	Done() <-chan struct{}
+	// Exit says how the process ended. It is nil until Done is closed.
+	Exit() *ipc.ExitError
+	// Signal sends sig to the worker's process group, and is a no-op with
+	// [os.ErrProcessDone] after the process was reaped.
+	Signal(sig os.Signal) error
+	// Stderr is the tail of what the process wrote to stderr so far.
+	Stderr() string
+}

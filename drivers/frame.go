@@ -1,0 +1,191 @@
+package drivers
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Kind says what a frame is.
+type Kind uint8
+
+// The kinds of frames. 6 to 9 are reserved for streams.
+const (
+	KindRequest  Kind = 1  // calls a method; answered by a response or an error
+	KindResponse Kind = 2  // the result of a request
+	KindError    Kind = 3  // the failure of a request
+	KindNotify   Kind = 4  // calls a method; never answered
+	KindCancel   Kind = 5  // the caller of a request has gone
+	KindGoodbye  Kind = 10 // the sender wants to end the link in good order
+	KindResume   Kind = 11 // numbers a link, or asks for an answer of an earlier one
+	KindPing     Kind = 12 // asks for a sign of life
+	KindPong     Kind = 13 // is one
+)
+
+// String returns the name of the kind.
+func (k Kind) String() string {
+	switch k {
+	case KindRequest:
+		return "request"
+	case KindResponse:
+		return "response"
+	case KindError:
+		return "error"
+	case KindNotify:
+		return "notify"
+	case KindCancel:
+		return "cancel"
+	case KindGoodbye:
+		return "goodbye"
+	case KindResume:
+		return "resume"
+	case KindPing:
+		return "ping"
+	case KindPong:
+		return "pong"
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Frame is one message on a [Link].
+//
+// On the wire it is a tag of one byte, which the link carries in its own
+// framing, followed by a header and the payload. All numbers are little-endian:
+//
+//	tag     bit 0-3  kind
+//	        bit 4    a method follows tx
+//	        bit 5    extensions follow
+//	        bit 6-7  zero
+//
+//	 0               8               16      18
+//	+---------------+---------------+-------+------------+---------+
+//	| tx            | method, if    | size  | extensions | payload |
+//	|               | bit 4         | if bit 5           |         |
+//	+---------------+---------------+-------+------------+---------+
+//
+// Extensions are a list of {type u8, size u8, value}; size counts all of them
+// in bytes. Those of unknown type are skipped. Type 1 is the time that remains
+// to the caller, in nanoseconds, u64.
+type Frame struct {
+	Kind Kind
+	// Tx pairs a request with its answer. Hosts use even ones, workers odd ones.
+	Tx uint64
+	// Method is the id of the method, or 0.
+	Method uint64
+	// Remaining is how long the caller will wait from now on; 0 if it did not say.
+	Remaining time.Duration
+	// Payload is the encoded request, response or error.
+	Payload []byte
+	// Owned says of a received frame that the receiver may keep Payload. It is
+	// ignored when sending.
+	Owned bool
+	// More says of a received frame that the next one is here already. If that
+	// would take effort to find out it is not set.
+	More bool
+}
+
+const (
+	tagKind      = 0x0f
+	tagMethod    = 0x10
+	tagExtension = 0x20
+
+	extRemaining = 1
+
+	// MaxHeader is the largest header that AppendHeader makes, in bytes.
+	MaxHeader = 8 + 8 + 2 + 10
+)
+
+// Tag returns the byte that the link carries beside the frame.
+func (f *Frame) Tag() byte {
+	t := byte(f.Kind)
+	if f.Method != 0 {
+		t |= tagMethod
+	}
+	if f.Remaining > 0 {
+		t |= tagExtension
+	}
+	return t
+}
+
+// AppendHeader appends the header of f, all but the payload, to dst. It adds
+// at most MaxHeader bytes.
+func (f *Frame) AppendHeader(dst []byte) []byte {
+	dst = binary.LittleEndian.AppendUint64(dst, f.Tx)
+	if f.Method != 0 {
+		dst = binary.LittleEndian.AppendUint64(dst, f.Method)
+	}
+	if f.Remaining > 0 {
+		dst = append(dst, 10, 0, extRemaining, 8)
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(f.Remaining))
+	}
+	return dst
+}
+
+// ParseFrame takes a frame apart. The payload it returns is a part of body,
+// which may be hostile but must not change until ParseFrame returns, but for
+// its payload.
+func ParseFrame(tag byte, body []byte) (Frame, error) {
+	f := Frame{Kind: Kind(tag & tagKind)}
+	if tag&^(tagKind|tagMethod|tagExtension) != 0 {
+		return f, frameError(tag, body, "reserved bits of the tag are set")
+	}
+	if len(body) < 8 {
+		return f, frameError(tag, body, "no room for tx")
+	}
+	f.Tx = binary.LittleEndian.Uint64(body)
+	body = body[8:]
+	if tag&tagMethod != 0 {
+		if len(body) < 8 {
+			return f, frameError(tag, body, "no room for the method")
+		}
+		f.Method = binary.LittleEndian.Uint64(body)
+		body = body[8:]
+	}
+	if tag&tagExtension != 0 {
+		if len(body) < 2 {
+			return f, frameError(tag, body, "no room for the size of the extensions")
+		}
+		n := int(binary.LittleEndian.Uint16(body))
+		body = body[2:]
+		if n > len(body) {
+			return f, frameError(tag, body, fmt.Sprintf("extensions of %d bytes in %d", n, len(body)))
+		}
+		if err := f.parseExtensions(tag, body[:n]); err != nil {
+			return f, err
+		}
+		body = body[n:]
+	}
+	f.Payload = body
+	return f, nil
+}
+
+func (f *Frame) parseExtensions(tag byte, ext []byte) error {
+	for len(ext) > 0 {
+		if len(ext) < 2 {
+			return frameError(tag, ext, "an extension is cut short")
+		}
+		kind, n := ext[0], int(ext[1])
+		ext = ext[2:]
+		if n > len(ext) {
+			return frameError(tag, ext, fmt.Sprintf("extension %d of %d bytes in %d", kind, n, len(ext)))
+		}
+		if kind == extRemaining {
+			if n != 8 {
+				return frameError(tag, ext, fmt.Sprintf("remaining time of %d bytes, not 8", n))
+			}
+			d := time.Duration(binary.LittleEndian.Uint64(ext))
+			if d <= 0 {
+				return frameError(tag, ext, fmt.Sprintf("remaining time of %d ns", d))
+			}
+			f.Remaining = d
+		}
+		ext = ext[n:]
+	}
+	return nil
+}
+
+func frameError(tag byte, rest []byte, what string) error {
+	return fmt.Errorf("%w: malformed frame, tag %#02x, %d bytes left: %s", ipc.ErrProtocol, tag, len(rest), what)
+}

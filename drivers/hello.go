@@ -1,0 +1,175 @@
+package drivers
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// ProtocolVersion is the version of frames and hellos in this package.
+const ProtocolVersion = 1
+
+// helloMagic opens every hello: "TANDEM" and two bytes that text transfers break.
+const helloMagic = "TANDEM\r\n"
+
+// Size limits of what a peer may send before it is known.
+const (
+	helloPrelude = 16
+	maxHello     = 4096
+)
+
+const (
+	helloKindHello  = 1
+	helloKindRefuse = 2
+	helloKindQueue  = 3
+)
+
+// ByteOrderMark is how this machine stores the number 0x0102: Fixed payloads
+// cross as memory, so both sides have to agree.
+var ByteOrderMark = binary.NativeEndian.Uint16([]byte{1, 2})
+
+// Hello is the first thing that each side of a link says. Sides that disagree
+// in a field marked (=) refuse each other.
+type Hello struct {
+	// Protocol is ProtocolVersion of the sender (=).
+	Protocol int `cbor:"-"`
+	// Driver and Codec are names (=).
+	Driver string `cbor:"1,keyasint"`
+	Codec  string `cbor:"2,keyasint"`
+	// ByteOrder is the sender's ByteOrderMark (=).
+	ByteOrder uint16 `cbor:"3,keyasint"`
+	// Layout is the version of the driver's shared layout, 0 if it has none (=).
+	Layout int `cbor:"4,keyasint"`
+	// MaxMessage is the largest message in bytes that the sender accepts.
+	MaxMessage int `cbor:"5,keyasint"`
+	// PID is the process id of the sender and StartTime when it started, in
+	// the kernel's clock ticks since boot; 0 where the system does not tell.
+	PID       int    `cbor:"6,keyasint"`
+	StartTime uint64 `cbor:"7,keyasint"`
+	// Nonce is a random number that names the sender's run.
+	Nonce uint64 `cbor:"8,keyasint"`
+	// DriverData is the driver's own.
+	DriverData []byte `cbor:"9,keyasint,omitempty"`
+}
+
+// A hello on the wire: a prelude of 16 bytes, then the body.
+//
+//	 0                       8         10        12        14       16
+//	+-----------------------+---------+---------+---------+---------+------
+//	| "TANDEM\r\n"          | version | kind    | size    | 0       | body
+//	+-----------------------+---------+---------+---------+---------+------
+//
+// Numbers are little-endian. Kind 1 is a hello, its body the CBOR map of
+// [Hello]; kind 2 is a refusal, its body text for the other side's user; kind 3
+// says that hello or refusal will come later, its body is empty. The prelude never
+// changes between versions.
+
+// AppendHello appends the encoded hello to dst.
+func AppendHello(dst []byte, h Hello) ([]byte, error) {
+	body, err := ipc.CBOR.Append(nil, &h)
+	if err != nil {
+		return nil, fmt.Errorf("tandem: encode hello: %w", err)
+	}
+	if len(body) > maxHello {
+		return nil, fmt.Errorf("tandem: hello of %d bytes, largest allowed %d", len(body), maxHello)
+	}
+	return appendPrelude(dst, h.Protocol, helloKindHello, body), nil
+}
+
+// AppendRefusal appends an encoded refusal to dst: instead of a hello, it tells
+// the other side why there will be none.
+func AppendRefusal(dst []byte, reason string) []byte {
+	return appendPrelude(dst, ProtocolVersion, helloKindRefuse, []byte(reason[:min(len(reason), maxHello)]))
+}
+
+// AppendQueued appends to dst what tells the other side that its hello was heard
+// and will be answered later: it is in a queue.
+func AppendQueued(dst []byte) []byte {
+	return appendPrelude(dst, ProtocolVersion, helloKindQueue, nil)
+}
+
+func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
+	dst = append(dst, helloMagic...)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(kind))
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(body)))
+	dst = binary.LittleEndian.AppendUint16(dst, 0)
+	return append(dst, body...)
+}
+
+// ReadHello reads one hello from r and nothing beyond it. It fails with a
+// [*ipc.RefusedError] if the peer refused, with [ipc.ErrQueued] if its hello will come
+// later, and with a [*ipc.MismatchError] if its protocol has another version, since the
+// rest can then not be read.
+func ReadHello(r io.Reader) (Hello, error) {
+	var prelude [helloPrelude]byte
+	if _, err := io.ReadFull(r, prelude[:]); err != nil {
+		return Hello{}, err
+	}
+	if string(prelude[:8]) != helloMagic {
+		return Hello{}, fmt.Errorf("%w: peer does not speak tandem: it opened with %q", ipc.ErrProtocol, prelude[:8])
+	}
+	version := int(binary.LittleEndian.Uint16(prelude[8:]))
+	kind := binary.LittleEndian.Uint16(prelude[10:])
+	size := int(binary.LittleEndian.Uint16(prelude[12:]))
+	if size > maxHello {
+		return Hello{}, fmt.Errorf("%w: hello of %d bytes, largest allowed %d", ipc.ErrProtocol, size, maxHello)
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(r, body); err != nil {
+		if err == io.EOF { // it ended between prelude and body
+			err = io.ErrUnexpectedEOF
+		}
+		return Hello{}, err
+	}
+	if kind == helloKindRefuse {
+		return Hello{}, &ipc.RefusedError{Reason: string(body)}
+	}
+	if kind == helloKindQueue {
+		return Hello{}, ipc.ErrQueued
+	}
+	if version != ProtocolVersion {
+		return Hello{}, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(ProtocolVersion), Remote: fmt.Sprint(version)}
+	}
+	if kind != helloKindHello {
+		return Hello{}, fmt.Errorf("%w: hello of kind %d", ipc.ErrProtocol, kind)
+	}
+	h := Hello{Protocol: version}
+	if err := ipc.CBOR.Decode(body, &h); err != nil {
+		return Hello{}, fmt.Errorf("%w: hello cannot be read: %w", ipc.ErrProtocol, err)
+	}
+	return h, nil
+}
+
+// Agree compares the hellos of both sides. It returns a [*ipc.MismatchError] that
+// names the first disagreement and both values.
+func Agree(local, remote Hello) error {
+	for _, f := range []struct {
+		what          string
+		local, remote any
+	}{
+		{"protocol version", local.Protocol, remote.Protocol},
+		{"driver", local.Driver, remote.Driver},
+		{"codec", local.Codec, remote.Codec},
+		{"byte order", local.ByteOrder, remote.ByteOrder},
+		{"layout version", local.Layout, remote.Layout},
+	} {
+		if f.local != f.remote {
+			return &ipc.MismatchError{What: f.what, Local: fmt.Sprint(f.local), Remote: fmt.Sprint(f.remote)}
+		}
+	}
+	if remote.MaxMessage < MinMaxMessage {
+		return fmt.Errorf("%w: peer accepts messages of at most %d bytes, need %d", ipc.ErrProtocol, remote.MaxMessage, MinMaxMessage)
+	}
+	return nil
+}
+
+// Limits of the size of a message in bytes, header and payload together.
+const (
+	// DefaultMaxMessage is the limit where none is given.
+	DefaultMaxMessage = 256 << 20
+	// MinMaxMessage is the least limit that can be agreed on.
+	MinMaxMessage = 4 << 10
+)

@@ -1,0 +1,189 @@
+package drivers
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// StartupEnv is the environment variable through which a host tells a worker
+// how to reach it. It is read and removed when this package is initialised.
+const StartupEnv = "TANDEM_STARTUP"
+
+// maxStartup bounds the encoded startup data: Linux takes no single variable
+// larger than 128 KiB.
+const maxStartup = 120 << 10
+
+// StartupData is what a host passes to a worker that it starts.
+type StartupData struct {
+	// Protocol is the version of the protocol that the host speaks.
+	Protocol int `cbor:"1,keyasint"`
+	// Driver is the name of the driver, and Import the path of the package that
+	// has to be imported to link it in.
+	Driver string `cbor:"2,keyasint"`
+	Import string `cbor:"3,keyasint,omitempty"`
+	// Codec is the name of the codec of methods that do not choose one.
+	Codec string `cbor:"4,keyasint"`
+	// Control is the number of the inherited descriptor of a stream socket to
+	// the host. Hellos cross it.
+	Control int `cbor:"5,keyasint"`
+	// Address is where hosts can connect later, for drivers that have one.
+	Address string `cbor:"6,keyasint,omitempty"`
+	// DriverData holds the options of the driver that concern the worker.
+	DriverData cbor.RawMessage `cbor:"7,keyasint,omitempty"`
+	// HostPID is the process id of the host.
+	HostPID int `cbor:"8,keyasint"`
+	// Limits bound how long things may take.
+	Timeouts Timeouts `cbor:"9,keyasint"`
+	// MaxMessage is the largest message in bytes, header included, that the
+	// host accepts and sends.
+	MaxMessage int `cbor:"10,keyasint"`
+	// UserData is the host's own, in CBOR. See [StartupData.Data].
+	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
+	// Life is the number of an inherited descriptor, the reading end of a pipe
+	// whose other end only the host has. See [StartupData.HostGone]. It is 0 if
+	// the worker may outlive its host.
+	HostAlive int `cbor:"12,keyasint,omitempty"`
+	// Program is the number of an inherited descriptor of the program's file, if
+	// the host has compared its checksum, or 0. It is closed when this package is
+	// initialised.
+	Program int `cbor:"13,keyasint,omitempty"`
+
+	// Resume is how many bytes of answers the worker keeps for a host that
+	// disconnects and comes back. See worker.WithResume.
+	Resume int `cbor:"16,keyasint,omitempty"`
+
+	taken    atomic.Bool // the control descriptor
+	hostGone chan struct{}
+}
+
+// Limits bound how long things may take. 0 means no limit.
+type Timeouts struct {
+	// Start bounds the time from starting a process to its hello. 10 s by default.
+	Start time.Duration `cbor:"1,keyasint"`
+	// Host bounds how long a worker waits for a host. 30 s by default.
+	Host time.Duration `cbor:"2,keyasint"`
+	// Call bounds a call. 5 min by default. Methods and calls can override it.
+	Call time.Duration `cbor:"3,keyasint"`
+	// Grace bounds how long either side waits for calls to finish when it
+	// closes. 5 s by default.
+	Grace time.Duration `cbor:"4,keyasint"`
+}
+
+// DefaultLimits returns the limits that hold where none are given.
+func DefaultTimeouts() Timeouts {
+	return Timeouts{Start: 10 * time.Second, Host: 30 * time.Second, Call: 5 * time.Minute, Grace: 5 * time.Second}
+}
+
+// Data decodes what the host passed with worker.WithData into v, a pointer.
+// It fails if the host passed nothing.
+func (s *StartupData) Data(v any) error {
+	if len(s.UserData) == 0 {
+		return errors.New("tandem: the host passed no user data")
+	}
+	if err := ipc.CBOR.Decode(s.UserData, v); err != nil {
+		return fmt.Errorf("tandem: decode the host's user data: %w", err)
+	}
+	return nil
+}
+
+// TakeControl returns the inherited end of the control socket, which the caller
+// then owns. It can be taken once.
+func (s *StartupData) TakeControl() (*os.File, error) {
+	if !s.taken.CompareAndSwap(false, true) {
+		return nil, errors.New("tandem: the link to the host is in use already: a worker serves it once")
+	}
+	f := os.NewFile(uintptr(s.Control), "control")
+	if f == nil {
+		return nil, fmt.Errorf("tandem: control descriptor %d is invalid", s.Control)
+	}
+	return f, nil
+}
+
+// HostGone returns a channel that is closed when the host's process has ended,
+// however it ended and whatever has become of the link. It is nil for a worker
+// that may outlive its host.
+func (s *StartupData) HostGone() <-chan struct{} { return s.hostGone }
+
+// Refuse tells the host, in place of a hello, why this worker will not serve.
+func (s *StartupData) Refuse(reason string) error {
+	f, err := s.TakeControl()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(AppendRefusal(nil, reason))
+	return err
+}
+
+// Env encodes s as an environment entry "NAME=value" for the worker.
+func (s *StartupData) Env() (string, error) {
+	b, err := ipc.CBOR.Append(nil, s)
+	if err != nil {
+		return "", fmt.Errorf("tandem: encode startup data: %w", err)
+	}
+	v := StartupEnv + "=" + base64.RawStdEncoding.EncodeToString(b)
+	if len(v) > maxStartup {
+		return "", fmt.Errorf("tandem: startup data of %d bytes (user data %d): an environment variable takes at most %d; pass a file's name instead",
+			len(v), len(s.UserData), maxStartup)
+	}
+	return v, nil
+}
+
+// Startup returns what the host passed to this process, or nil if no host
+// started it. The result is shared and must not be changed.
+func Startup() *StartupData {
+	s, _ := LoadStartup()
+	return s
+}
+
+// LoadStartup is like [Startup] but also says if there was startup data that
+// could not be read.
+func LoadStartup() (*StartupData, error) { return loadStartup() }
+
+var loadStartup = sync.OnceValues(func() (*StartupData, error) {
+	v, ok := os.LookupEnv(StartupEnv)
+	if !ok {
+		return nil, nil
+	}
+	// Children of this process are not workers of its host.
+	if err := os.Unsetenv(StartupEnv); err != nil {
+		return nil, fmt.Errorf("tandem: remove %s from the environment: %w", StartupEnv, err)
+	}
+	b, err := base64.RawStdEncoding.DecodeString(v)
+	if err != nil {
+		return nil, fmt.Errorf("tandem: %s is not base64: %w", StartupEnv, err)
+	}
+	s := new(StartupData)
+	if err := ipc.CBOR.Decode(b, s); err != nil {
+		return nil, fmt.Errorf("tandem: %s is not startup data: %w", StartupEnv, err)
+	}
+	closeOnExec(s.Control)
+	if s.Program > 0 {
+		_ = os.NewFile(uintptr(s.Program), "program").Close() // it is only read from
+	}
+	if s.HostAlive > 0 {
+		s.hostGone = make(chan struct{})
+		life := lifeFile(s.HostAlive)
+		go func() {
+			// Nobody writes, so the read lasts as long as the writer does.
+			if _, err := life.Read(make([]byte, 1)); err == io.EOF {
+				close(s.hostGone)
+			}
+		}()
+	}
+	return s, nil
+})
+
+// Reading at once leaves no time in which a child could inherit the variable
+// or the descriptor.
+func init() { _, _ = loadStartup() }

@@ -1,9 +1,0 @@
-//go:build !unix
-
-package ipc
-
-import "os"
-
-func closeOnExec(int) {}
-
-func lifeFile(fd int) *os.File { return os.NewFile(uintptr(fd), "life") }
