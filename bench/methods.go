@@ -139,7 +139,7 @@ func (t tally) String() string {
 // register adds the handlers of a worker.
 func register(s *worker.Server) {
 	worker.Handle(s, echoRaw, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
-	worker.HandleInPlace(s, echoInPlace, func(_ context.Context, call *worker.InPlace) error {
+	worker.HandleInPlace(s, echoInPlace, func(_ context.Context, call worker.InPlace) error {
 		call.Reply(call.Request())
 		return nil
 	})
@@ -153,7 +153,7 @@ func register(s *worker.Server) {
 		mu.Unlock()
 		return nil, nil
 	})
-	worker.HandleInPlace(s, sinkInPlace, func(_ context.Context, call *worker.InPlace) error {
+	worker.HandleInPlace(s, sinkInPlace, func(_ context.Context, call worker.InPlace) error {
 		mu.Lock()
 		got.add(call.Request())
 		mu.Unlock()

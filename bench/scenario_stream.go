@@ -164,7 +164,7 @@ func pipeline(batch bool) func(context.Context, *suite.Worker, int, time.Duratio
 					return err
 				}
 				for i, f := range flying {
-					response, err := f.Wait()
+					response, err := f.Wait(ctx)
 					if err != nil {
 						return err
 					}

@@ -22,6 +22,7 @@ const (
 	KindResume   Kind = 11 // numbers a link, or asks for an answer of an earlier one
 	KindPing     Kind = 12 // asks for a sign of life
 	KindPong     Kind = 13 // is one
+	KindCredit   Kind = 14 // gives back what the sender of requests may use again
 )
 
 // String returns the name of the kind.
@@ -45,6 +46,8 @@ func (k Kind) String() string {
 		return "ping"
 	case KindPong:
 		return "pong"
+	case KindCredit:
+		return "credit"
 	}
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }

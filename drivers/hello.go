@@ -52,6 +52,9 @@ type Hello struct {
 	Nonce uint64 `cbor:"8,keyasint"`
 	// DriverData is the driver's own.
 	DriverData []byte `cbor:"9,keyasint,omitempty"`
+	// Window is how many bytes of requests, and as many of notifications, the sender
+	// takes that it has not finished with.
+	Window int `cbor:"10,keyasint"`
 }
 
 // A hello on the wire: a prelude of 16 bytes, then the body.
@@ -162,6 +165,9 @@ func Agree(local, remote Hello) error {
 	}
 	if remote.MaxMessage < MinMaxMessage {
 		return fmt.Errorf("%w: peer accepts messages of at most %d bytes, need %d", ipc.ErrProtocol, remote.MaxMessage, MinMaxMessage)
+	}
+	if remote.Window < MinWindow {
+		return fmt.Errorf("%w: peer has a window of %d bytes, need %d", ipc.ErrProtocol, remote.Window, MinWindow)
 	}
 	return nil
 }

@@ -12,7 +12,11 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 func getBuffer() *buffer { return buffers.Get().(*buffer) }
 
+// putBuffer takes b back, which may be nil.
 func putBuffer(b *buffer) {
+	if b == nil {
+		return
+	}
 	if cap(b.b) > maxPooled {
 		b.b = nil
 	}

@@ -57,7 +57,7 @@ func ExampleFuture() {
 	defer f.Abandon() // gives the call up, if it is not over by then
 
 	fmt.Println("other work is done")
-	res, err := f.Wait()
+	res, err := f.Wait(context.Background())
 	fmt.Println(res.Words, err)
 	// Output:
 	// other work is done
@@ -85,7 +85,7 @@ func ExampleBatch() {
 		log.Fatal(err)
 	}
 	for _, f := range counts {
-		res, err := f.Wait()
+		res, err := f.Wait(context.Background())
 		fmt.Println(res.Words, err)
 	}
 	// Output:

@@ -17,9 +17,11 @@ type Starter interface {
 
 // Pending is a call that was started. It is for one goroutine at a time.
 type Pending interface {
-	// Wait is the second half of Invoke, with the context and the limit of Start;
-	// the limit counts from there. It is called once.
-	Wait() ([]byte, error)
+	// Wait is the second half of Invoke, within the context and the timeout of Start;
+	// the timeout counts from there. If ctx ends first, over is false, err is the error
+	// of ctx, and the call goes on: Wait may be called again. Otherwise the call is
+	// over, and neither Wait nor Abandon may be called any more.
+	Wait(ctx context.Context) (response []byte, over bool, err error)
 	// Done reports whether Wait would return at once, as far as is known: an
 	// answer may have come that nobody has read.
 	Done() bool
@@ -55,10 +57,13 @@ var ErrAbandoned = errors.New("tandem: the call was abandoned")
 
 // Future is a call in flight. It is safe for concurrent use.
 type Future[Res any] struct {
-	mu      sync.Mutex
-	method  string
-	codec   Codec
-	pending Pending // nil when the call is over
+	method string
+	codec  Codec
+
+	mu      sync.Mutex    // guards the following
+	waited  bool          // by a goroutine
+	free    chan struct{} // closed when waited becomes false, if anybody waits for that
+	pending Pending       // nil when the call is over
 	out     *buffer
 	res     Res
 	err     error
@@ -69,33 +74,24 @@ type Future[Res any] struct {
 // the order in which one goroutine sent them. A Future has to be waited for or
 // abandoned: it holds a place among the calls of its link.
 //
-// ctx and limits bound the whole call. Errors are those of [Method.Call] for requests
+// ctx and timeouts bound the whole call. Errors are those of [Method.Call] for requests
 // that could not be sent; all others come from Wait.
 func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
-	o := m.callOptions
-	if len(opts) > 0 {
-		o = o.with(opts)
+	var inv Invocation
+	codec, in, err := m.encode(&inv, c, req, opts)
+	if err != nil {
+		return nil, err
 	}
-	f := &Future[Res]{method: m.info.Name, codec: m.Codec(c.Codec())}
-	in := getBuffer()
 	defer putBuffer(in)
-	request, err := []byte(nil), error(nil)
-	if raw, ok := any(req).([]byte); ok && f.codec == Raw {
-		request = raw
-	} else if request, err = Marshal(f.codec, in.b, req); err != nil {
-		return nil, m.notEncoded(err)
-	} else {
-		in.b = request
-	}
-	inv := m.invocation(request, o)
-	if f.codec != Raw {
+	f := &Future[Res]{method: m.info.Name, codec: codec}
+	if codec != Raw {
 		f.out = getBuffer()
 		inv.Response = f.out.b
 	}
 	if s, ok := c.(Starter); ok {
 		f.pending, err = s.Start(ctx, inv)
 	} else {
-		inv.Request = append([]byte(nil), request...)
+		inv.Request = append([]byte(nil), inv.Request...)
 		f.pending = goInvoke(ctx, c, inv)
 	}
 	if err != nil {
@@ -104,23 +100,36 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	return f, nil
 }
 
-// Wait waits for the result. It may be called again, and then returns the same.
-// Errors are those of [Method.Call], and [ErrAbandoned].
-func (f *Future[Res]) Wait() (Res, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// Wait waits for the result, until ctx ends at the latest: then it returns ctx.Err(),
+// and the call goes on and can be waited for again. When the call is over Wait returns
+// the same each time. Errors are those of [Method.Call], and [ErrAbandoned].
+func (f *Future[Res]) Wait(ctx context.Context) (Res, error) {
+	if err := f.lock(ctx); err != nil {
+		return *new(Res), err
+	}
+	defer f.unlock()
 	if f.pending == nil {
 		return f.res, f.err
 	}
-	var response []byte
-	response, f.err = f.pending.Wait()
+	response, over, err := f.pending.Wait(ctx)
+	if !over {
+		return *new(Res), err
+	}
+	f.setResult(response, err)
+	return f.res, f.err
+}
+
+// setResult ends the call with a response or an error. f is locked.
+func (f *Future[Res]) setResult(response []byte, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.pending = nil
-	if f.err != nil {
-		return f.res, f.err
+	if f.err = err; err != nil {
+		return
 	}
 	if raw, ok := any(&f.res).(*[]byte); ok && f.codec == Raw {
 		*raw = response
-		return f.res, nil
+		return
 	}
 	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err != nil {
 		f.err = Errorf(CodeInternal, "decode the response of %q: %w", f.method, f.err)
@@ -130,27 +139,56 @@ func (f *Future[Res]) Wait() (Res, error) {
 		putBuffer(f.out)
 		f.out = nil
 	}
-	return f.res, f.err
+}
+
+// lock waits until no other goroutine waits for the call, or ctx ends.
+func (f *Future[Res]) lock(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		if !f.waited {
+			f.waited = true
+			f.mu.Unlock()
+			return nil
+		}
+		if f.free == nil {
+			f.free = make(chan struct{})
+		}
+		free := f.free
+		f.mu.Unlock()
+		select {
+		case <-free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (f *Future[Res]) unlock() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waited = false
+	if f.free != nil {
+		close(f.free)
+		f.free = nil
+	}
 }
 
 // Done reports whether Wait would return at once, as far as is known without
 // reading the link. It returns false while another goroutine waits.
 func (f *Future[Res]) Done() bool {
-	if !f.mu.TryLock() {
-		return false
-	}
+	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.pending == nil || f.pending.Done()
+	return f.pending == nil || !f.waited && f.pending.Done()
 }
 
 // Abandon gives the call up, if it is not over: the context of its handler ends,
 // and its answer is dropped. If another goroutine waits, Abandon waits with it.
 func (f *Future[Res]) Abandon() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	_ = f.lock(context.Background()) // which does not end
+	defer f.unlock()
 	if f.pending != nil {
 		f.pending.Abandon()
-		f.pending, f.err = nil, ErrAbandoned
+		f.setResult(nil, ErrAbandoned)
 	}
 }
 
@@ -173,11 +211,17 @@ func goInvoke(ctx context.Context, c Caller, inv Invocation) *invoked {
 	return p
 }
 
-func (p *invoked) Wait() ([]byte, error) {
-	<-p.done
-	return p.response, p.err
+// Wait implements [Pending].
+func (p *invoked) Wait(ctx context.Context) ([]byte, bool, error) {
+	select {
+	case <-p.done:
+		return p.response, true, p.err
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
 }
 
+// Done implements [Pending].
 func (p *invoked) Done() bool {
 	select {
 	case <-p.done:
@@ -187,4 +231,5 @@ func (p *invoked) Done() bool {
 	}
 }
 
+// Abandon implements [Pending].
 func (p *invoked) Abandon() { p.cancel() }

@@ -39,13 +39,13 @@ func TestFutureOfAnyCaller(t *testing.T) {
 		all = append(all, f)
 	}
 	all[50].Abandon()
-	_, err := all[50].Wait()
+	_, err := all[50].Wait(context.Background())
 	require.ErrorIs(t, err, ipc.ErrAbandoned)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended, err := double.Go(ctx, c, 1)
 	require.NoError(t, err)
 	cancel()
-	_, err = ended.Wait()
+	_, err = ended.Wait(context.Background())
 	require.ErrorIs(t, err, context.Canceled)
 	close(release)
 	var wg sync.WaitGroup
@@ -55,7 +55,7 @@ func TestFutureOfAnyCaller(t *testing.T) {
 		}
 		for range 2 { // anybody may wait, and all get the same
 			wg.Go(func() {
-				n, err := f.Wait()
+				n, err := f.Wait(context.Background())
 				assert.NoError(t, err)
 				assert.Equal(t, 2*i, n)
 				f.Abandon() // too late
@@ -64,12 +64,12 @@ func TestFutureOfAnyCaller(t *testing.T) {
 	}
 	wg.Wait()
 	require.True(t, all[3].Done())
-	n, err := all[3].Wait()
+	n, err := all[3].Wait(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, 6, n)
 	f, err := double.Go(t.Context(), c, -1)
 	require.NoError(t, err)
-	_, err = f.Wait()
+	_, err = f.Wait(context.Background())
 	require.EqualError(t, err, "negative")
 
 	require.NoError(t, ipc.Batch(t.Context(), c, func(inner ipc.Caller) error {
@@ -95,7 +95,7 @@ func TestFutureOfBadResult(t *testing.T) {
 		f, err := m.Go(t.Context(), c, []byte("x"))
 		require.NoError(t, err)
 		for range 2 {
-			_, err = f.Wait()
+			_, err = f.Wait(context.Background())
 			require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err), "codec %s", codec.Name())
 			require.ErrorContains(t, err, `"m"`)
 		}

@@ -60,6 +60,7 @@ type MethodInfo struct {
 type Method[Req, Res any] struct {
 	info       MethodInfo
 	codec      Codec // nil: that of the link
+	raw        bool  // both types are []byte
 	idempotent bool
 	callOptions
 }
@@ -148,12 +149,12 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions}
+	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {
 		h.Write([]byte("\x00" + o.codec.Name()))
-		if o.codec == Raw && !m.isRaw() {
+		if o.codec == Raw && !m.raw {
 			panic(fmt.Sprintf("tandem: method %q: codec raw carries []byte, not %T and %T", name, *new(Req), *new(Res)))
 		}
 		if o.codec == Fixed {
@@ -170,7 +171,7 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	return m
 }
 
-func (m *Method[Req, Res]) isRaw() bool {
+func isRaw[Req, Res any]() bool {
 	_, req := any((*Req)(nil)).(*[]byte)
 	_, res := any((*Res)(nil)).(*[]byte)
 	return req && res
@@ -195,24 +196,27 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 //   - [ErrClosed], ctx.Err() or a [*TimeoutError], when this side gave up;
 //   - a [*SizeError] or an [*Error] with Remote() false, when the request was
 //     not sent at all because it is too large or cannot be encoded.
-func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (Res, error) {
-	o := m.callOptions
-	if len(opts) > 0 {
-		o = o.with(opts)
+func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (res Res, err error) {
+	var inv Invocation
+	codec, in, err := m.encode(&inv, c, req, opts)
+	if err != nil {
+		return res, err
 	}
-	codec := m.Codec(c.Codec())
-	if codec == Raw {
-		if in, ok := any(req).([]byte); ok && m.isRaw() {
-			b, err := c.Invoke(ctx, m.invocation(in, o))
-			res, _ := any(b).(Res)
-			return res, err
-		}
+	if codec == Raw && m.raw {
+		b, err := c.Invoke(ctx, inv)
+		res, _ = any(b).(Res)
+		return res, err
 	}
-	return m.callEncoded(ctx, c, codec, req, o)
-}
-
-func (m *Method[Req, Res]) invocation(request []byte, o callOptions) Invocation {
-	return Invocation{Method: m.info, Request: request, Timeout: o.timeout, Attempts: o.attempts, Idempotent: m.idempotent}
+	out := getBuffer()
+	defer putBuffer(in)
+	defer putBuffer(out)
+	if err = out.invoke(ctx, c, &inv); err != nil {
+		return res, err
+	}
+	if res, err = Unmarshal[Res](codec, out.b); err != nil {
+		return res, m.notDecoded(err)
+	}
+	return res, nil
 }
 
 // CallInto is [Method.Call], except that it puts the result into *res, whose memory
@@ -220,26 +224,21 @@ func (m *Method[Req, Res]) invocation(request []byte, o callOptions) Invocation 
 // nothing. The memory of a []byte in *res is taken over, from its beginning to its
 // capacity, so nothing else may refer to it. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
-	o := m.callOptions
-	if len(opts) > 0 {
-		o = o.with(opts)
+	var inv Invocation
+	codec, in, err := m.encode(&inv, c, req, opts)
+	if err != nil {
+		return err
 	}
-	codec := m.Codec(c.Codec())
-	if codec == Raw {
-		if in, ok := any(req).([]byte); ok && m.isRaw() {
-			out := any(res).(*[]byte)
-			inv := m.invocation(in, o)
-			inv.Response = (*out)[:0]
-			b, err := c.Invoke(ctx, inv)
-			*out = b
-			return err
-		}
+	if codec == Raw && m.raw {
+		out := any(res).(*[]byte)
+		inv.Response = (*out)[:0]
+		*out, err = c.Invoke(ctx, inv)
+		return err
 	}
-	in, out := getBuffer(), getBuffer()
+	out := getBuffer()
 	defer putBuffer(in)
 	defer putBuffer(out)
-	err := m.invokeEncoded(ctx, c, codec, req, o, in, out)
-	if err != nil {
+	if err = out.invoke(ctx, c, &inv); err != nil {
 		return err
 	}
 	if codec == Fixed {
@@ -253,71 +252,61 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 	return nil
 }
 
-func (m *Method[Req, Res]) callEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions) (res Res, err error) {
-	in, out := getBuffer(), getBuffer()
-	defer putBuffer(in)
-	defer putBuffer(out)
-	if err = m.invokeEncoded(ctx, c, codec, req, o, in, out); err != nil {
-		return res, err
+// encode makes inv the call of req. in holds the encoded request until it has been
+// sent; it is nil if req is sent as it is, without a copy.
+func (m *Method[Req, Res]) encode(inv *Invocation, c Caller, req Req, opts []CallOption) (codec Codec, in *buffer, err error) {
+	inv.Method, inv.Idempotent = m.info, m.idempotent
+	inv.Timeout, inv.Attempts = m.timeout, m.attempts
+	if len(opts) > 0 {
+		o := m.callOptions.with(opts)
+		inv.Timeout, inv.Attempts = o.timeout, o.attempts
 	}
-	if res, err = Unmarshal[Res](codec, out.b); err != nil {
-		return res, m.notDecoded(err)
+	codec = m.Codec(c.Codec())
+	if codec == Raw {
+		if b, ok := any(req).([]byte); ok {
+			inv.Request = b
+			return codec, nil, nil
+		}
 	}
-	return res, nil
+	in = getBuffer()
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		putBuffer(in)
+		return codec, nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
+	}
+	inv.Request = in.b
+	return codec, in, nil
 }
 
-// invokeEncoded encodes req into in, makes the call, and leaves the response in out.
-func (m *Method[Req, Res]) invokeEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions, in, out *buffer) (err error) {
-	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		return m.notEncoded(err)
-	}
-	inv := m.invocation(in.b, o)
+// invoke makes a call and leaves the encoded response in out.
+func (out *buffer) invoke(ctx context.Context, c Caller, inv *Invocation) error {
 	inv.Response = out.b
-	response, err := c.Invoke(ctx, inv)
+	response, err := c.Invoke(ctx, *inv)
 	if err == nil {
 		out.b = response
 	}
 	return err
 }
 
-func (m *Method[Req, Res]) notEncoded(err error) error {
-	return Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
-}
-
 func (m *Method[Req, Res]) notDecoded(err error) error {
 	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
 }
 
-// Notify sends a request that is not answered, and returns when it is on its
-// way. Requests arrive in the order in which one goroutine sent them; whether
-// the handler failed is not told. Errors are those of [Method.Call] for requests
-// that could not be sent.
+// Notify sends a request that is not answered, and returns when it is on its way. It
+// waits while the receiver has as much as it takes. Whether the handler failed is not
+// told. Requests arrive in the order in which one goroutine sent them, and a handler
+// runs them in that order, one at a time, unless it is declared concurrent. Errors are
+// those of [Method.Call] for requests that could not be sent.
 func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
-	o := m.callOptions
-	if len(opts) > 0 {
-		o = o.with(opts)
+	var inv Invocation
+	_, in, err := m.encode(&inv, c, req, opts)
+	if err != nil {
+		return err
 	}
-	codec := m.Codec(c.Codec())
-	if codec == Raw {
-		if in, ok := any(req).([]byte); ok {
-			inv := m.invocation(in, o)
-			inv.OneWay = true
-			_, err := c.Invoke(ctx, inv)
-			return err
-		}
-	}
-	return m.notifyEncoded(ctx, c, codec, req, o)
-}
-
-func (m *Method[Req, Res]) notifyEncoded(ctx context.Context, c Caller, codec Codec, req Req, o callOptions) (err error) {
-	in := getBuffer()
-	defer putBuffer(in)
-	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		return m.notEncoded(err)
-	}
-	inv := m.invocation(in.b, o)
 	inv.OneWay = true
 	_, err = c.Invoke(ctx, inv)
+	if in != nil {
+		putBuffer(in)
+	}
 	return err
 }
 

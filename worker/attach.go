@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
@@ -25,24 +26,35 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	if !ok {
 		return nil, fmt.Errorf("%w: codec %q is not known here", socket.ErrBadRef, ref.Codec)
 	}
-	o := (&options{codec: codec, timeouts: ref.Timeouts, maxMessage: ref.MaxMessage, resume: ref.Resume, log: defaultOptions().log}).with(opts)
+	o := (&Settings{
+		Codec: codec, Timeouts: ref.Timeouts, Logger: slog.Default(),
+		agreedTimeout: ref.Timeouts.Call, maxMessage: ref.MaxMessage, resume: ref.Resume,
+	}).apply(opts)
 	var errs []error
-	for name, given := range map[string]bool{
-		"WithCodec": o.codec != codec, "WithMaxMessage": o.maxMessage != ref.MaxMessage, "WithHostTimeout": o.timeouts.Host != ref.Timeouts.Host,
-		"WithData": o.hasData, "WithRestart or WithRetry": o.restart != nil, "WithResume": o.resume != ref.Resume,
-		"WithOutput": o.output != nil, "WithChecksum": o.checksum != nil,
-		"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps": o.resources != drivers.Resources{},
+	for _, option := range []struct {
+		name  string
+		given bool
+	}{
+		{"WithCodec", o.Codec != codec},
+		{"WithMaxMessage", o.maxMessage != ref.MaxMessage},
+		{"WithHostTimeout", o.Timeouts.Host != ref.Timeouts.Host},
+		{"WithData", o.hasData},
+		{"WithRestart or WithRetry", o.Restart != nil},
+		{"WithResume", o.resume != ref.Resume},
+		{"WithOutput", o.output != nil},
+		{"WithChecksum", o.checksum != nil},
+		{"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps", o.resources != drivers.Resources{}},
 	} {
-		if given {
-			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", name))
+		if option.given {
+			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", option.name))
 		}
 	}
 	if errs != nil {
 		return nil, errors.Join(errs...)
 	}
-	if limit := o.timeouts.Start; limit > 0 {
+	if timeout := o.Timeouts.Start; timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: limit})
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
 		defer cancel()
 	}
 	channel, err := socket.Attach(ctx, ref, connect)
@@ -51,6 +63,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	}
 	c := newClient[*socket.Channel](o, socket.Driver{}.Capabilities())
 	c.starts = 1
-	c.live(c.adopt(channel))
+	c.run(c.newIncarnation(channel))
+	go c.supervise()
 	return c, nil
 }

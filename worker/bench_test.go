@@ -118,7 +118,7 @@ func benchmarkPipeline[C drivers.Channel](b *testing.B, d drivers.Driver[C], bat
 			b.Fatal(err)
 		}
 		for _, f := range flying {
-			if _, err := f.Wait(); err != nil {
+			if _, err := f.Wait(context.Background()); err != nil {
 				b.Fatal(err)
 			}
 		}

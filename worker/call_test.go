@@ -202,7 +202,7 @@ func TestCallEndsWithContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := block.Call(ctx, w, "cancel")
+			_, err := block.Call(ctx, w, "cancel", ipc.WithTimeout(0))
 			failed <- err
 		}()
 		eventually(t, "in the handler", func() bool { return count(t, w, "cancel.begin") == 1 })

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"reflect"
 	"sync"
@@ -12,6 +11,10 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/command"
+	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/queue"
+	"github.com/tandemipc/tandem/worker/internal/restart"
 )
 
 // ExitError is how calls fail when the worker's process has ended.
@@ -24,31 +27,31 @@ type ExitError = ipc.ExitError
 // A worker is one process, or one after the other: with [WithRestart] the client
 // starts it again when it has ended unasked, and stays usable, with its handlers.
 type Client[C drivers.Channel] struct {
-	registry
+	Handlers
 
 	// How to start the worker.
 	cmd    *exec.Cmd
 	data   []byte // the user's, encoded
 	driver drivers.Driver[C]
 
-	caps   drivers.Capabilities
-	opts   *options
-	events *events // nil if nobody wants them
+	caps     drivers.Capabilities
+	settings *Settings
+	events   *queue.Queue[Event] // nil if nobody wants them
 
-	life atomic.Pointer[life[C]] // the present one, or the last
-	// between is held while one life has ended and the next has not begun. It
-	// guards the following two.
-	between  sync.Mutex
-	restarts *restarts // nil: the worker is not started again
-	starts   int
-	gaveUp   atomic.Pointer[error] // why there will be no further life
+	current atomic.Pointer[incarnation[C]] // the present one, or the last
+	// restartLock is held while one incarnation has ended and the next has not begun.
+	// It guards the following two.
+	restartLock sync.Mutex
+	restarts    *restart.Counter // nil: the worker is not started again
+	starts      int
+	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
 
-	closing atomic.Bool
-	ctx     context.Context // ends when the client is closed
-	stop    context.CancelFunc
-	close   func() error  // once
-	freed   chan struct{} // closed when Close has let go of the worker
-	watched chan struct{} // closed when supervise has ended
+	closing    atomic.Bool
+	ctx        context.Context // ends when the client is closed
+	stop       context.CancelFunc
+	close      func() error  // once
+	released   chan struct{} // closed when Close has released the worker
+	supervised chan struct{} // closed when supervise has ended
 }
 
 // Spawn starts cmd as a worker, linked to this process by a driver, and returns
@@ -77,38 +80,40 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 			return nil, fmt.Errorf("tandem: no driver is given, and the default, socket, has no channels of type %v", reflect.TypeFor[C]())
 		}
 	}
-	o := defaultOptions().with(opts)
-	if err := o.checkResume(driver.Name(), driver.Capabilities()); err != nil {
+	s := Resolve(opts...)
+	s.agreedTimeout = s.Timeouts.Call
+	if err := s.checkResume(driver.Name(), driver.Capabilities()); err != nil {
 		return nil, err
 	}
 	var data []byte
-	if o.hasData {
+	if s.hasData {
 		var err error
-		if data, err = ipc.CBOR.Append(nil, o.data); err != nil {
+		if data, err = ipc.CBOR.Append(nil, s.data); err != nil {
 			return nil, fmt.Errorf("tandem: encode the user data for the worker: %w", err)
 		}
 	}
-	c := newClient[C](o, driver.Capabilities())
-	c.driver, c.cmd, c.data = driver, cloneCmd(cmd), data
-	if o.restart != nil {
-		c.restarts = o.restart.begin()
+	c := newClient[C](s, driver.Capabilities())
+	c.driver, c.cmd, c.data = driver, command.Clone(cmd), data
+	if s.Restart != nil {
+		c.restarts = restart.NewCounter(restart.Policy(*s.Restart))
 	}
-	l, err := c.begin(ctx)
+	first, err := c.start(ctx)
 	if err != nil {
-		c.events.close(o.timeouts.Grace)
+		c.events.Close(s.Timeouts.Grace)
 		return nil, err
 	}
-	c.live(l)
+	c.run(first)
+	go c.supervise()
 	return c, nil
 }
 
 // newClient returns a client without a worker.
-func newClient[C drivers.Channel](o *options, caps drivers.Capabilities) *Client[C] {
-	c := &Client[C]{opts: o, caps: caps, freed: make(chan struct{}), watched: make(chan struct{})}
+func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
+	c := &Client[C]{settings: s, caps: caps, released: make(chan struct{}), supervised: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
-	if o.events != nil {
-		c.events = newEvents(o.events)
+	if s.Events != nil {
+		c.events = newEvents(s.Events)
 	}
 	return c
 }
@@ -116,22 +121,6 @@ func newClient[C drivers.Channel](o *options, caps drivers.Capabilities) *Client
 // Start is [Spawn] with the default driver, the socket one.
 func Start(ctx context.Context, cmd *exec.Cmd, opts ...Option) (*Client[*socket.Channel], error) {
 	return Spawn(ctx, cmd, socket.Driver{}, opts...)
-}
-
-// cloneCmd copies what a user can set on a template that is not started.
-func cloneCmd(c *exec.Cmd) *exec.Cmd {
-	clone := &exec.Cmd{
-		Path: c.Path, Args: append([]string(nil), c.Args...), Env: append([]string(nil), c.Env...), Dir: c.Dir,
-		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
-		ExtraFiles: append([]*os.File(nil), c.ExtraFiles...), SysProcAttr: c.SysProcAttr, WaitDelay: c.WaitDelay, Err: c.Err,
-	}
-	if c.Env == nil {
-		clone.Env = nil
-	}
-	if clone.Args == nil {
-		clone.Args = []string{c.Path}
-	}
-	return clone
 }
 
 func importPath(driver any) string {
@@ -144,11 +133,15 @@ func importPath(driver any) string {
 
 // Channel returns the driver's channel, with what only this driver can do. After
 // a restart it is another one.
-func (c *Client[C]) Channel() C { return c.life.Load().channel }
+func (c *Client[C]) Channel() C { return c.current.Load().channel }
 
 // PID returns the process id of the worker: of the present process, or of the
 // last one if there is none now.
-func (c *Client[C]) PID() int { return c.Channel().Process().PID() }
+func (c *Client[C]) PID() int { return c.Process().PID() }
+
+// Process returns the worker's process: the present one, or the last one if there is
+// none now.
+func (c *Client[C]) Process() drivers.Process { return c.Channel().Process() }
 
 // Capabilities returns what the driver can do.
 func (c *Client[C]) Capabilities() drivers.Capabilities { return c.caps }
@@ -158,10 +151,10 @@ func (c *Client[C]) Capabilities() drivers.Capabilities { return c.caps }
 func (c *Client[C]) Active() bool { return !c.closing.Load() && c.Connected() }
 
 // Connected reports whether there is a link to the worker.
-func (c *Client[C]) Connected() bool { return !c.session().ending.Load() }
+func (c *Client[C]) Connected() bool { return !c.session().Failing() }
 
 // Codec returns the codec of methods that do not choose one.
-func (c *Client[C]) Codec() ipc.Codec { return c.opts.codec }
+func (c *Client[C]) Codec() ipc.Codec { return c.settings.Codec }
 
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.
@@ -169,7 +162,7 @@ func (c *Client[C]) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, err
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
-	if c.opts.restart != nil {
+	if c.settings.Restart != nil {
 		return c.persist(ctx, inv)
 	}
 	return c.session().Invoke(ctx, inv)
@@ -195,16 +188,16 @@ func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 }
 
 // handlers are the client's own, or those of its pool.
-func (c *Client[C]) handlers() *registry {
-	if c.opts.handlers != nil {
-		return c.opts.handlers
+func (c *Client[C]) handlers() *engine.Registry {
+	if c.settings.Handlers != nil {
+		return c.settings.Handlers.handlers()
 	}
-	return &c.registry
+	return c.Handlers.handlers()
 }
 
 // LateResponses returns how many answers came after their callers had given up, over the
 // present link.
-func (c *Client[C]) LateResponses() uint64 { return c.session().late.Load() }
+func (c *Client[C]) LateResponses() uint64 { return c.session().LateResponses() }
 
 // session is the present one, or the last.
-func (c *Client[C]) session() *session { return c.life.Load().session.Load() }
+func (c *Client[C]) session() *engine.Session { return c.current.Load().session.Load() }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // How long Close waits after a signal, in addition to the grace.
@@ -38,46 +39,46 @@ func (c *Client[C]) Close() error {
 }
 
 func (c *Client[C]) shutdown() error {
-	c.between.Lock() // from now on no life begins
-	l := c.life.Load()
-	c.between.Unlock()
+	c.restartLock.Lock() // from now on no incarnation begins
+	i := c.current.Load()
+	c.restartLock.Unlock()
 	killed := false
-	if !l.left() {
-		killed = l.end(c.opts.timeouts.Grace)
+	if !i.detached() {
+		killed = i.terminate(c.settings.Timeouts.Grace)
 	}
-	s := l.session.Load()
-	if l.exit() != nil {
+	s := i.session.Load()
+	if i.exit() != nil {
 		// Its reader delivers what has arrived, and says how the process ended.
-		within(s.done, exitDelay, nil)
+		wait.Within(s.Done(), exitDelay, nil)
 	}
-	s.close(lostGrace)
-	err := l.channel.Close()
-	if last := l.session.Load(); last != s { // the channel reconnected meanwhile
-		last.close(lostGrace)
+	s.Close(lostGrace)
+	err := i.channel.Close()
+	if last := i.session.Load(); last != s { // the channel reconnected meanwhile
+		last.Close(lostGrace)
 	}
-	exit := l.exit()
+	exit := i.exit()
 	switch {
-	case l.left():
+	case i.detached():
 	case exit == nil:
-		err = fmt.Errorf("tandem: worker (pid %d) has not ended %v after SIGKILL: is it stuck in the kernel?", l.channel.Process().PID(), killDelay)
+		err = fmt.Errorf("tandem: worker (pid %d) has not ended %v after SIGKILL: is it stuck in the kernel?", i.channel.Process().PID(), killDelay)
 	case exit.Code == ipc.ExitUnknown && !killed:
 	case exit.Code != 0:
 		err = exit
 	}
-	close(c.freed)
-	<-c.watched
-	c.events.close(c.opts.timeouts.Grace)
+	close(c.released)
+	<-c.supervised
+	c.events.Close(c.settings.Timeouts.Grace)
 	return err
 }
 
-// end ends the process, politely at first. It returns true if it had to kill it.
-func (l *life[C]) end(grace time.Duration) (killed bool) {
-	p, s := l.channel.Process(), l.session.Load()
-	s.calls.drained(grace, p.Done())
-	if !s.ending.Load() {
+// terminate ends the process, politely at first. It returns true if it had to kill it.
+func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
+	p, s := i.channel.Process(), i.session.Load()
+	s.Idle(grace, p.Done())
+	if !s.Failing() {
 		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
-		if s.link.Send(ctx, drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
-			within(p.Done(), grace, ctx.Done())
+		if s.Link().Send(ctx, drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
+			wait.Within(p.Done(), grace, ctx.Done())
 		}
 		cancel()
 	}
@@ -91,31 +92,8 @@ func (l *life[C]) end(grace time.Duration) (killed bool) {
 		default:
 			killed = step.sig == syscall.SIGKILL
 			_ = p.Signal(step.sig) // it can only have ended just now
-			within(p.Done(), step.wait, nil)
+			wait.Within(p.Done(), step.wait, nil)
 		}
 	}
 	return killed
-}
-
-// within waits for done or other, for d at most. It returns true if done was
-// closed.
-func within(done <-chan struct{}, d time.Duration, other <-chan struct{}) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-done:
-		return true
-	case <-other:
-	case <-t.C:
-	}
-	return false
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }

@@ -2,8 +2,9 @@ package worker
 
 import (
 	"fmt"
-	"sync"
 	"time"
+
+	"github.com/tandemipc/tandem/worker/internal/queue"
 )
 
 // EventKind says what has happened to a worker.
@@ -76,97 +77,24 @@ type Event struct {
 }
 
 // WithEvents calls f with what happens to the worker, in order, one at a time,
-// from a goroutine of its own. The client does not wait for f. While f is busy 256
-// events are kept; of more the oldest are dropped, and counted in the next one.
+// from a goroutine of its own. The client does not wait for f. While f is busy the
+// client keeps 256 events. When there are more it drops the oldest, and says in the next
+// one how many.
 //
 // All events have been delivered when [Client.Close] returns, unless f takes
 // longer than the grace ([WithGrace]) for those that are left. So f should not
-// call Close itself, but in a goroutine.
-func WithEvents(f func(Event)) Option { return func(o *options) { o.events = f } }
-
-// maxEvents bounds the events that wait for their receiver.
-const maxEvents = 256
-
-// events delivers events in order. A nil one drops them.
-type events struct {
-	deliver func(Event)
-	wake    chan struct{} // has a token if there may be something to do
-	done    chan struct{} // closed when all is delivered after close
-
-	mu     sync.Mutex // guards the following
-	queue  []Event
-	missed int
-	closed bool
+// call Close itself, but in a goroutine. It panics if f is nil.
+func WithEvents(f func(Event)) Option {
+	mustBeSet("WithEvents", f == nil)
+	return func(s *Settings) { s.Events = f }
 }
 
-func newEvents(deliver func(Event)) *events {
-	e := &events{deliver: deliver, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go e.run()
-	return e
-}
+// MaxEvents is how many events wait for a receiver that is busy.
+const MaxEvents = 256
 
-// add puts an event into the queue. It never blocks.
-func (e *events) add(event Event) {
-	if e == nil {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return
-	}
-	event.Time = time.Now()
-	if len(e.queue) == maxEvents {
-		e.queue = e.queue[1:]
-		e.missed++
-	}
-	e.queue = append(e.queue, event)
-	e.notify()
-}
-
-func (e *events) notify() {
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take removes the first event. more is false when there will be none.
-func (e *events) take() (event Event, ok, more bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.queue) == 0 {
-		return event, false, !e.closed
-	}
-	event, e.queue = e.queue[0], e.queue[1:]
-	event.Missed, e.missed = e.missed, 0
-	return event, true, true
-}
-
-func (e *events) run() {
-	defer close(e.done)
-	for {
-		event, ok, more := e.take()
-		switch {
-		case ok:
-			e.deliver(event)
-		case !more:
-			return
-		default:
-			<-e.wake
-		}
-	}
-}
-
-// close takes no more events, and waits until those that there are have been
-// delivered, for at most d.
-func (e *events) close(d time.Duration) {
-	if e == nil {
-		return
-	}
-	e.mu.Lock()
-	e.closed = true
-	e.notify()
-	e.mu.Unlock()
-	within(e.done, d, nil)
+func newEvents(deliver func(Event)) *queue.Queue[Event] {
+	return queue.New(MaxEvents, func(e Event, missed int) {
+		e.Missed = missed
+		deliver(e)
+	})
 }

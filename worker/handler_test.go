@@ -26,8 +26,8 @@ func serveCallGated(s *worker.Server) {
 }
 
 func TestConcurrentPanics(t *testing.T) {
-	require.Panics(t, func() { worker.Concurrent(0) })
-	require.Panics(t, func() { worker.Concurrent(-1) })
+	require.Panics(t, func() { worker.WithConcurrency(0) })
+	require.Panics(t, func() { worker.WithConcurrency(-1) })
 }
 
 // gateOn adds gated to a host; its worker calls it. It tells what has entered, and
@@ -52,7 +52,7 @@ func (g *gateOn) add(w client, n int) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-	}, worker.Concurrent(n))
+	}, worker.WithConcurrency(n))
 }
 
 func TestConcurrent(t *testing.T) {
@@ -83,7 +83,7 @@ func TestConcurrent(t *testing.T) {
 				if i == 20 {
 					continue
 				}
-				b, err := f.Wait()
+				b, err := f.Wait(context.Background())
 				require.NoError(t, err)
 				require.Equal(t, []byte{byte(i)}, b)
 			}
@@ -124,7 +124,7 @@ func TestInlineThoughSlow(t *testing.T) {
 			entered.Add(1)
 			<-release
 			return b, nil
-		}, worker.Inline())
+		}, worker.WithInline())
 		var wg sync.WaitGroup
 		for i := range 5 {
 			wg.Go(func() {

@@ -56,7 +56,7 @@ func fillIn(b []byte) {
 // slowPlaces has what ends slow places: signals of their host.
 var slowPlaces = make(chan os.Signal, 1)
 
-func doPlace(_ context.Context, call *worker.InPlace) error {
+func doPlace(_ context.Context, call worker.InPlace) error {
 	request := call.Request()
 	what, n := request[0], int(binary.LittleEndian.Uint32(request[1:]))
 	switch what {
@@ -102,7 +102,7 @@ func doPlace(_ context.Context, call *worker.InPlace) error {
 
 func servePlaces(s *worker.Server) {
 	worker.HandleInPlace(s, place, doPlace)
-	worker.HandleInPlace(s, wrong, func(context.Context, *worker.InPlace) error { return nil })
+	worker.HandleInPlace(s, wrong, func(context.Context, worker.InPlace) error { return nil })
 	signal.Notify(slowPlaces, syscall.SIGUSR1)
 	worker.Handle(s, mallocs, func(context.Context, [1]uint64) ([1]uint64, error) {
 		var m runtime.MemStats
@@ -248,7 +248,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 		w := s.start(t, worker.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 		entered, release := make(chan struct{}), make(chan struct{})
 		var again atomic.Bool
-		worker.HandleInPlace(w, place, func(ctx context.Context, call *worker.InPlace) error {
+		worker.HandleInPlace(w, place, func(ctx context.Context, call worker.InPlace) error {
 			if call.Request()[0] != 's' {
 				return doPlace(ctx, call)
 			}
@@ -263,7 +263,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 				return errors.New("the request has changed")
 			}
 			return nil
-		}, worker.Inline())
+		}, worker.WithInline())
 		for range 50 {
 			got, err := callPlace.Call(t.Context(), w, placed('c', 500))
 			require.NoError(t, err)
@@ -279,7 +279,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 		eventually(t, "the logger has it", func() bool { return strings.Contains(log.String(), "keeps memory of its link") })
 		require.Contains(t, log.String(), place.Info().Name)
 		release <- struct{}{}
-		_, err = slow.Wait()
+		_, err = slow.Wait(context.Background())
 		require.NoError(t, err)
 
 		// The worker is stopped and its ring full when the handler claims: that ends
@@ -297,7 +297,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 			cancel()
 		}
 		release <- struct{}{}
-		_, err = slow.Wait()
+		_, err = slow.Wait(context.Background())
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NoError(t, syscall.Kill(w.PID(), syscall.SIGCONT))
 		_, err = add.Call(t.Context(), w, pair{1, 2})
@@ -309,7 +309,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 		require.NoError(t, err)
 		<-entered
 		require.NoError(t, syscall.Kill(w.PID(), syscall.SIGKILL))
-		_, err = slow.Wait()
+		_, err = slow.Wait(context.Background())
 		require.ErrorIs(t, err, ipc.ErrPeerGone)
 		closed := make(chan struct{})
 		go func() { w.Close(); close(closed) }()

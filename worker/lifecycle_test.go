@@ -11,6 +11,7 @@ import (
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
+	"github.com/tandemipc/tandem/worker/pool"
 )
 
 // What docs/lifecycle.md says and no other test looks at.
@@ -40,7 +41,7 @@ func TestCloseWithoutAConnection(t *testing.T) {
 
 // A pool replaces a worker that was disconnected.
 func TestPoolReplacesTheDisconnected(t *testing.T) {
-	p, err := worker.NewPool(t.Context(), 1, worker.Self("test"), socket.Driver{}, worker.WithRestart(atOnce))
+	p, err := pool.New(t.Context(), 1, worker.Self("test"), socket.Driver{}, pool.WithWorkers(worker.WithRestart(atOnce)))
 	require.NoError(t, err)
 	defer p.Close()
 	before := p.Clients()[0]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers/shm"
@@ -14,6 +15,19 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
+
+// CountWords is the contract between host and workers. Counting twice does no
+// harm, so it may be done again when a worker dies.
+var CountWords = ipc.NewMethod[string, int]("text.count_words", ipc.WithIdempotent())
+
+// serveText is what main runs in the workers: worker.Main("text", serveText).
+func serveText() error {
+	s := worker.NewServer()
+	worker.Handle(s, CountWords, func(_ context.Context, text string) (int, error) {
+		return len(strings.Fields(text)), nil
+	})
+	return s.Serve(context.Background())
+}
 
 // A worker that ends is started again, and the call that met its end is made again.
 func ExampleWithRestart() {
@@ -96,7 +110,7 @@ var Upper = ipc.NewMethod[[]byte, []byte]("text.upper", ipc.WithCodec(ipc.Raw))
 // serveUpper is what main runs in the workers: worker.Main("upper", serveUpper).
 func serveUpper() error {
 	s := worker.NewServer()
-	worker.HandleInPlace(s, Upper, func(_ context.Context, call *worker.InPlace) error {
+	worker.HandleInPlace(s, Upper, func(_ context.Context, call worker.InPlace) error {
 		text := call.Request() // where it lies
 		out, err := call.Claim(len(text))
 		if err != nil {

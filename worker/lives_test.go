@@ -500,7 +500,7 @@ func TestStartedCallsAreNotRetried(t *testing.T) {
 		f, err := block.Go(t.Context(), w, "x")
 		require.NoError(t, err)
 		require.NoError(t, syscall.Kill(before, syscall.SIGKILL))
-		_, err = f.Wait()
+		_, err = f.Wait(context.Background())
 		var exit *worker.ExitError
 		require.ErrorAs(t, err, &exit)
 		require.Equal(t, before, exit.PID)
@@ -508,7 +508,7 @@ func TestStartedCallsAreNotRetried(t *testing.T) {
 		require.NoError(t, ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
 			f, err := add.Go(t.Context(), c, pair{1, 2})
 			require.NoError(t, err)
-			n, err := f.Wait()
+			n, err := f.Wait(context.Background())
 			require.Equal(t, 3, n)
 			return err
 		}))

@@ -162,7 +162,7 @@ func serveTest(s *worker.Server) error {
 		mu.Unlock()
 	}
 	worker.Handle(s, rawEcho, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
-	worker.HandleInPlace(s, inPlace, func(_ context.Context, call *worker.InPlace) error {
+	worker.HandleInPlace(s, inPlace, func(_ context.Context, call worker.InPlace) error {
 		call.Reply(call.Request())
 		return nil
 	})

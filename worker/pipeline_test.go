@@ -38,7 +38,7 @@ func servePipelines(s *worker.Server) {
 			last = n
 		}
 		return binary.LittleEndian.AppendUint64(nil, jumps), nil
-	}, worker.Concurrent(1))
+	}, worker.WithConcurrency(1))
 	worker.Handle(s, mixed, func(_ context.Context, b []byte) ([]byte, error) {
 		switch b[0] % 16 {
 		case 3:
@@ -47,7 +47,7 @@ func servePipelines(s *worker.Server) {
 			return nil, ipc.NewError(ipc.CodeNotFound, string(b[1:]))
 		}
 		return b, nil
-	}, worker.Inline())
+	}, worker.WithInline())
 }
 
 func numbered(n uint64, rest int) []byte {
@@ -67,7 +67,7 @@ func TestFutures(t *testing.T) {
 				all[i] = f
 			}
 			check := func(i int) {
-				sum, err := all[i].Wait()
+				sum, err := all[i].Wait(context.Background())
 				assert.NoError(t, err)
 				assert.Equal(t, 2*i, sum)
 			}
@@ -84,7 +84,7 @@ func TestFutures(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		sum, err := all[7].Wait()
+		sum, err := all[7].Wait(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, 14, sum, "a second Wait says the same")
 		require.True(t, all[7].Done())
@@ -92,14 +92,14 @@ func TestFutures(t *testing.T) {
 		f, err := rawEcho.Go(ctx, w, filled(3<<20))
 		require.NoError(t, err)
 		eventually(t, "done though nobody waits", f.Done)
-		b, err := f.Wait()
+		b, err := f.Wait(context.Background())
 		require.NoError(t, err)
 		require.Len(t, b, 3<<20)
 
 		failing, err := fail.Go(ctx, w, "code")
 		require.NoError(t, err)
 		for range 2 {
-			_, err = failing.Wait()
+			_, err = failing.Wait(context.Background())
 			require.Equal(t, ipc.CodeNotFound, ipc.CodeOf(err))
 		}
 		_, err = unknown.Go(ctx, w, 1)
@@ -119,7 +119,7 @@ func TestManyLargeFutures(t *testing.T) {
 			all = append(all, f)
 		}
 		for i, f := range all {
-			b, err := f.Wait()
+			b, err := f.Wait(context.Background())
 			require.NoError(t, err)
 			require.Equal(t, uint64(i), binary.LittleEndian.Uint64(b))
 		}
@@ -138,7 +138,7 @@ func TestAbandon(t *testing.T) {
 			f.Abandon()
 			f.Abandon()
 			require.True(t, f.Done())
-			_, err = f.Wait()
+			_, err = f.Wait(context.Background())
 			require.ErrorIs(t, err, ipc.ErrAbandoned)
 		}
 		eventually(t, "their contexts have ended", func() bool { return count(t, w, "given up.end") == count(t, w, "given up.begin") })
@@ -150,7 +150,7 @@ func TestAbandon(t *testing.T) {
 			b, err := add.Go(ctx, c, pair{1, 2})
 			require.NoError(t, err)
 			a.Abandon()
-			sum, err := b.Wait()
+			sum, err := b.Wait(context.Background())
 			require.NoError(t, err)
 			require.Equal(t, 3, sum)
 			late, err := block.Go(ctx, c, "sent")
@@ -174,14 +174,14 @@ func TestFutureEnds(t *testing.T) {
 		f, err := block.Go(ctx, w, "f")
 		require.NoError(t, err)
 		cancel()
-		_, err = f.Wait()
+		_, err = f.Wait(context.Background())
 		require.Equal(t, context.Canceled, err)
 
 		for _, limit := range []time.Duration{20 * time.Millisecond, 1020 * time.Millisecond} {
 			f, err = block.Go(t.Context(), w, "f", ipc.WithTimeout(limit))
 			require.NoError(t, err)
 			begin := time.Now()
-			_, err = f.Wait()
+			_, err = f.Wait(context.Background())
 			var over *ipc.TimeoutError
 			require.ErrorAs(t, err, &over)
 			require.Equal(t, limit, over.After)
@@ -203,12 +203,12 @@ func TestFutureEnds(t *testing.T) {
 		stop(t, w.PID())
 		f, err = block.Go(t.Context(), w, "f", ipc.WithTimeout(20*time.Millisecond))
 		if err == nil {
-			_, err = f.Wait()
+			_, err = f.Wait(context.Background())
 		}
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NoError(t, syscall.Kill(w.PID(), syscall.SIGKILL))
 		for _, f := range all {
-			_, err := f.Wait()
+			_, err := f.Wait(context.Background())
 			var exit *worker.ExitError
 			require.ErrorAs(t, err, &exit)
 		}
@@ -265,7 +265,7 @@ func TestBatchOrder(t *testing.T) {
 						}))
 					}
 					if i%30 == 17 { // waits in the middle
-						_, err := all[len(all)-1].Wait()
+						_, err := all[len(all)-1].Wait(context.Background())
 						require.NoError(t, err)
 					}
 				}
@@ -277,7 +277,7 @@ func TestBatchOrder(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, binary.LittleEndian.Uint64(jumps))
 		for _, f := range all {
-			_, err := f.Wait()
+			_, err := f.Wait(context.Background())
 			require.NoError(t, err)
 		}
 	})
@@ -299,10 +299,10 @@ func TestBatchFails(t *testing.T) {
 			return nil
 		})
 		require.ErrorAs(t, err, new(*ipc.SizeError))
-		_, err = bad.Wait()
+		_, err = bad.Wait(context.Background())
 		require.ErrorAs(t, err, new(*ipc.SizeError))
 		for _, f := range []*ipc.Future[[]byte]{good, after} {
-			_, err = f.Wait()
+			_, err = f.Wait(context.Background())
 			require.NoError(t, err, "the others do not suffer")
 		}
 
@@ -324,7 +324,7 @@ func TestBatchFails(t *testing.T) {
 		require.NoError(t, err, "not to be done, but it does no harm")
 		f, err := rawEcho.Go(ctx, kept, []byte("x"))
 		require.NoError(t, err)
-		_, err = f.Wait()
+		_, err = f.Wait(context.Background())
 		require.NoError(t, err)
 		require.NoError(t, notify.Notify(ctx, kept, "late"))
 		eventually(t, "it has arrived", func() bool { return count(t, w, "late") == 1 })
@@ -365,7 +365,7 @@ func TestBatchToStoppedWorker(t *testing.T) {
 			failed := 0
 			require.NoError(t, syscall.Kill(w.PID(), syscall.SIGCONT))
 			for i, f := range all {
-				b, err := f.Wait()
+				b, err := f.Wait(context.Background())
 				if err != nil {
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					failed++
@@ -430,7 +430,7 @@ func TestBursts(t *testing.T) {
 				require.NoError(t, ipc.Batch(ctx, w, burst))
 			}
 			for i, f := range all {
-				b, err := f.Wait()
+				b, err := f.Wait(context.Background())
 				switch i % 16 {
 				case 5:
 					require.NoError(t, err)
@@ -467,7 +467,7 @@ func TestBurstBeforeSIGTERM(t *testing.T) {
 		}))
 		require.NoError(t, syscall.Kill(w.PID(), syscall.SIGTERM))
 		for i, f := range all {
-			b, err := f.Wait()
+			b, err := f.Wait(context.Background())
 			if err != nil { // it came too late, and was refused or not read
 				require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err))
 				continue
@@ -490,10 +490,10 @@ func TestForgottenFutures(t *testing.T) {
 		begin := time.Now()
 		require.NoError(t, w.Close())
 		require.Less(t, time.Since(begin), 30*time.Second)
-		sum, err := answered.Wait()
+		sum, err := answered.Wait(context.Background())
 		require.NoError(t, err)
 		require.Equal(t, 3, sum)
-		n, err := slow.Wait()
+		n, err := slow.Wait(context.Background())
 		require.NoError(t, err, "it was pending, so Close has waited for it")
 		require.Equal(t, 1, n)
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
+	"github.com/tandemipc/tandem/worker/pool"
 )
 
 // What bounds a worker's process bounds the ones after it, too.
@@ -108,7 +109,7 @@ func TestRestartOfAnotherProgram(t *testing.T) {
 func TestPoolOfAnotherProgram(t *testing.T) {
 	cmd, sum, replace := replaceable(t)
 	var r recorder
-	p, err := worker.NewPool(t.Context(), 1, cmd, socket.Driver{}, worker.WithChecksum(sum), worker.WithRestart(atOnce), r.option())
+	p, err := pool.New(t.Context(), 1, cmd, socket.Driver{}, pool.WithWorkers(worker.WithChecksum(sum), worker.WithRestart(atOnce), r.option()))
 	require.NoError(t, err)
 	defer p.Close()
 	replace()

@@ -25,7 +25,7 @@ import "fmt"
 // more. It panics unless bytes is positive.
 func WithMaxMemory(bytes int64) Option {
 	mustBePositive("WithMaxMemory", bytes)
-	return func(o *options) { o.resources.Memory = bytes }
+	return func(s *Settings) { s.resources.Memory = bytes }
 }
 
 // WithMaxCPU bounds how many processors the worker uses at a time, by the variable
@@ -35,7 +35,7 @@ func WithMaxMemory(bytes int64) Option {
 // host's own environment does not. It panics unless n is positive.
 func WithMaxCPU(n int) Option {
 	mustBePositive("WithMaxCPU", int64(n))
-	return func(o *options) { o.resources.CPUs = n }
+	return func(s *Settings) { s.resources.CPUs = n }
 }
 
 // WithMaxFiles bounds how many descriptors the worker can have (RLIMIT_NOFILE):
@@ -43,12 +43,12 @@ func WithMaxCPU(n int) Option {
 // sixteen. Linux only. It panics unless n is positive.
 func WithMaxFiles(n int) Option {
 	mustBePositive("WithMaxFiles", int64(n))
-	return func(o *options) { o.resources.Files = n }
+	return func(s *Settings) { s.resources.Files = n }
 }
 
 // WithoutCoreDumps keeps the kernel from writing a core file when the worker is ended
 // by a signal that asks for one (RLIMIT_CORE). Linux only.
-func WithoutCoreDumps() Option { return func(o *options) { o.resources.NoCoreDumps = true } }
+func WithoutCoreDumps() Option { return func(s *Settings) { s.resources.NoCoreDumps = true } }
 
 func mustBePositive(option string, n int64) {
 	if n <= 0 {

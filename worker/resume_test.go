@@ -88,11 +88,11 @@ func serveResume() error {
 	worker.Handle(s, blob, func(ctx context.Context, b holdBlob) ([]byte, error) {
 		return make([]byte, b.Size), wait(ctx, b.Name)
 	})
-	worker.HandleInPlace(s, holdRaw, func(ctx context.Context, call *worker.InPlace) error {
+	worker.HandleInPlace(s, holdRaw, func(ctx context.Context, call worker.InPlace) error {
 		err := wait(ctx, "raw")
 		call.Reply(call.Request())
 		return err
-	}, worker.Inline())
+	}, worker.WithInline())
 	worker.Handle(s, release, func(_ context.Context, name string) (int, error) {
 		_, open := gate(name)
 		close(open)
@@ -117,7 +117,7 @@ func serveResume() error {
 		numbers = append(numbers, n)
 		mu.Unlock()
 		return n, nil
-	}, worker.Inline())
+	}, worker.WithInline())
 	worker.Handle(s, ran, func(context.Context, int) ([]int, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -312,7 +312,7 @@ func TestStartedCallsAreNotResumed(t *testing.T) {
 	require.NoError(t, err)
 	eventually(t, "in the handler", func() bool { return holding(t, w, "a").Begun == 1 })
 	flip(t, w)
-	_, err = f.Wait()
+	_, err = f.Wait(context.Background())
 	require.ErrorIs(t, err, ipc.ErrDisconnected)
 	require.Equal(t, holdState{Begun: 1}, holding(t, w, "a"))
 	var g *ipc.Future[int]
@@ -320,7 +320,7 @@ func TestStartedCallsAreNotResumed(t *testing.T) {
 		g, err = number.Go(t.Context(), c, 7)
 		return err
 	}), "the next goes over the next link")
-	n, err := g.Wait()
+	n, err := g.Wait(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, 7, n)
 }

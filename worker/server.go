@@ -12,18 +12,20 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // Server is the worker's side: it answers the calls of the host that started
 // this process.
 type Server struct {
-	registry
+	Handlers
 
 	driver drivers.Acceptor
 	codec  ipc.Codec
 	log    *slog.Logger
 
-	after afterlife // of links that were disconnected
+	replay engine.Replay // of links that were disconnected
 }
 
 // NewServer returns a server without handlers. Add them with [Handle].
@@ -39,7 +41,7 @@ func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
 
 // Dropped returns how many answers could not be delivered, since the connection to
 // the host had gone and they were not kept: see [WithResume].
-func (s *Server) Dropped() uint64 { return s.after.dropped.Load() }
+func (s *Server) Dropped() uint64 { return s.replay.Dropped() }
 
 // Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
 // It then lets the handlers finish, for as long as the host's grace allows
@@ -89,7 +91,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	defer endpoint.Close()
-	s.after.begin(driver, startup.Resume)
+	s.replay.Init(driver.Capabilities().Reconnect, startup.Resume)
 	for {
 		link, err := accept(ctx, endpoint, startup, codec)
 		again := false
@@ -97,10 +99,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		case err == nil:
 			again, err = s.serveLink(ctx, link, codec, startup)
 		case ctx.Err() != nil:
-			awaitHandlers(s.after.drain(), max(startup.Timeouts.Grace, lostGrace), startup.HostGone())
+			awaitHandlers(s.replay.Drain(), max(startup.Timeouts.Grace, lostGrace), startup.HostGone())
 			err = nil
 		default:
-			within(s.after.drain(), lostGrace, nil)
+			wait.Within(s.replay.Drain(), lostGrace, nil)
 		}
 		if again {
 			continue
@@ -170,38 +172,41 @@ const lostGrace = 500 * time.Millisecond
 // awaitHandlers waits until handlers have ended, for d at most, and when the host's
 // process has ended no longer than lostGrace: SIGTERM may have told us first.
 func awaitHandlers(ended <-chan struct{}, d time.Duration, hostGone <-chan struct{}) {
-	if !within(ended, d, hostGone) && isClosed(hostGone) {
-		within(ended, lostGrace, nil)
+	if !wait.Within(ended, d, hostGone) && wait.Closed(hostGone) {
+		wait.Within(ended, lostGrace, nil)
 	}
 }
 
 // serveLink serves one link to its end. again is true if the host may come back.
 func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Codec, startup *drivers.StartupData) (again bool, err error) {
-	limits := startup.Timeouts
-	host := newSession(link, 1, codec, limits, &s.registry, s.log, nil)
-	s.after.serve(host)
-	host.open()
+	timeouts := startup.Timeouts
+	host := engine.New(engine.Config{
+		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
+		MaxMessage: startup.MaxMessage, Handlers: s.handlers(), Log: s.log,
+	})
+	s.replay.Adopt(host)
+	host.Open()
 	select {
-	case <-host.done:
-		err := host.err
+	case <-host.Done():
+		err := host.Err()
 		if errors.Is(err, ipc.ErrDisconnected) {
-			s.after.leave(host)
+			s.replay.Disconnected(host)
 			return true, nil
 		}
-		after, until := s.after.drain(), time.Now().Add(lostGrace)
-		host.close(lostGrace)
-		within(after, time.Until(until), nil)
+		after, until := s.replay.Drain(), time.Now().Add(lostGrace)
+		host.Close(lostGrace)
+		wait.Within(after, time.Until(until), nil)
 		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
 	case <-ctx.Done():
-	case <-host.goodbye:
+	case <-host.Goodbye():
 	}
-	after, until := s.after.drain(), time.Now().Add(max(limits.Grace, lostGrace))
-	within(host.drain(), limits.Grace, host.done)
+	after, until := s.replay.Drain(), time.Now().Add(max(timeouts.Grace, lostGrace))
+	wait.Within(host.Drain(), timeouts.Grace, host.Done())
 	awaitHandlers(after, time.Until(until), startup.HostGone())
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, drivers.Frame{Kind: drivers.KindGoodbye}) // best effort
 	cancel()
-	host.close(lostGrace)
+	host.Close(lostGrace)
 	return false, nil
 }

@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// asyncCall is what a call in flight that nobody may be waiting for needs besides. It is
+// a part of its call.
+type asyncCall struct {
+	session *Session
+	call    *call
+	ctx     context.Context // of the whole call
+	timeout time.Duration
+	method  ipc.MethodInfo
+	batch   *batch          // in which its request may still be, or nil
+	from    *requestContext // of the handler that makes the call, or nil
+}
+
+// Start implements [ipc.Starter].
+func (s *Session) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
+	return s.start(ctx, &inv, nil, nil)
+}
+
+func (s *Session) start(ctx context.Context, inv *ipc.Invocation, b *batch, from *requestContext) (ipc.Pending, error) {
+	c, timeout, err := s.sendRequest(ctx, inv, b)
+	if err != nil {
+		return nil, err
+	}
+	if timeout > 0 {
+		c.deadlineOf(timeout) // time passes also while nobody waits
+	}
+	c.async = asyncCall{session: s, call: c, ctx: ctx, timeout: timeout, method: inv.Method, batch: b, from: from}
+	c.unattended.Store(true)
+	return &c.async, nil
+}
+
+// Wait implements [ipc.Pending].
+func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err error) {
+	s, c := a.session, a.call
+	if err := ctx.Err(); err != nil && !c.done() {
+		return nil, false, err
+	}
+	if a.batch != nil {
+		// If the request cannot be sent the call fails. If a context ends it stays
+		// gathered.
+		_ = a.batch.flush(ctx, a.ctx)
+	}
+	c.unattended.Store(false)
+	c.also = a.ctx
+	err = s.await(ctx, c, a.timeout, a.from)
+	var waitEnded *waitEndedError
+	if errors.As(err, &waitEnded) {
+		c.unattended.Store(true)
+		return nil, false, waitEnded.error
+	}
+	m, timeout, b, callCtx := a.method, a.timeout, a.batch, a.ctx
+	*a = asyncCall{session: s, call: c} // the call may be kept for long
+	if err == nil {
+		if response, err = s.takeResult(c, m); err != nil {
+			err = ownTimeout(callCtx, err, m, timeout)
+		}
+		return response, true, err
+	}
+	if b != nil && b.withdraw(c.tx) {
+		s.calls.release(c)
+	} else {
+		s.drop(c, err)
+	}
+	if errors.Is(err, errTimeout) {
+		err = TimedOut(m.Name, timeout)
+	}
+	return nil, true, err
+}
+
+// Done implements [ipc.Pending].
+func (a *asyncCall) Done() bool { return a.call.done() }
+
+// Abandon implements [ipc.Pending].
+func (a *asyncCall) Abandon() {
+	s, c, b := a.session, a.call, a.batch
+	*a = asyncCall{session: s, call: c}
+	if c.giveUp() && (b == nil || !b.withdraw(c.tx)) {
+		s.drop(c, context.Canceled)
+		return
+	}
+	s.calls.release(c)
+}

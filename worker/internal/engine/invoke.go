@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/retry"
+)
+
+// Invoke makes one call, or sends one notification.
+func (s *Session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+	return s.invoke(ctx, &inv, nil)
+}
+
+// invoke is Invoke for the handler whose context is from, or nil.
+func (s *Session) invoke(ctx context.Context, inv *ipc.Invocation, from *requestContext) ([]byte, error) {
+	if inv.OneWay {
+		return nil, s.notify(ctx, inv)
+	}
+	c, timeout, err := s.sendRequest(ctx, inv, nil)
+	if err != nil {
+		return nil, err
+	}
+	if s.config.Resumer == nil {
+		return s.finishCall(ctx, c, timeout, inv.Method, from)
+	}
+	key := CallKey{s.number, c.tx}
+	var deadline time.Duration
+	if timeout > 0 {
+		deadline = c.deadlineOf(timeout)
+	}
+	response, err := s.finishCall(ctx, c, timeout, inv.Method, from)
+	if err != nil && s.resumable(err) {
+		return s.resume(ctx, key, inv, timeout, deadline)
+	}
+	return response, err
+}
+
+// timeoutOf returns the timeout of a call, 0 for none.
+func (s *Session) timeoutOf(inv *ipc.Invocation) time.Duration {
+	if inv.Timeout == ipc.DefaultTimeout {
+		return s.config.Timeout
+	}
+	return inv.Timeout
+}
+
+// notify sends a notification.
+func (s *Session) notify(ctx context.Context, inv *ipc.Invocation) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c := sendContexts.Get().(*sendContext)
+	defer sendContexts.Put(c)
+	f := drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: inv.Request}
+	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow, &f))
+}
+
+// sendRequest sends the request of a call, or gathers it in b if there is one. The call
+// then has to be finished or abandoned.
+func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, b *batch) (c *call, timeout time.Duration, err error) {
+	timeout = s.timeoutOf(inv)
+	remaining, err := s.remaining(ctx, timeout)
+	if err != nil {
+		return nil, 0, err
+	}
+	c, tx, err := s.calls.register(inv.Response)
+	if err != nil {
+		return nil, 0, retry.NotSent(s.update(err))
+	}
+	f := drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
+	if b != nil {
+		err = b.gather(ctx, inv, &f)
+	} else {
+		err = s.send(ctx, &c.send, timeout, inv.Method.Name, &s.requestWindow, &f)
+		if d := c.send.deadline; d != 0 {
+			c.deadline.Store(int64(d)) // the time that sending took counts
+		}
+	}
+	if err != nil {
+		if !c.giveUp() && c.err != nil {
+			err = c.err
+		}
+		s.calls.release(c)
+		return nil, 0, retry.NotSent(err)
+	}
+	return c, timeout, nil
+}
+
+// remaining returns how long a call may take, as its request says it: 0 if that is
+// what both sides have agreed on.
+func (s *Session) remaining(ctx context.Context, timeout time.Duration) (time.Duration, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	remaining := timeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return 0, context.DeadlineExceeded // its timer has not fired yet
+		}
+		if timeout <= 0 || left < timeout {
+			remaining = left
+		}
+	}
+	switch remaining {
+	case s.config.AgreedTimeout:
+		return 0, nil
+	case 0:
+		return noTimeout, nil
+	}
+	return remaining, nil
+}
+
+// finishCall waits for the result of a call.
+func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration, m ipc.MethodInfo, from *requestContext) ([]byte, error) {
+	if err := s.await(ctx, c, timeout, from); err != nil {
+		s.drop(c, err)
+		if errors.Is(err, errTimeout) {
+			return nil, TimedOut(m.Name, timeout)
+		}
+		return nil, err
+	}
+	response, err := s.takeResult(c, m)
+	if err != nil {
+		err = ownTimeout(ctx, err, m, timeout)
+	}
+	return response, err
+}
+
+// ownTimeout returns the error of a call that has failed with err. If that says that the
+// handler has found the call's deadline to have passed, sooner than this side, the call
+// ends as if this side had found it.
+func ownTimeout(ctx context.Context, err error, m ipc.MethodInfo, timeout time.Duration) error {
+	var e *ipc.Error
+	if !errors.As(err, &e) || e.Details[detailOverdue] == "" {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return TimedOut(m.Name, timeout)
+}
+
+// takeResult returns the result of a call that has ended, and frees the call.
+func (s *Session) takeResult(c *call, m ipc.MethodInfo) ([]byte, error) {
+	response, err := c.response, c.err
+	s.calls.release(c)
+	if err != nil {
+		return nil, nameMethod(err, m)
+	}
+	return response, nil
+}
+
+// drop frees a call that was given up because of err, and tells the peer.
+func (s *Session) drop(c *call, err error) {
+	tx := c.tx
+	s.calls.release(c)
+	reason := drivers.ReasonGivenUp
+	if errors.Is(err, errTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		reason = drivers.ReasonDeadline
+	}
+	go s.sendCancel(tx, reason)
+}
+
+// sendCancel tells the peer that nobody waits for the answer any more.
+func (s *Session) sendCancel(tx uint64, reason byte) {
+	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
+	defer cancel()
+	// If it cannot be sent, the answer will come late and be dropped.
+	f := drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
+	if err := s.link.Send(ctx, f); err != nil && s.config.Resumer != nil {
+		s.config.Resumer.Forget(s, CallKey{s.number, tx})
+	}
+}
+
+// send sends a request or notification within ctx and timeout, for which it uses c, and
+// when w has room for it. If the link has ended send fails with the session's error.
+func (s *Session) send(ctx context.Context, c *sendContext, timeout time.Duration, method string, w *sendWindow, f *drivers.Frame) error {
+	bound := c.bind(ctx, timeout)
+	err := w.reserve(bound, s.lifetime.done, costOf(f.Payload))
+	if err == nil {
+		if err = s.link.Send(bound, *f); err != nil {
+			w.cancel(costOf(f.Payload))
+		}
+	}
+	ranOut := c.release()
+	switch {
+	case err == nil:
+		return nil
+	case ranOut && ctx.Err() == nil:
+		return TimedOut(method, timeout)
+	}
+	return s.whyUnsent(ctx, err)
+}
+
+// whyUnsent turns an error of the link's Send into what a caller gets. If the link has
+// ended, that is the session's error, which says more.
+func (s *Session) whyUnsent(ctx context.Context, err error) error {
+	var tooLarge *ipc.SizeError
+	switch {
+	case errors.As(err, &tooLarge):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	s.unsent(err)
+	select {
+	case <-s.lifetime.done:
+		return s.update(s.lifetime.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// update brings the error of a session that has ended up to date.
+func (s *Session) update(err error) error {
+	if s.config.Latest == nil {
+		return err
+	}
+	return s.config.Latest(err)
+}

@@ -1,0 +1,144 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/retry"
+)
+
+// run runs the handler of r and sends the answer. timed says to note how long it took;
+// b is the background reader if that runs it.
+func (s *Session) run(r *Request, timed bool, b *backgroundReader) {
+	var start time.Time
+	if timed {
+		start = time.Now()
+	}
+	response, failure := s.call(r)
+	if timed {
+		r.handler.took(time.Since(start))
+	}
+	switch {
+	case failure != nil:
+		r.abort()
+		if r.oneWay {
+			s.config.Log.Warn("tandem: handler of a notification failed", "method", r.handler.Info.Name, "error", ipc.ParseError(failure))
+		} else {
+			s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+		}
+	case r.oneWay:
+		r.abort()
+	case r.commit(response):
+	case b != nil:
+		b.answer(s, &drivers.Frame{Kind: drivers.KindResponse, Tx: r.tx, Payload: response})
+	default:
+		s.answer(&drivers.Frame{Kind: drivers.KindResponse, Tx: r.tx, Payload: response})
+	}
+	if r.owned {
+		s.link.Recycle(r.payload)
+	}
+	if b == nil || !r.handler.InPlace {
+		r.ctx.cancel(drivers.ReasonGivenUp)
+	}
+}
+
+// call calls the handler, unless its caller has given up. If that fails, or panics, or
+// its error does, call returns the encoded error. If the handler ends its goroutine the
+// caller gets an error, too.
+func (s *Session) call(r *Request) (response, failure []byte) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		message := "called runtime.Goexit"
+		p := recover()
+		if p != nil {
+			message = fmt.Sprintf("panicked: %v", p)
+		}
+		failure = ipc.AppendError(nil, &ipc.Error{
+			Code:    ipc.CodeInternal,
+			Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
+			Stack:   string(debug.Stack()),
+		})
+		if p == nil {
+			r.ctx.cancel(drivers.ReasonGivenUp)
+			r.abort()
+			if !r.oneWay {
+				s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+			}
+		}
+	}()
+	if r.background == nil {
+		// It may have waited for its turn.
+		if err := r.ctx.Err(); err != nil {
+			returned = true
+			return nil, r.failureOf(err)
+		}
+	}
+	response, err := r.handler.Invoke(r)
+	if err != nil {
+		failure = r.failureOf(err)
+	}
+	returned = true
+	return response, failure
+}
+
+// detailOverdue is in the error of a handler that has ended because its deadline, which is
+// the caller's, has passed.
+const detailOverdue = "tandem.overdue"
+
+// failureOf encodes a handler's error. That may be the refusal of another worker, which
+// the handler has called. Its caller must not take it for ours, and send again.
+func (r *Request) failureOf(err error) []byte {
+	failure := ipc.AppendError(nil, err)
+	overdue := errors.Is(err, context.DeadlineExceeded) && r.ctx.overdue()
+	var e *ipc.Error
+	foreign := errors.As(err, &e) && e != nil && (e.Details[retry.DetailDraining] != "" || e.Details[detailUnknownMethod] != "" || e.Details[detailOverdue] != "")
+	if !foreign && !overdue {
+		return failure
+	}
+	own := ipc.ParseError(failure)
+	for _, detail := range []string{retry.DetailDraining, detailUnknownMethod, detailHandlers, detailOverdue} {
+		delete(own.Details, detail)
+	}
+	if overdue {
+		if own.Details == nil {
+			own.Details = make(map[string]string)
+		}
+		own.Details[detailOverdue] = "1"
+	}
+	return ipc.AppendError(nil, own)
+}
+
+// answer sends a response or an error. Nothing but the end of the link can keep it from
+// arriving.
+func (s *Session) answer(f *drivers.Frame) {
+	err := s.transmit(f)
+	switch {
+	case err == nil:
+	case s.replay != nil && errors.Is(err, ipc.ErrDisconnected):
+		s.replay.keep(callID{s.linkID(), f.Tx}, f)
+	case s.baseCtx.Err() == nil:
+		s.unsent(err)
+	}
+}
+
+// transmit sends an answer, or, if that is too large for the link, says so.
+func (s *Session) transmit(f *drivers.Frame) error {
+	err := s.link.Send(s.baseCtx, *f)
+	if err == nil {
+		return nil
+	}
+	var tooLarge *ipc.SizeError
+	if errors.As(err, &tooLarge) {
+		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
+		err = s.link.Send(s.baseCtx, drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
+	}
+	return err
+}

@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Windows are how a full receiver holds up its sender. Each side says in its hello how
+// many bytes of requests it takes that it has not finished with, and as many of
+// notifications. A sender that has used its window up waits. The receiver counts what
+// it has finished with, and gives that back in a credit frame whenever it has become a
+// good part of the window. So nothing has to be refused, and the reader goes on to
+// deliver what else comes, such as the answers that the handlers themselves wait for.
+//
+// A message counts for its payload and frameCost. One message may exceed what is left
+// of the window, whatever its size, so that the largest can be sent.
+const frameCost = 256
+
+func costOf(payload []byte) int64 { return int64(len(payload)) + frameCost }
+
+// creditShare is the part of a window that the receiver gives back at once. Two
+// counters are given back separately, so up to two such parts are not given back.
+const creditShare = 4
+
+// sendWindow is what we may send.
+type sendWindow struct {
+	size     int64
+	sent     atomic.Int64 // in all
+	returned atomic.Int64 // of that, what the peer has given back; the reader writes it
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when returned grows, if anybody waits
+}
+
+func (w *sendWindow) init(size int) {
+	if size <= 0 {
+		size = drivers.DefaultWindow
+	}
+	w.size = int64(size)
+}
+
+// reserve takes cost from the window, and waits until there is room. It fails when ctx
+// ends or done is closed.
+func (w *sendWindow) reserve(ctx context.Context, done <-chan struct{}, cost int64) error {
+	for {
+		sent := w.sent.Load()
+		if sent-w.returned.Load() >= w.size {
+			if err := w.await(ctx, done, sent); err != nil {
+				return err
+			}
+			continue
+		}
+		if w.sent.CompareAndSwap(sent, sent+cost) {
+			return nil
+		}
+	}
+}
+
+// cancel gives back what was reserved and not sent.
+func (w *sendWindow) cancel(cost int64) {
+	w.sent.Add(-cost)
+	w.wake()
+}
+
+// await waits until the window may have room.
+func (w *sendWindow) await(ctx context.Context, done <-chan struct{}, sent int64) error {
+	w.mu.Lock()
+	if w.changed == nil {
+		w.changed = make(chan struct{})
+	}
+	changed := w.changed
+	w.mu.Unlock()
+	// SYNC: pairs with refill and cancel, which change the counters and then look for
+	// changed.
+	if w.sent.Load() != sent || sent-w.returned.Load() < w.size {
+		return nil
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-done:
+		return ipc.ErrDisconnected
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (w *sendWindow) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.changed != nil {
+		close(w.changed)
+		w.changed = nil
+	}
+}
+
+// refill takes what the peer gives back. It returns false if the peer gives back more
+// than it got.
+func (w *sendWindow) refill(n uint64) bool {
+	if n > uint64(w.sent.Load()-w.returned.Load()) {
+		return false
+	}
+	if n > 0 {
+		w.returned.Add(int64(n))
+		w.wake()
+	}
+	return true
+}
+
+// receiveWindow is what the peer may send. The reader writes its fields, but for
+// finished.
+type receiveWindow struct {
+	open      int64        // received and not known to be finished with
+	byReader  int64        // what the reader itself has finished with and not given back
+	byOthers  atomic.Int64 // what others have finished with and not given back
+	collected atomic.Int64 // what others have finished with and the reader has not subtracted from open
+}
+
+// receive counts a message. It returns false if the peer sends what it must not: more
+// than its window and one message.
+func (w *receiveWindow) receive(cost, limit int64) bool {
+	if w.open += cost; w.open <= limit {
+		return true
+	}
+	w.open -= w.collected.Swap(0)
+	return w.open <= limit
+}
+
+// finishReading is called by the reader when it has finished with a message, and
+// returns what is to be given back now.
+func (w *receiveWindow) finishReading(cost, share int64) (credit int64) {
+	w.open -= cost
+	if w.byReader += cost; w.byReader < share {
+		return 0
+	}
+	credit, w.byReader = w.byReader, 0
+	return credit
+}
+
+// finish is finishReading for anybody.
+func (w *receiveWindow) finish(cost, share int64) (credit int64) {
+	w.collected.Add(cost)
+	if w.byOthers.Add(cost) < share {
+		return 0
+	}
+	return w.byOthers.Swap(0)
+}
+
+// maxOpen is what may be open at most: the window, and one message beyond it.
+func (s *Session) maxOpen() int64 {
+	return int64(drivers.DefaultWindow) + int64(s.config.MaxMessage) + frameCost
+}
+
+const ownCredit = drivers.DefaultWindow / creditShare
+
+// admit counts a request or a notification that has come. It is called with the reader
+// state, and fails if the peer does not heed its window.
+func (s *Session) admit(f *drivers.Frame) error {
+	w, what := &s.reader.requests, "requests"
+	if f.Kind == drivers.KindNotify {
+		w, what = &s.reader.notifications, "notifications"
+	}
+	if w.receive(costOf(f.Payload), s.maxOpen()) {
+		return nil
+	}
+	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, drivers.DefaultWindow)
+}
+
+// finishReading gives back what a message took of its window. It is called with the
+// reader state.
+func (s *Session) finishReading(oneWay bool, cost int64) {
+	if oneWay {
+		if n := s.reader.notifications.finishReading(cost, ownCredit); n > 0 {
+			s.sendCredit(0, n)
+		}
+	} else if n := s.reader.requests.finishReading(cost, ownCredit); n > 0 {
+		s.sendCredit(n, 0)
+	}
+}
+
+// finish is finishReading for goroutines without the reader state.
+func (s *Session) finish(oneWay bool, cost int64) {
+	if oneWay {
+		if n := s.reader.notifications.finish(cost, ownCredit); n > 0 {
+			s.sendCredit(0, n)
+		}
+	} else if n := s.reader.requests.finish(cost, ownCredit); n > 0 {
+		s.sendCredit(n, 0)
+	}
+}
+
+// sendCredit gives the peer back what we have finished with. It does not block. The
+// caller is a goroutine that s.handling counts.
+func (s *Session) sendCredit(requests, notifications int64) {
+	s.handling.Go(func() {
+		f := drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, uint64(requests), uint64(notifications))}
+		_ = s.link.Send(s.baseCtx, f) // the reader finds out if the link has ended
+	})
+}
+
+// refill takes a credit frame.
+func (s *Session) refill(f *drivers.Frame) error {
+	requests, notifications, err := drivers.ParseCredit(f.Payload)
+	if err != nil {
+		return err
+	}
+	if !s.requestWindow.refill(requests) || !s.notificationWindow.refill(notifications) {
+		return fmt.Errorf("%w: the peer gives back more than it got", ipc.ErrProtocol)
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package pool
+
+import (
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Stats says what a pool does now, and has done since it was made.
+type Stats struct {
+	// Size is how many workers take calls now, Starting how many are being
+	// started or wait to be, and GivenUp how many will not be started again.
+	Size, Starting, GivenUp int
+	// Running is how many calls run on workers now, and Queued how many wait.
+	Running, Queued int
+
+	// Calls is how many calls have ended that a worker was given, where each
+	// attempt counts. Failed of them returned an error, that of a handler
+	// included.
+	Calls, Failed uint64
+	// Retried is how many calls were made once more on another worker.
+	Retried uint64
+	// Rejected is how many calls found the queue full, and Abandoned how many
+	// ended while they waited in it.
+	Rejected, Abandoned uint64
+	// Restarts is how many workers were started for one that had ended, and
+	// Recycled how many were replaced by WithRecycle.
+	Restarts, Recycled uint64
+
+	// Wait is how long calls waited for a worker; for most of them that is no
+	// time at all. Run is how long they ran, the way to the worker and back
+	// included.
+	Wait, Run Latency
+
+	// Busy is the time that calls ran, added up, and Available is the time in
+	// which they could have: that of each worker times its concurrency. See
+	// Utilisation.
+	Busy, Available time.Duration
+}
+
+// Utilisation returns which part of what the workers could have done since the
+// pool was made they did, from 0 to 1. For that of a shorter time divide the
+// differences of two values of Busy and Available.
+func (s Stats) Utilisation() float64 {
+	if s.Available <= 0 {
+		return 0
+	}
+	return min(float64(s.Busy)/float64(s.Available), 1)
+}
+
+// Latency says how long something took, of all times that it happened. Times are
+// exact to 1 %; those over an hour count as an hour.
+type Latency struct {
+	Count                     int64
+	Mean, P50, P99, P999, Max time.Duration
+}
+
+func latencyOf(h *hdrhistogram.Histogram) Latency {
+	at := func(percentile float64) time.Duration { return time.Duration(h.ValueAtPercentile(percentile)) }
+	return Latency{Count: h.TotalCount(), Mean: time.Duration(h.Mean()), P50: at(50), P99: at(99), P999: at(99.9), Max: time.Duration(h.Max())}
+}
+
+func (p *pool) stats() Stats {
+	var st Stats
+	p.mu.Lock()
+	st.Restarts, st.Recycled = p.restarts, p.recycled
+	for _, s := range p.slots {
+		switch {
+		case s.err != nil:
+			st.GivenUp++
+		case s.member == nil:
+			st.Starting++
+		}
+	}
+	p.mu.Unlock()
+
+	s := p.scheduler.Stats(p.now())
+	st.Size, st.Running, st.Queued = s.Serving, s.Running, s.Queued
+	st.Calls, st.Failed, st.Retried, st.Rejected, st.Abandoned = s.Ended, s.Failed, s.Retried, s.Rejected, s.Abandoned
+	st.Busy, st.Available = s.Busy, s.Available
+	// Calls that did not wait are not recorded one by one.
+	_ = s.Waits.RecordValues(0, int64(st.Calls)+int64(st.Running)-s.Waits.TotalCount())
+	st.Wait, st.Run = latencyOf(s.Waits), latencyOf(s.Runs)
+	return st
+}

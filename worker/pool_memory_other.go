@@ -1,7 +1,0 @@
-//go:build !linux
-
-package worker
-
-import "github.com/tandemipc/tandem/ipc"
-
-func residentMemory(int) (int64, error) { return 0, ipc.ErrUnsupported }
