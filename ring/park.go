@@ -65,7 +65,7 @@ func (c *Consumer) Arm() {
 
 // Rest tells that the reader has stopped to poll without Arm, as when it does not
 // come back. It touches no memory of the ring.
-func (c *Consumer) Rest() { c.spin.uncount() }
+func (c *Consumer) Rest() { c.spin.stop() }
 
 // Disarm takes Arm back. The reader calls it when it polls again, so that the
 // producer stops making system calls. Without Arm before it does nothing.
@@ -127,7 +127,7 @@ func (c *Consumer) Interrupt(err error) {
 // nobody may be in Sleep.
 func (c *Consumer) Wait(ctx context.Context) error {
 	c.start = c.next
-	defer c.spin.uncount()
+	defer c.spin.stop()
 	for i := 0; ; i++ {
 		if c.Ready() {
 			return nil

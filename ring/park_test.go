@@ -175,8 +175,9 @@ func TestSpinnerLearns(t *testing.T) {
 		if oneProcessor {
 			t.Skip("never spins with one processor")
 		}
+		freshSlots(t)
+		defer func(base time.Time) { clockBase = base }(clockBase)
 		clockBase = time.Now()
-		defer func() { clockBase = time.Now() }()
 		var s spinner
 		// wait is one that takes d, and reports whether spinning caught it.
 		wait := func(d time.Duration) bool {

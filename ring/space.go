@@ -69,7 +69,7 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 		p.want(stateHungry)
 	}
 	p.spin.begin()
-	defer p.spin.uncount()
+	defer p.spin.stop()
 	for i := 0; ; i++ {
 		if ok, err := p.refresh(total); ok || err != nil {
 			p.spin.end()
