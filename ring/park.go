@@ -92,17 +92,17 @@ func (c *Consumer) Disarm() {
 // until the reader has armed anew, whether there is a record or not.
 //
 // One goroutine at a time may sleep, and it need not be the reader: Sleep does
-// not arm, and other goroutines may call Next, Arm and Disarm meanwhile. The
-// error is the kernel's, if it refuses to let anyone sleep.
-func (c *Consumer) Sleep(until func() bool) error {
+// not arm, and other goroutines may call Next, Arm and Disarm meanwhile. If the
+// kernel refuses to let anyone sleep, Sleep polls with pauses instead.
+func (c *Consumer) Sleep(until func() bool) {
 	bell := c.sleep.prepare()
 	// SYNC: pairs with Consumer.Arm, see there.
 	at := atomic.LoadUint64(&c.armedAt)
 	if at&1 != 0 && uint32(at>>1) != bell || until != nil && until() {
 		c.sleep.cancel()
-		return nil
+		return
 	}
-	return c.sleep.block(bell)
+	c.sleep.block(bell)
 }
 
 // Wake makes the Sleep that is going on return, or else the next one. Any
@@ -165,9 +165,7 @@ func (c *Consumer) park(ctx context.Context) error {
 			c.sleep.cancel()
 			return err
 		}
-		if err := c.sleep.block(bell); err != nil {
-			return err
-		}
+		c.sleep.block(bell)
 	}
 }
 

@@ -98,9 +98,7 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 				p.spin.end()
 				return err
 			}
-			if err := p.sleep.block(bell); err != nil {
-				return err
-			}
+			p.sleep.block(bell)
 		}
 	}
 }

@@ -258,9 +258,7 @@ func (l *link) Sleep(until func() bool) {
 	if l.end.Load() != nil {
 		return
 	}
-	if err := l.consumer.Sleep(until); err != nil {
-		go l.finish(fmt.Errorf("tandem: shm: sleep: %w", err))
-	}
+	l.consumer.Sleep(until)
 }
 
 // Wake implements [ipc.Link].
