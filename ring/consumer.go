@@ -74,9 +74,9 @@ type Consumer struct {
 	spin   spinner
 	spinAt uint64 // next, when spin's wait began
 
-	leasing bool
-	leases  leases
-	joiner  joiner
+	leasing     bool
+	leases      leases
+	reassembler reassembler
 
 	_ [padding]byte // other goroutines write below while the reader works above
 
@@ -106,7 +106,7 @@ func newConsumer(local, remote []byte, h header) *Consumer {
 		sleep:     sleeper{bell: u32At(remote, offDataBell)},
 		spinAt:    h.start - 1,
 	}
-	c.joiner.max = DefaultMaxMessage
+	c.reassembler.max = DefaultMaxMessage
 	return c
 }
 

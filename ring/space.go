@@ -66,7 +66,7 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 	stop := func() bool { return true }
 	defer func() { stop() }()
 	if p.wanted == stateNone {
-		p.want(stateHungry)
+		p.want(statePolling)
 	}
 	p.spin.begin()
 	defer p.spin.stop()

@@ -20,20 +20,20 @@ const (
 // spinner decides how long to spin before parking, from how waits on this ring
 // have ended lately:
 //
-//   - one that ended while spinning raises the budget to twice its length;
-//   - one that parked, but was shorter than spinMax, does so, too, on trial;
-//   - one that parked for longer than spinMax, or on trial, halves the budget, down
-//     to none.
+//   - a wait that ended while spinning raises the budget to twice its length;
+//   - a wait that parked, but was shorter than spinMax, does the same, on trial;
+//   - a wait that parked for longer than spinMax, or parked during a trial, halves
+//     the budget, down to none.
 //
-// The trial is for the case that spinning itself is what makes the wait so long,
-// because the peer needs this processor: then a larger budget catches no more than
-// a small one, and the trial ends at none. It is over when a spin succeeds, and
-// there can be another after trialEvery parks: the peer may spin again by then.
+// The trial is for a peer that needs this processor: then spinning itself makes the
+// wait long, and a larger budget catches no more than a small one. The trial then
+// ends without a budget. It is over when a spin succeeds. Another one can begin after
+// trialEvery parks, since the peer may spin again by then.
 //
-// Two sides without a budget would wake each other late for ever, each finding
-// that the other takes longer than it is worth waiting. So a spinner without a
-// budget tries again, once in probeEvery parks, and long enough for a peer that
-// must be woken first; the peer then sees a quick answer and learns in turn.
+// Two sides without a budget would wake each other late for ever: each would find
+// that the other takes too long to spin for. So a spinner without a budget spins
+// once in probeEvery parks, long enough for a peer that must be woken first. The
+// peer then sees a quick answer and learns in turn.
 //
 // The spinners of a process are limited in number, see slot.
 type spinner struct {

@@ -131,8 +131,8 @@ var waysToLeave = map[string]func(l *leaver){
 		_, _, err := l.c.Message()
 		require.ErrorIs(l, err, ErrCorrupt)
 	},
-	"StopSpinning":       func(l *leaver) { l.poll(); l.c.Rest() },
-	"StopSpinning twice": func(l *leaver) { l.poll(); l.c.Rest(); l.c.Rest() },
+	"StopSpinning":       func(l *leaver) { l.poll(); l.c.StopSpinning() },
+	"StopSpinning twice": func(l *leaver) { l.poll(); l.c.StopSpinning(); l.c.StopSpinning() },
 	"Arm":                func(l *leaver) { l.poll(); l.c.Arm() },
 	"Arm and Disarm":     func(l *leaver) { l.poll(); l.c.Arm(); l.c.Disarm() },
 	"SetWait":            func(l *leaver) { l.poll(); l.c.SetWait(Wait(rand.IntN(3))) },
@@ -256,7 +256,7 @@ func TestSpinnersGoAfterAnything(t *testing.T) {
 			func() { l.c.Ready() },
 			func() { l.c.Arm() },
 			func() { l.c.Disarm() },
-			func() { l.c.Rest() },
+			func() { l.c.StopSpinning() },
 			func() { l.c.SetWait(Wait(rand.IntN(3))) },
 			func() { patient(&l.c.spin) },
 			func() { l.c.Wait(ended) },
@@ -273,7 +273,7 @@ func TestSpinnersGoAfterAnything(t *testing.T) {
 			held += slotsTaken()
 		}
 		[]func(){
-			l.c.Rest,
+			l.c.StopSpinning,
 			l.c.Arm,
 			func() { l.c.SetWait(WaitPark) },
 			func() { l.c.Wait(ended) },
@@ -309,6 +309,6 @@ func TestAbandonedSlotIsFree(t *testing.T) {
 		}
 		next := newLeaver(t)
 		next.poll()
-		next.c.Rest()
+		next.c.StopSpinning()
 	}
 }

@@ -235,7 +235,7 @@ func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
 // Arm implements [ipc.Link].
 func (l *link) Arm() {
 	if l.end.Load() != nil {
-		l.consumer.Rest()
+		l.consumer.StopSpinning()
 		return
 	}
 	l.consumer.Arm()
@@ -290,7 +290,7 @@ func (l *link) Close() error {
 		l.mapped.Lock()
 		defer l.mapped.Unlock()
 		l.unmapped.Store(true)
-		l.consumer.Rest()
+		l.consumer.StopSpinning()
 		l.closeErr = errors.Join(l.ours.Close(), l.theirs.Close())
 	})
 	return l.closeErr
