@@ -74,9 +74,9 @@ type Consumer struct {
 	spin   spinner
 	spinAt uint64 // next, when spin's wait began
 
-	leasing bool
-	leases  leases
-	joiner  joiner
+	leasing     bool
+	leases      leases
+	reassembler reassembler
 
 	_ [padding]byte // other goroutines write below while the reader works above
 
@@ -106,7 +106,7 @@ func newConsumer(local, remote []byte, h header) *Consumer {
 		sleep:     sleeper{bell: u32At(remote, offDataBell)},
 		spinAt:    h.start - 1,
 	}
-	c.joiner.max = DefaultMaxMessage
+	c.reassembler.max = DefaultMaxMessage
 	return c
 }
 
@@ -132,8 +132,8 @@ func (c *Consumer) Next() (r Record, ok bool, err error) {
 	}
 	c.start = pos
 	storeRelaxed(&c.next, pos+need)
-	if c.spin.counted {
-		c.spin.uncount()
+	if c.spin.slot.at != nil {
+		c.spin.stop()
 	}
 	return Record{Tag: byte(w >> tagShift), Data: c.data[off+wordSize : off+wordSize+n : off+wordSize+n]}, true, nil
 }
@@ -143,6 +143,7 @@ func (c *Consumer) Next() (r Record, ok bool, err error) {
 //go:noinline
 func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
 	if err := c.corrupt.get(); err != nil {
+		c.spin.stop()
 		return Record{}, false, err
 	}
 	c.release()
@@ -161,7 +162,7 @@ func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
 		if w>>flagShift&flagPad == 0 {
 			c.start = pos
 			storeRelaxed(&c.next, pos+recordSize(n))
-			c.spin.uncount()
+			c.spin.stop()
 			return Record{
 				Tag:   byte(w >> tagShift),
 				Data:  c.data[off+wordSize : off+wordSize+n : off+wordSize+n],
@@ -213,6 +214,7 @@ func (c *Consumer) check(pos, w uint64) error {
 // fail makes the ring corrupt for good.
 func (c *Consumer) fail(err error) {
 	c.corrupt.set(err)
+	c.spin.stop()
 	c.limit = c.next // sends Next to nextSlow whatever the word
 }
 

@@ -1,10 +1,7 @@
 package ring
 
 import (
-	"errors"
-	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"time"
 
@@ -21,23 +18,32 @@ const (
 	futexPrivate = 128 // of a word on the heap
 )
 
-// errFutexTimeout: the time has passed.
-var errFutexTimeout = errors.New("tandem: ring: sleep timed out")
+// sysFutexWait is the system call. Tests replace it.
+var sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.Errno {
+	return futex(word, futexOpWait, value, timeout)
+}
 
 // futexWait sleeps while *word == value, until somebody wakes the word, or the
-// timeout passes if it is not 0. It may return early for no reason.
-func futexWait(word *uint32, value uint32, timeout time.Duration) error {
+// timeout passes if it is not 0: then it returns true. It may return early for no
+// reason.
+//
+// It has no error. Callers sleep in a loop, and a call that fails does so at once, so
+// a kernel that always fails would make them spin. When the call fails, futexWait
+// therefore polls for some milliseconds instead. That holds for errors that must not
+// happen (EINVAL, EFAULT, ENOMEM, ENOSYS or EPERM in a sandbox, ...), for EINTR, and
+// for EAGAIN when the word has not changed; when it has, polling ends at once.
+func futexWait(word *uint32, value uint32, timeout time.Duration) (timedOut bool) {
 	// Goroutines in this P's run queue would wait until the scheduler's
 	// monitor takes the P away from the blocked thread; let them go first.
 	runtime.Gosched()
-	switch errno := futex(word, futexOpWait, value, timeout); errno {
-	case 0, unix.EAGAIN, unix.EINTR:
-		return nil
-	case unix.ETIMEDOUT:
-		return errFutexTimeout
-	default:
-		return fmt.Errorf("tandem: ring: cannot sleep: %w", os.NewSyscallError("futex", errno))
+	errno := sysFutexWait(word, value, timeout)
+	if errno == unix.ETIMEDOUT && timeout > 0 {
+		return true
 	}
+	if errno != 0 {
+		pollWord(word, value)
+	}
+	return false
 }
 
 // futexWake wakes everybody who sleeps on word. It cannot fail in a way that a

@@ -2,27 +2,11 @@
 
 package ring
 
-import (
-	"runtime"
-	"sync/atomic"
-	"time"
-)
+import "runtime"
 
-// Systems other than Linux have no sealed memory here, so rings exist only on
-// the heap of one process. A sleeper polls with growing pauses: correct, not
-// quick. It returns after a while even if nothing happened, so that an interrupt
-// is noticed within about 10 ms.
-func futexWait(word *uint32, value uint32, _ time.Duration) error {
-	pause := 20 * time.Microsecond
-	for range 12 {
-		if atomic.LoadUint32(word) != value {
-			return nil
-		}
-		time.Sleep(pause)
-		pause = min(2*pause, time.Millisecond)
-	}
-	return nil
-}
+// blockOn polls. Systems other than Linux have no sealed memory here, so rings exist
+// only on the heap of one process: this is correct, not quick.
+func blockOn(word *uint32, value uint32) { pollWord(word, value) }
 
 // futexWake has nothing to do: sleepers look by themselves.
 func futexWake(*uint32) {}

@@ -39,7 +39,7 @@ import (
 //
 //	 31                                      2 1   0
 //	+-----------------------------------------+-----+
-//	|                 epoch                   |state|   0 none, 1 parked, 2 hungry
+//	|                 epoch                   |state|   0 none, 1 parked, 2 polling
 //	+-----------------------------------------+-----+
 //
 // A record starts at a multiple of 8 with one word, in native byte order:
@@ -116,11 +116,11 @@ const positionUnset = 1
 
 // The states of a waiting word.
 const (
-	stateNone   = 0 // not waiting
-	stateParked = 1 // asleep, or about to be: ring the bell
-	stateHungry = 2 // polling for space: publish the position early, don't ring
-	stateMask   = 3
-	epochStep   = 4
+	stateNone    = 0 // not waiting
+	stateParked  = 1 // asleep, or about to be: ring the bell
+	statePolling = 2 // polling for space: publish the position early, do not ring
+	stateMask    = 3
+	epochStep    = 4
 )
 
 // The flags of a record's word.

@@ -35,7 +35,7 @@ func (p *Producer) SetMaxMessage(n int) { p.maxMessage = maxMessage(n) }
 // SetMaxMessage bounds the messages that Message accepts, in bytes of payload: a
 // peer that announces a larger one makes the ring corrupt. It also bounds the
 // memory that joining takes. It panics if n is negative.
-func (c *Consumer) SetMaxMessage(n int) { c.joiner.max = maxMessage(n) }
+func (c *Consumer) SetMaxMessage(n int) { c.reassembler.max = maxMessage(n) }
 
 func maxMessage(n int) uint64 {
 	if n < 0 {
@@ -153,8 +153,8 @@ type Message struct {
 	Owned bool
 }
 
-// joiner puts the pieces of a split message together.
-type joiner struct {
+// reassembler holds the pieces of a split message that have arrived.
+type reassembler struct {
 	max       uint64
 	tag       byte
 	active    bool
@@ -178,13 +178,13 @@ func (c *Consumer) Message() (Message, bool, error) {
 		if !ok || err != nil {
 			return Message{}, false, err
 		}
-		if r.flags&(flagMore|flagCont) == 0 && !c.joiner.active {
-			if uint64(len(r.Data)) > c.joiner.max {
-				return Message{}, false, c.violation("message of %d bytes, largest allowed %d", len(r.Data), c.joiner.max)
+		if r.flags&(flagMore|flagCont) == 0 && !c.reassembler.active {
+			if uint64(len(r.Data)) > c.reassembler.max {
+				return Message{}, false, c.violation("message of %d bytes, largest allowed %d", len(r.Data), c.reassembler.max)
 			}
 			return Message{Tag: r.Tag, Data: r.Data}, true, nil
 		}
-		m, ok, err := c.join(r)
+		m, ok, err := c.reassemble(r)
 		if ok || err != nil {
 			return m, ok, err
 		}
@@ -192,20 +192,20 @@ func (c *Consumer) Message() (Message, bool, error) {
 }
 
 // Discarded returns how many messages the peer abandoned half-sent.
-func (c *Consumer) Discarded() uint64 { return c.joiner.discarded }
+func (c *Consumer) Discarded() uint64 { return c.reassembler.discarded }
 
-// join takes one more record while a message is being joined, or its first piece.
-func (c *Consumer) join(r Record) (Message, bool, error) {
-	j := &c.joiner
+// reassemble takes one more record while a message is being joined, or its first piece.
+func (c *Consumer) reassemble(r Record) (Message, bool, error) {
+	part := &c.reassembler
 	data := r.Data
 	if !r.Cont() {
-		if j.active {
-			j.active = false
-			j.discarded++
+		if part.active {
+			part.active = false
+			part.discarded++
 		}
 		if !r.More() {
-			if uint64(len(data)) > j.max {
-				return Message{}, false, c.violation("message of %d bytes, largest allowed %d", len(data), j.max)
+			if uint64(len(data)) > part.max {
+				return Message{}, false, c.violation("message of %d bytes, largest allowed %d", len(data), part.max)
 			}
 			return Message{Tag: r.Tag, Data: data}, true, nil
 		}
@@ -215,43 +215,43 @@ func (c *Consumer) join(r Record) (Message, bool, error) {
 		// Loaded once: the peer can change it.
 		total := binary.LittleEndian.Uint64(data)
 		data = data[totalSize:]
-		if total > j.max {
-			return Message{}, false, c.violation("message of %d bytes, largest allowed %d", total, j.max)
+		if total > part.max {
+			return Message{}, false, c.violation("message of %d bytes, largest allowed %d", total, part.max)
 		}
 		// The buffer of a message that was abandoned serves again, so that
 		// announcing and abandoning does not make us allocate.
-		if uint64(cap(j.buf)) < total || uint64(cap(j.buf))/2 > total {
-			Recycle(j.buf)
-			j.buf = buffer(int(total))
+		if uint64(cap(part.buf)) < total || uint64(cap(part.buf))/2 > total {
+			Recycle(part.buf)
+			part.buf = buffer(int(total))
 		}
-		j.active, j.tag, j.total, j.buf = true, r.Tag, total, j.buf[:0]
-	} else if !j.active {
+		part.active, part.tag, part.total, part.buf = true, r.Tag, total, part.buf[:0]
+	} else if !part.active {
 		return Message{}, false, c.violation("piece of a message without its begin")
-	} else if r.Tag != j.tag {
-		return Message{}, false, c.violation("piece with tag %d in a message with tag %d", r.Tag, j.tag)
+	} else if r.Tag != part.tag {
+		return Message{}, false, c.violation("piece with tag %d in a message with tag %d", r.Tag, part.tag)
 	}
-	have := uint64(len(j.buf)) + uint64(len(data))
+	have := uint64(len(part.buf)) + uint64(len(data))
 	switch {
-	case have > j.total:
-		return Message{}, false, c.violation("pieces of %d bytes in a message of %d", have, j.total)
-	case r.More() && have == j.total:
+	case have > part.total:
+		return Message{}, false, c.violation("pieces of %d bytes in a message of %d", have, part.total)
+	case r.More() && have == part.total:
 		return Message{}, false, c.violation("more pieces announced of a message that has its %d bytes", have)
-	case !r.More() && have < j.total:
-		return Message{}, false, c.violation("last piece ends at %d bytes of a message of %d", have, j.total)
+	case !r.More() && have < part.total:
+		return Message{}, false, c.violation("last piece ends at %d bytes of a message of %d", have, part.total)
 	}
-	j.buf = append(j.buf, data...)
+	part.buf = append(part.buf, data...)
 	if r.More() {
 		return Message{}, false, nil
 	}
-	m := Message{Tag: j.tag, Data: j.buf, Owned: true}
-	j.active, j.buf = false, nil
+	m := Message{Tag: part.tag, Data: part.buf, Owned: true}
+	part.active, part.buf = false, nil
 	c.Release() // it is copied: no need to lease it, or to wait with freeing it
 	return m, true, nil
 }
 
 // violation makes the ring corrupt because of the record last read.
 func (c *Consumer) violation(format string, args ...any) error {
-	c.joiner.buf, c.joiner.active = nil, false
+	c.reassembler.buf, c.reassembler.active = nil, false
 	err := &CorruptError{c.start, fmt.Sprintf(format, args...)}
 	c.fail(err)
 	return err

@@ -21,11 +21,12 @@ func (c *Consumer) Ready() bool {
 // two looks there is nothing but a pause, so that a record is seen soon.
 const spinBurst = 16
 
-// Spin is for a reader that polls Next itself. Called after a Next that found
-// nothing, it waits for a record for less than a microsecond, lets other goroutines
-// run now and then, and reports whether to poll again; if not, it is time to park
+// Spin is for a reader that polls Next itself, and is called after a Next that found
+// nothing. It waits for a record for less than a microsecond, lets other goroutines
+// run now and then, and reports whether to poll again. If not, it is time to park
 // (Arm, Ready, Sleep, Disarm). It follows the strategy of [Consumer.SetWait] and
-// learns from how waits end.
+// learns from how waits end. A reader that stops polling without a record, Arm or
+// Wait calls [Consumer.StopSpinning].
 func (c *Consumer) Spin() bool {
 	if c.spinAt != c.next {
 		c.spinAt = c.next
@@ -46,26 +47,27 @@ func (c *Consumer) Spin() bool {
 }
 
 // Arm asks the producer to ring for the next record, and publishes the position.
-// The reader calls it before it goes idle, and must look again after it, with
-// Ready or Next: a record that was published before is not rung for. One ring
-// uses it up: after a Sleep that has returned, arm anew before the next one. It
-// is one atomic store.
+// The reader calls it before it goes idle. It must look again afterwards, with
+// Ready or Next: the producer does not ring for a record that it published before.
+// The producer rings once: after a Sleep that has returned, arm again before the
+// next one. Arm is one atomic store.
 func (c *Consumer) Arm() {
 	c.settle()
-	c.Rest() // perhaps in the middle of a wait
+	c.StopSpinning() // perhaps in the middle of a wait
 	c.armed = true
 	c.epoch += epochStep
-	// SYNC: pairs with Consumer.Sleep. Whoever sees the bell that the store
-	// below leads to sees this, too.
+	// SYNC: pairs with Consumer.Sleep. A sleeper that sees the bell that the
+	// store below leads to sees this, too.
 	storeRelaxed(&c.armedAt, uint64(atomic.LoadUint32(c.sleep.bell))<<1|1)
 	// SYNC: pairs with Producer.Publish, which stores a record's word and then
 	// loads this one.
 	atomic.StoreUint32(c.waiting, c.epoch|stateParked)
 }
 
-// Rest tells that the reader has stopped to poll without Arm, as when it does not
-// come back. It touches no memory of the ring.
-func (c *Consumer) Rest() { c.spin.uncount() }
+// StopSpinning tells the consumer that the reader has stopped polling without Arm.
+// Another reader of the process may then spin at once; without the call it may soon.
+// Only the reader may call it. It touches no memory of the ring.
+func (c *Consumer) StopSpinning() { c.spin.stop() }
 
 // Disarm takes Arm back. The reader calls it when it polls again, so that the
 // producer stops making system calls. Without Arm before it does nothing.
@@ -92,17 +94,17 @@ func (c *Consumer) Disarm() {
 // until the reader has armed anew, whether there is a record or not.
 //
 // One goroutine at a time may sleep, and it need not be the reader: Sleep does
-// not arm, and other goroutines may call Next, Arm and Disarm meanwhile. The
-// error is the kernel's, if it refuses to let anyone sleep.
-func (c *Consumer) Sleep(until func() bool) error {
+// not arm, and other goroutines may call Next, Arm and Disarm meanwhile. If the
+// kernel refuses to let anyone sleep, Sleep polls with pauses instead.
+func (c *Consumer) Sleep(until func() bool) {
 	bell := c.sleep.prepare()
 	// SYNC: pairs with Consumer.Arm, see there.
 	at := atomic.LoadUint64(&c.armedAt)
 	if at&1 != 0 && uint32(at>>1) != bell || until != nil && until() {
 		c.sleep.cancel()
-		return nil
+		return
 	}
-	return c.sleep.block(bell)
+	c.sleep.block(bell)
 }
 
 // Wake makes the Sleep that is going on return, or else the next one. Any
@@ -127,7 +129,7 @@ func (c *Consumer) Interrupt(err error) {
 // nobody may be in Sleep.
 func (c *Consumer) Wait(ctx context.Context) error {
 	c.start = c.next
-	defer c.spin.uncount()
+	defer c.spin.stop()
 	for i := 0; ; i++ {
 		if c.Ready() {
 			return nil
@@ -165,9 +167,7 @@ func (c *Consumer) park(ctx context.Context) error {
 			c.sleep.cancel()
 			return err
 		}
-		if err := c.sleep.block(bell); err != nil {
-			return err
-		}
+		c.sleep.block(bell)
 	}
 }
 

@@ -279,7 +279,7 @@ func (p *Producer) makeRoom(n int) error {
 	// The consumer frees lazily. Let it know, look again, and leave the word
 	// as it is: the next look that finds room clears it.
 	if p.wanted == stateNone {
-		p.want(stateHungry)
+		p.want(statePolling)
 		if ok, err = p.refresh(total); ok || err != nil {
 			return err
 		}

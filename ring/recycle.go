@@ -11,10 +11,11 @@ import (
 // takes, as from any sync.Pool.
 const (
 	minRecycled = 64 << 10 // smaller ones are quickly made anew
-	// Who cuts a header off the front of a message gives back a little less than
-	// was handed out. With this much more at first that can happen many times.
+	// A user that cuts a header off the front of a message gives back a little
+	// less than it got. With spare bytes more at first, the memory can be used
+	// again many times.
 	spare  = 4 << 10
-	margin = 64 // what has to be there still
+	margin = 64 // bytes that must be left of the spare ones
 )
 
 var recycled [64]sync.Pool // of *[]byte with a capacity of at least 1<<index + margin

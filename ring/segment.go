@@ -25,7 +25,7 @@ func Prefault() Option { return func(o *options) { o.prefault = true } }
 // default is 0. It is there for tests of what happens when positions wrap.
 func Start(pos uint64) Option { return func(o *options) { o.start = pos } }
 
-func gather(opts []Option) options {
+func newOptions(opts []Option) options {
 	var o options
 	for _, opt := range opts {
 		opt(&o)
@@ -86,7 +86,7 @@ func (s *Segment) closeFile() error {
 
 // Close unmaps the memory and closes the descriptor. The kernel frees the memory
 // when the last process that has it mapped or open has done so, or is dead.
-// Whoever uses the memory must have stopped: see [Producer.Interrupt],
+// All users of the memory must have stopped: see [Producer.Interrupt],
 // [Consumer.Interrupt] and [Consumer.Wake]. Closing again does nothing.
 func (s *Segment) Close() error {
 	s.mu.Lock()

@@ -42,7 +42,7 @@ var supported = sync.OnceValue(func() error {
 // Errors wrap [ErrLayout] for a bad size or start, [ErrUnsupported] on a system
 // without sealed memory, or the kernel's error, for instance when memory is short.
 func Create(ringSize int, opts ...Option) (*Segment, error) {
-	o := gather(opts)
+	o := newOptions(opts)
 	size, err := SegmentSize(ringSize)
 	if err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (s *Segment) create(size int, o options) error {
 // is verified by [Join]. Open does not take f over: the caller closes it, and may
 // do so at once.
 func Open(f *os.File, opts ...Option) (*Segment, error) {
-	o := gather(opts)
+	o := newOptions(opts)
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("tandem: ring: open: %w", err)

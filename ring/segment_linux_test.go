@@ -43,7 +43,7 @@ func TestSegment(t *testing.T) {
 		require.NoError(t, f.Close())
 		s.Bytes()[5000] = 42
 		require.EqualValues(t, 42, r.Bytes()[5000])
-		require.EqualValues(t, gather(opts).start, *u64At(r.Bytes(), offStart))
+		require.EqualValues(t, newOptions(opts).start, *u64At(r.Bytes(), offStart))
 
 		// The peer's mapping stays whole when the owner goes.
 		require.NoError(t, s.Close())

@@ -19,12 +19,12 @@ func Create(ringSize int, opts ...Option) (*Segment, error) {
 	if _, err := SegmentSize(ringSize); err != nil {
 		return nil, err
 	}
-	gather(opts)
+	newOptions(opts)
 	return nil, Supported()
 }
 
 // Open returns the error of [Supported].
 func Open(f *os.File, opts ...Option) (*Segment, error) {
-	gather(opts)
+	newOptions(opts)
 	return nil, Supported()
 }

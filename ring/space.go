@@ -66,10 +66,10 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 	stop := func() bool { return true }
 	defer func() { stop() }()
 	if p.wanted == stateNone {
-		p.want(stateHungry)
+		p.want(statePolling)
 	}
 	p.spin.begin()
-	defer p.spin.uncount()
+	defer p.spin.stop()
 	for i := 0; ; i++ {
 		if ok, err := p.refresh(total); ok || err != nil {
 			p.spin.end()
@@ -98,9 +98,7 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 				p.spin.end()
 				return err
 			}
-			if err := p.sleep.block(bell); err != nil {
-				return err
-			}
+			p.sleep.block(bell)
 		}
 	}
 }

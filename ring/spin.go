@@ -2,14 +2,12 @@ package ring
 
 import (
 	"runtime"
-	"sync/atomic"
 	"time"
 )
 
 const (
 	spinFree    = 16                    // polls before the clock is read at all
-	spinAlone   = spinClock             // polls before a spinner counts as one, about 2 microseconds
-	spinClock   = 64                    // polls between two looks at the clock
+	spinClock   = 64                    // polls between two looks at the clock, about 2 microseconds
 	spinYield   = 128                   // polls between two yields to other goroutines
 	spinOSYield = 1024                  // polls between two yields to other processes (WaitSpin)
 	spinMax     = 50 * time.Microsecond // about what it costs to park and be woken
@@ -22,30 +20,27 @@ const (
 // spinner decides how long to spin before parking, from how waits on this ring
 // have ended lately:
 //
-//   - one that ended while spinning raises the budget to twice its length;
-//   - one that parked, but was shorter than spinMax, does so, too, on trial;
-//   - one that parked for longer than spinMax, or on trial, halves the budget, down
-//     to none.
+//   - a wait that ended while spinning raises the budget to twice its length;
+//   - a wait that parked, but was shorter than spinMax, does the same, on trial;
+//   - a wait that parked for longer than spinMax, or parked during a trial, halves
+//     the budget, down to none.
 //
-// The trial is for the case that spinning itself is what makes the wait so long,
-// because the peer needs this processor: then a larger budget catches no more than
-// a small one, and the trial ends at none. It is over when a spin succeeds, and
-// there can be another after trialEvery parks: the peer may spin again by then.
+// The trial is for a peer that needs this processor: then spinning itself makes the
+// wait long, and a larger budget catches no more than a small one. The trial then
+// ends without a budget. It is over when a spin succeeds. Another one can begin after
+// trialEvery parks, since the peer may spin again by then.
 //
-// Two sides without a budget would wake each other late for ever, each finding
-// that the other takes longer than it is worth waiting. So a spinner without a
-// budget tries again, once in probeEvery parks, and long enough for a peer that
-// must be woken first; the peer then sees a quick answer and learns in turn.
+// Two sides without a budget would wake each other late for ever: each would find
+// that the other takes too long to spin for. So a spinner without a budget spins
+// once in probeEvery parks, long enough for a peer that must be woken first. The
+// peer then sees a quick answer and learns in turn.
 //
-// Whoever spins keeps a thread of the Go scheduler busy. So a process has one
-// spinner less than it may have running goroutines, though at least one; others
-// park at once.
+// The spinners of a process are limited in number, see slot.
 type spinner struct {
 	mode    Wait
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
-	counted bool          // among spinners
-	denied  bool          // there were too many
+	denied  bool          // no slot was free
 	learnt  bool          // budget has been initialised
 	trial   bool          // budget was raised by a wait that parked
 	parks   uint32        // long parks since the last probe
@@ -53,6 +48,7 @@ type spinner struct {
 	limit   time.Duration // of this wait
 	elapsed time.Duration // of this wait, at the last look at the clock
 	start   time.Duration // of this wait, on the clock
+	slot    slot          // held in this wait, once it is longer than a moment
 }
 
 var clockBase = time.Now()
@@ -68,10 +64,17 @@ func (s *spinner) setMode(w Wait) {
 		panic("tandem: ring: no such wait strategy")
 	}
 	s.mode = w
+	s.stop() // perhaps in the middle of a wait
 }
 
 // begin starts a wait.
-func (s *spinner) begin() { s.polls, s.gaveUp, s.denied = 0, false, false }
+func (s *spinner) begin() {
+	s.stop()
+	s.polls, s.gaveUp, s.denied = 0, false, false
+}
+
+// stop is called when the spinner stops polling, for whatever reason.
+func (s *spinner) stop() { s.slot.giveBack() }
 
 // again pauses briefly and reports whether to go on spinning.
 func (s *spinner) again() bool {
@@ -124,13 +127,14 @@ func (s *spinner) againSlow() bool {
 		s.start = clock()
 	case s.polls%spinClock == 0:
 		s.elapsed = clock() - s.start
-		if s.polls == spinAlone && !s.count() {
-			s.denied, s.gaveUp = true, true
-			return false
-		}
 		if s.elapsed >= s.limit {
 			s.gaveUp = true
-			s.uncount()
+			s.stop()
+			return false
+		}
+		// The first look at the clock is when a wait is longer than a moment.
+		if s.slot.at == nil && !s.slot.take(s.start+s.elapsed, s.start+s.limit) {
+			s.denied, s.gaveUp = true, true
 			return false
 		}
 		if s.polls%spinYield == 0 {
@@ -141,42 +145,8 @@ func (s *spinner) againSlow() bool {
 	return true
 }
 
-// spinners counts the spinners that spin for longer than a moment, and maxSpinners is
-// how many there may be, as of the time in spinnersAt.
-var (
-	spinners    atomic.Int32
-	maxSpinners atomic.Int32
-	spinnersAt  atomic.Int64
-)
-
-// spinnersFor is for how long maxSpinners is believed, for asking costs a lock.
-const spinnersFor = 100 * time.Millisecond
-
-// count counts s among the spinners, if there is room for it.
-func (s *spinner) count() bool {
-	if at := spinnersAt.Load(); maxSpinners.Load() == 0 || int64(s.start)-at > int64(spinnersFor) {
-		spinnersAt.Store(int64(s.start))
-		maxSpinners.Store(int32(max(1, runtime.GOMAXPROCS(0)-1)))
-	}
-	if spinners.Add(1) > maxSpinners.Load() {
-		spinners.Add(-1)
-		return false
-	}
-	s.counted = true
-	return true
-}
-
-// uncount is called when a wait is over or given up.
-func (s *spinner) uncount() {
-	if s.counted {
-		s.counted = false
-		spinners.Add(-1)
-	}
-}
-
 // end learns from a wait that is over because what was waited for came.
 func (s *spinner) end() {
-	s.uncount()
 	if s.polls == 0 || s.mode != WaitAdaptive || s.denied {
 		s.begin()
 		return

@@ -76,13 +76,11 @@ func (s *sleeper) prepare() uint32 {
 }
 
 // block sleeps until the bell has changed, or wake is called, or for no reason.
-func (s *sleeper) block(bell uint32) error {
-	var err error
+func (s *sleeper) block(bell uint32) {
 	if !s.woken.Load() {
-		err = blockOn(s.bell, bell)
+		blockOn(s.bell, bell)
 	}
 	s.cancel()
-	return err
 }
 
 // cancel ends a sleep. A wake that came during it has done its work.

@@ -236,7 +236,7 @@ func (l *link) Spin() bool { return l.end.Load() != nil || l.consumer.Spin() }
 // Arm implements [drivers.Link].
 func (l *link) Arm() {
 	if l.end.Load() != nil {
-		l.consumer.Rest()
+		l.consumer.StopSpinning()
 		return
 	}
 	l.consumer.Arm()
@@ -259,9 +259,7 @@ func (l *link) Sleep(until func() bool) {
 	if l.end.Load() != nil {
 		return
 	}
-	if err := l.consumer.Sleep(until); err != nil {
-		go l.finish(fmt.Errorf("tandem: shm: sleep: %w", err))
-	}
+	l.consumer.Sleep(until)
 }
 
 // Wake implements [drivers.Link].
@@ -293,7 +291,7 @@ func (l *link) Close() error {
 		l.mapped.Lock()
 		defer l.mapped.Unlock()
 		l.unmapped.Store(true)
-		l.consumer.Rest()
+		l.consumer.StopSpinning()
 		l.closeErr = errors.Join(l.ours.Close(), l.theirs.Close())
 	})
 	return l.closeErr

@@ -1,5 +1,3 @@
-//go:build linux
-
 package ring
 
 import (
@@ -16,18 +14,18 @@ import (
 
 // asleep counts the sleepers that share threads.
 func asleep() int {
-	gatherers.mu.Lock()
-	defer gatherers.mu.Unlock()
+	multiWaiters.mu.Lock()
+	defer multiWaiters.mu.Unlock()
 	n := 0
-	for _, g := range gatherers.all {
-		n += len(g.members)
+	for _, w := range multiWaiters.all {
+		n += len(w.sleepers)
 	}
 	return n
 }
 
 // Idle consumers share threads, and each is woken by its producer, by Wake and by
 // its context, and by nobody else's.
-func TestGather(t *testing.T) {
+func TestMultiWait(t *testing.T) {
 	if errno := probeFutexWaitV(); errno != nil {
 		t.Skip("futex_waitv:", errno)
 	}
@@ -69,20 +67,20 @@ func TestGather(t *testing.T) {
 			}
 		})
 	}
-	gathered := func(n int) {
+	shared := func(n int) {
 		t.Helper()
 		for asleep() < n {
 			runtime.Gosched()
 		}
 	}
-	gathered(pairs - ownThreads)
+	shared(pairs - maxDedicated)
 	for round := range 3 {
 		for _, i := range rand.Perm(pairs) {
 			tag := byte(i + round)
 			require.NoError(t, all[i].p.Write(tag, nil))
 			require.Equal(t, tag, <-all[i].got)
 		}
-		gathered(pairs - ownThreads)
+		shared(pairs - maxDedicated)
 	}
 	// At once, from several goroutines.
 	var writers sync.WaitGroup
@@ -99,7 +97,7 @@ func TestGather(t *testing.T) {
 	for i := range all {
 		require.EqualValues(t, 7, <-all[i].got)
 	}
-	gathered(pairs - ownThreads)
+	shared(pairs - maxDedicated)
 	for i := range pairs / 2 {
 		all[i].c.Interrupt(errStop)
 	}
