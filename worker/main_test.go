@@ -271,6 +271,7 @@ func serveTest(s *worker.Server) error {
 	})
 	servePlaces(s)
 	servePipelines(s)
+	serveFlows(s)
 	serveCallGated(s)
 	return s.Serve(context.Background())
 }

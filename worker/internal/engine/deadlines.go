@@ -38,7 +38,7 @@ func monotonic() time.Duration { return time.Since(processStart) + 1 }
 
 // after returns d after now, and does not overflow.
 func after(now, d time.Duration) time.Duration {
-	if d > math.MaxInt64-now {
+	if now > 0 && d > math.MaxInt64-now {
 		return math.MaxInt64
 	}
 	return now + d

@@ -1,0 +1,207 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
+)
+
+var (
+	// These count numbered notifications, each by a handler of its own kind.
+	queued   = ipc.NewMethod[[]byte, []byte]("test.queued", ipc.WithCodec(ipc.Raw))
+	adaptive = ipc.NewMethod[[]byte, []byte]("test.adaptive", ipc.WithCodec(ipc.Raw))
+	inline   = ipc.NewMethod[[]byte, []byte]("test.inline", ipc.WithCodec(ipc.Raw))
+	// flood sends so many notifications to the host's method back.
+	flood = ipc.NewMethod[int, int]("test.flood")
+	back  = ipc.NewMethod[[]byte, []byte]("test.back", ipc.WithCodec(ipc.Raw))
+	// ending waits for the end of its context, and says to the host's method endedWhy why it
+	// came, and whether there was a deadline.
+	ending   = ipc.NewMethod[int, int]("test.ending")
+	endedWhy = ipc.NewMethod[why, int]("test.ended")
+)
+
+type why struct{ Deadline, Exceeded, DerivedExceeded bool }
+
+// counter answers with how many of the numbered notifications before were not the next
+// after the one before them, and with the last one.
+func counter(slowEvery uint64) func(context.Context, []byte) ([]byte, error) {
+	var mu sync.Mutex
+	var last, jumps uint64
+	return func(_ context.Context, b []byte) ([]byte, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if n := binary.LittleEndian.Uint64(b); n != 0 {
+			if n != last+1 {
+				jumps++
+			}
+			last = n
+			if slowEvery > 0 && n%slowEvery == 0 {
+				time.Sleep(2 * time.Millisecond)
+			}
+		}
+		return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, jumps), last), nil
+	}
+}
+
+func serveFlows(s *worker.Server) {
+	worker.Handle(s, queued, counter(0), worker.WithConcurrency(1))
+	worker.Handle(s, adaptive, counter(1000))
+	worker.Handle(s, inline, counter(1000), worker.WithInline())
+	worker.Handle(s, flood, func(ctx context.Context, n int) (int, error) {
+		for i := range n {
+			if err := back.Notify(ctx, worker.Host(ctx), binary.LittleEndian.AppendUint64(nil, uint64(i+1))); err != nil {
+				return i, err
+			}
+		}
+		return n, nil
+	})
+	worker.Handle(s, ending, func(ctx context.Context, _ int) (int, error) {
+		derived, cancel := context.WithTimeout(context.WithValue(ctx, flowKey{}, 1), time.Hour)
+		defer cancel()
+		var w why
+		_, w.Deadline = ctx.Deadline()
+		<-derived.Done()
+		w.Exceeded = errors.Is(ctx.Err(), context.DeadlineExceeded)
+		w.DerivedExceeded = errors.Is(derived.Err(), context.DeadlineExceeded)
+		if _, err := endedWhy.Call(context.Background(), worker.Host(ctx), w); err != nil {
+			return 0, err
+		}
+		return 0, ctx.Err()
+	})
+}
+
+type flowKey struct{}
+
+// requireAll checks that all of n numbered notifications have been handled in their order.
+func requireAll(t *testing.T, c ipc.Caller, m *ipc.Method[[]byte, []byte], n uint64) {
+	t.Helper()
+	var b []byte
+	eventually(t, "all were handled", func() bool {
+		var err error
+		b, err = m.Call(t.Context(), c, numbered(0, 0))
+		require.NoError(t, err)
+		return binary.LittleEndian.Uint64(b[8:]) == n
+	})
+	require.Zero(t, binary.LittleEndian.Uint64(b), "one was lost, or overtaken")
+}
+
+// Far more notifications than anybody could keep arrive at handlers that are slower than
+// their sender: they hold it up.
+func TestNotificationsAreNotLost(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		for m, n := range map[*ipc.Method[[]byte, []byte]]uint64{queued: 200_000, adaptive: 30_000, inline: 30_000} {
+			err := ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
+				for i := range n {
+					if err := m.Notify(t.Context(), c, numbered(i+1, 0)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			require.NoError(t, err)
+			requireAll(t, w, m, n)
+		}
+	})
+}
+
+// The same in the other direction: a host holds up its worker.
+func TestNotificationsToTheHostAreNotLost(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		var most, now atomic.Int32
+		count := counter(1000)
+		worker.Handle(w, back, func(ctx context.Context, b []byte) ([]byte, error) {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			defer now.Add(-1)
+			return count(ctx, b)
+		}, worker.WithInline())
+		const n = 30_000
+		sent, err := flood.Call(t.Context(), w, n)
+		require.NoError(t, err)
+		require.Equal(t, n, sent)
+		eventually(t, "all were handled", func() bool {
+			b, _ := count(t.Context(), numbered(0, 0))
+			require.Zero(t, binary.LittleEndian.Uint64(b))
+			return binary.LittleEndian.Uint64(b[8:]) == n
+		})
+		require.EqualValues(t, 1, most.Load(), "one at a time")
+	})
+}
+
+// More calls at once than a peer takes wait, and none is refused.
+func TestMoreCallsThanTheWindow(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		const callers = 70_000
+		var wg sync.WaitGroup
+		var failed atomic.Int32
+		for range callers {
+			wg.Go(func() {
+				if _, err := sleep.Call(context.Background(), w, 20*time.Millisecond); err != nil && failed.Add(1) == 1 {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		require.Zero(t, failed.Load())
+		require.True(t, w.Active())
+	})
+}
+
+// A handler knows the deadline of its call, whoever has set it, and why its context has
+// ended.
+func TestHandlersKnowTheDeadline(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		reasons := make(chan why, 1)
+		worker.Handle(w, endedWhy, func(_ context.Context, r why) (int, error) { reasons <- r; return 0, nil })
+		short := 10 * time.Millisecond
+		for name, c := range map[string]struct {
+			context, timeout time.Duration // 0: none
+			cancelled        bool
+			want             why
+		}{
+			"timeout":           {0, short, false, why{true, true, true}},
+			"context":           {short, 0, false, why{true, true, true}},
+			"earlier context":   {short, time.Hour, false, why{true, true, true}},
+			"earlier timeout":   {time.Hour, short, false, why{true, true, true}},
+			"given up":          {0, 0, true, why{false, false, false}},
+			"given up early":    {time.Hour, time.Hour, true, why{true, false, false}},
+			"given up, default": {0, -1, true, why{true, false, false}},
+		} {
+			ctx, cancel := context.WithCancel(context.Background())
+			if c.context > 0 {
+				ctx, cancel = context.WithTimeout(ctx, c.context)
+			}
+			var opts []ipc.CallOption
+			if c.timeout >= 0 {
+				opts = append(opts, ipc.WithTimeout(c.timeout))
+			}
+			if c.cancelled {
+				time.AfterFunc(2*short, cancel)
+			}
+			_, err := ending.Call(ctx, w, 0, opts...)
+			if c.cancelled {
+				require.ErrorIs(t, err, context.Canceled, name)
+			} else {
+				require.ErrorIs(t, err, context.DeadlineExceeded, name)
+			}
+			require.Equal(t, c.want, <-reasons, name)
+			cancel()
+		}
+	})
+}

@@ -1,0 +1,269 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// windowLink is a fake link whose peer has a window of its own.
+type windowLink struct {
+	*fakeLink
+	window int
+}
+
+func (l windowLink) Peer() drivers.Hello { return drivers.Hello{Window: l.window} }
+
+// A sender that has used its window up waits, and goes on when the peer gives credit,
+// when its context or timeout ends, or when the session does.
+func TestWindowHoldsUpTheSender(t *testing.T) {
+	l := windowLink{newFakeLink(), 2 * frameCost}
+	s := newSessionOn(t, new(Registry), l)
+	send := func(ctx context.Context, opts ...ipc.CallOption) error { return told.Notify(ctx, s, nil, opts...) }
+	require.NoError(t, send(t.Context()))
+	require.NoError(t, send(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan error, 3)
+	go func() { results <- send(ctx) }()
+	cancel()
+	require.Equal(t, context.Canceled, <-results)
+	require.ErrorAs(t, send(t.Context(), ipc.WithTimeout(time.Millisecond)), new(*ipc.TimeoutError))
+	require.Len(t, l.sent, 2)
+
+	go func() { results <- send(t.Context()) }()
+	l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 0, frameCost)})
+	require.NoError(t, <-results)
+	require.Len(t, l.sent, 3)
+
+	_, answered := start2(s) // calls have a window of their own
+	f := <-skip(l.sent, 3)
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx})
+	require.NoError(t, <-answered)
+
+	go func() { results <- send(t.Context()) }()
+	require.Eventually(t, func() bool { return s.notificationWindow.waited() }, time.Minute, time.Millisecond)
+	l.finish(ipc.ErrPeerGone)
+	require.ErrorIs(t, <-results, ipc.ErrPeerGone)
+}
+
+func (w *sendWindow) waited() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed != nil
+}
+
+func start2(s *Session) (struct{}, chan error) {
+	result := make(chan error, 1)
+	go func() {
+		_, err := echo.Call(context.Background(), s, nil)
+		result <- err
+	}()
+	return struct{}{}, result
+}
+
+// skip takes n frames away.
+func skip(c chan drivers.Frame, n int) chan drivers.Frame {
+	for range n {
+		<-c
+	}
+	return c
+}
+
+// A peer that sends more than its window and one message breaks the protocol, and so
+// does one that gives back more than it got.
+func TestWindowIsEnforced(t *testing.T) {
+	reg := new(Registry)
+	release := make(chan struct{})
+	handle(reg, told, func(context.Context, []byte) ([]byte, error) { <-release; return nil, nil })
+	s, l := newTestSession(t, reg)
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	large := make([]byte, 1<<20)
+	for range drivers.DefaultWindow/len(large) + 3 {
+		l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: large})
+	}
+	<-s.Done()
+	require.ErrorIs(t, s.Err(), ipc.ErrProtocol)
+	require.ErrorContains(t, s.Err(), "notifications")
+
+	s, l = newTestSession(t, reg)
+	l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 1, 0)})
+	<-s.Done()
+	require.ErrorIs(t, s.Err(), ipc.ErrProtocol)
+}
+
+// What the receiver has finished with is given back, whoever has run the handler: after
+// many times the window the sender still may send.
+func TestCreditComesBack(t *testing.T) {
+	for name, opts := range map[string][]func(*Handler){"inline": {(*Handler).Inline}, "one at a time": {oneAtATime}} {
+		t.Run(name, func(t *testing.T) {
+			reg := new(Registry)
+			handle(reg, told, returnIt, opts...)
+			s, l := newTestSession(t, reg)
+			payload := make([]byte, 64<<10)
+			var sent, returned int64
+			for sent < 5*drivers.DefaultWindow {
+				for sent-returned >= drivers.DefaultWindow {
+					f := <-l.sent
+					require.Equal(t, drivers.KindCredit, f.Kind)
+					_, n, err := drivers.ParseCredit(f.Payload)
+					require.NoError(t, err)
+					returned += int64(n)
+				}
+				l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: payload})
+				sent += costOf(payload)
+			}
+			require.False(t, s.Failing())
+		})
+	}
+}
+
+// blockingLink is a fake link whose senders wait while it is blocked.
+type blockingLink struct {
+	*fakeLink
+	mu      sync.Mutex
+	blocked chan struct{} // closed to let senders go on; nil: it does not block
+	asked   chan struct{} // gets a token from each sender that waits
+}
+
+func (l *blockingLink) wait(ctx context.Context) error {
+	l.mu.Lock()
+	blocked := l.blocked
+	l.mu.Unlock()
+	if blocked == nil {
+		return nil
+	}
+	select {
+	case l.asked <- struct{}{}:
+	default:
+	}
+	select {
+	case <-blocked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.gone:
+		return ipc.ErrPeerGone
+	}
+}
+
+func (l *blockingLink) Send(ctx context.Context, f drivers.Frame) error {
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	return l.fakeLink.Send(ctx, f)
+}
+
+func (l *blockingLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
+	if err := l.wait(ctx); err != nil {
+		return 0, err
+	}
+	return l.fakeLink.SendBatch(ctx, frames)
+}
+
+func (l *blockingLink) unblock() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.blocked)
+	l.blocked = nil
+}
+
+func newBlockingLink() *blockingLink {
+	return &blockingLink{fakeLink: newFakeLink(), blocked: make(chan struct{}), asked: make(chan struct{}, 1)}
+}
+
+// On a full link, the context or the timeout of one call of a batch ends that call alone.
+// The others, and the notifications between them, arrive.
+func TestBatchOnAFullLink(t *testing.T) {
+	for name, timed := range map[string]bool{"context": false, "timeout": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newBlockingLink()
+			s := newSessionOn(t, new(Registry), l)
+			var first *ipc.Future[[]byte]
+			err := s.Batch(t.Context(), func(c ipc.Caller) error {
+				var err error
+				if first, err = echo.Go(context.Background(), c, []byte("first")); err != nil {
+					return err
+				}
+				if err := told.Notify(t.Context(), c, []byte("told")); err != nil {
+					return err
+				}
+				ctx, opts := context.Background(), []ipc.CallOption{ipc.WithTimeout(5 * time.Millisecond)}
+				if !timed {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, 5*time.Millisecond)
+					defer cancel()
+					opts = nil
+				}
+				second, err := echo.Go(ctx, c, []byte("second"), opts...)
+				if err != nil {
+					return err
+				}
+				time.AfterFunc(50*time.Millisecond, l.unblock)
+				_, err = second.Wait(context.Background())
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("the second call ended with %v", err)
+				}
+				return nil
+			})
+			if timed {
+				require.ErrorAs(t, err, new(*ipc.TimeoutError), "the batch says what it could not send")
+			} else {
+				require.NoError(t, err)
+			}
+			f := <-l.sent
+			require.Equal(t, "first", string(f.Payload))
+			note := <-l.sent
+			require.Equal(t, "told", string(note.Payload))
+			l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx, Payload: []byte("answer")})
+			b, err := first.Wait(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "answer", string(b))
+			require.Empty(t, l.sent, "what was given up is not sent")
+		})
+	}
+}
+
+// When the context of a batch ends, all that is gathered fails, and the batch says so.
+func TestBatchEndsWithItsContext(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	ctx, cancel := context.WithCancel(t.Context())
+	var call *ipc.Future[[]byte]
+	err := s.Batch(ctx, func(c ipc.Caller) (err error) {
+		require.NoError(t, told.Notify(t.Context(), c, nil))
+		call, err = echo.Go(t.Context(), c, nil)
+		go func() { <-l.asked; cancel() }()
+		return err
+	})
+	require.Equal(t, context.Canceled, err)
+	_, err = call.Wait(t.Context())
+	require.Equal(t, context.Canceled, err)
+	require.Zero(t, s.notificationWindow.sent.Load()+s.requestWindow.sent.Load(), "nothing counts as sent")
+}
+
+// Waiting for a future under a context that ends does not end the call.
+func TestFutureIsWaitedForAgain(t *testing.T) {
+	s, l := newTestSession(t, new(Registry))
+	f, err := echo.Go(t.Context(), s, nil)
+	require.NoError(t, err)
+	request := <-l.sent
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err = f.Wait(ctx)
+		require.Equal(t, context.DeadlineExceeded, err)
+		cancel()
+	}
+	require.False(t, f.Done())
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: request.Tx, Payload: []byte("answer")})
+	b, err := f.Wait(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(b))
+	require.Empty(t, l.sent, "it was not cancelled")
+}
