@@ -57,8 +57,11 @@ type Client[C drivers.Channel] struct {
 // socket.Driver{}, and see [Start].
 //
 // cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
-// Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. The tail
-// of stderr is kept for errors in any case.
+// Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. A Stderr
+// that is nil means the host's os.Stderr, unless [WithOutput] is given; set it to
+// [io.Discard] to keep the worker quiet. What the worker said last on stderr is kept
+// for errors in any case. A Stdin or Stdout that is nil is the null device, as with
+// os/exec, and for a detached worker so is Stderr.
 //
 // ctx bounds the start, as does [WithStartTimeout], and not the worker's life. If
 // Spawn fails, it leaves no process, and the error says why and holds the

@@ -147,7 +147,7 @@ func TestMain(m *testing.M) {
 	if name, ok := os.LookupEnv(hostEnv); ok {
 		beHost(name)
 	}
-	os.Exit(drivertest.VerifyNoLeaks(m.Run))
+	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }
 
 // hostEnv names the driver in a process that is to be a host itself.

@@ -50,6 +50,9 @@ func start(command *drivers.Command, detached bool, life *os.File) (*Process, er
 			cmd.Stderr = p.output.writer("stderr")
 		}
 	}
+	if cmd.Stderr == nil && !detached { // a detached worker must not hold the host's stderr open after its end
+		cmd.Stderr = os.Stderr
+	}
 	var fromChild, toUs *os.File
 	if detached {
 		// A pipe to a host that has gone would break.

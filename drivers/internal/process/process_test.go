@@ -164,6 +164,47 @@ func TestExit(t *testing.T) {
 	require.Equal(t, -1, p.Exit().Code)
 }
 
+// What nobody has redirected is seen where the host's own stderr is.
+func TestStderrOfTheHost(t *testing.T) {
+	host, err := os.CreateTemp(t.TempDir(), "stderr")
+	require.NoError(t, err)
+	defer host.Close()
+	defer func(f *os.File) { os.Stderr = f }(os.Stderr)
+	os.Stderr = host
+	said := func(cmd *drivers.Command, opts Options) (stderr, inErrors string) {
+		t.Helper()
+		require.NoError(t, host.Truncate(0))
+		_, err := host.Seek(0, io.SeekStart)
+		require.NoError(t, err)
+		cmd.Cmd.Path, cmd.Cmd.Args = "/proc/self/exe", []string{"test worker"}
+		p, conn, err := Spawn(t.Context(), cmd, opts, func(c *net.UnixConn) error {
+			_, err := c.Write([]byte("s"))
+			return err
+		})
+		require.NoError(t, err)
+		defer conn.Close()
+		<-p.Done()
+		b, err := os.ReadFile(host.Name())
+		require.NoError(t, err)
+		return string(b), p.Exit().Stderr
+	}
+	stderr, inErrors := said(&drivers.Command{Cmd: &exec.Cmd{}}, Options{})
+	require.Len(t, stderr, 2*tailSize+len("end"), "all of it")
+	require.Contains(t, inErrors, "xend", "kept for errors all the same")
+
+	stderr, inErrors = said(&drivers.Command{Cmd: &exec.Cmd{Stderr: io.Discard}}, Options{})
+	require.Empty(t, stderr, "the command redirects it")
+	require.Contains(t, inErrors, "xend")
+
+	var logged bytes.Buffer
+	stderr, _ = said(&drivers.Command{Cmd: &exec.Cmd{}, Output: slog.New(slog.NewTextHandler(&logged, nil))}, Options{})
+	require.Empty(t, stderr, "the option redirects it")
+	require.Contains(t, logged.String(), "xend")
+
+	stderr, _ = said(&drivers.Command{Cmd: &exec.Cmd{}}, Options{Detached: true})
+	require.Empty(t, stderr, "a detached worker outlives its host and what reads the host's stderr")
+}
+
 // A writer that is both stdout and stderr gets one Write at a time, as os/exec
 // promises. The race detector sees it if not.
 func TestOneWriterForBoth(t *testing.T) {
