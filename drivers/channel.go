@@ -49,6 +49,6 @@ type Process interface {
 	// Signal sends sig to the worker's process group, and is a no-op with
 	// [os.ErrProcessDone] after the process was reaped.
 	Signal(sig os.Signal) error
-	// Stderr is the tail of what the process wrote to stderr so far.
+	// Stderr is what the process said last on stderr so far, as in [ipc.ExitError].
 	Stderr() string
 }

@@ -30,7 +30,7 @@ type Command struct {
 	// Cmd was cloned from the user's template and has not been started.
 	Cmd *exec.Cmd
 	// Startup is what the worker will find in [Startup]. The driver fills in
-	// Driver, Control, Life, Program, Address and DriverData.
+	// Driver, Control, HostAlive, Program, Address and DriverData.
 	Startup StartupData
 	// Resources bound what the process may use.
 	Resources Resources

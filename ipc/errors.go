@@ -102,7 +102,9 @@ type ExitError struct {
 	Code int
 	// Signal that ended the process, or nil.
 	Signal os.Signal
-	// Stderr is the tail of what the process wrote there.
+	// Stderr is the last 4 KiB of what the process wrote there. If a crash of Go
+	// begins before that, with a line such as "panic: ...", its first 2 KiB stand in
+	// front.
 	Stderr string
 	// Cause is why the host killed the process, such as a [*TimeoutError] of its
 	// heartbeat; nil if the host did not, or was closing the client.

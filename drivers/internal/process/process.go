@@ -1,6 +1,6 @@
 // Package process starts worker processes for the drivers that run on this
 // machine: it hands them the control socket and the startup data, exchanges
-// hellos, keeps the tail of stderr, and reaps.
+// hellos, keeps what was said last on stderr, and reaps.
 package process
 
 import (
@@ -20,10 +20,12 @@ import (
 // Process is a started child. It implements [drivers.Process].
 type Process struct {
 	cmd    *exec.Cmd
-	stderr *tail
-	output *output  // nil unless its lines are logged
-	life   *os.File // ends with us, for the worker to see; nil if it may outlive us
-	done   chan struct{}
+	stderr *stderrTail
+	output *output // nil unless its lines are logged
+	// hostAlive is our end of a pipe that ends with us, for the worker to see. It is
+	// nil if the worker may outlive us.
+	hostAlive *os.File
+	done      chan struct{}
 
 	// mu keeps the group from being signalled once its leader was reaped and
 	// its number may be another's.
@@ -37,10 +39,10 @@ type Process struct {
 const stdioDelay = 500 * time.Millisecond
 
 // start starts the command in a process group of its own, or a session of its own
-// if detached. The reaping closes life.
-func start(command *drivers.Command, detached bool, life *os.File) (*Process, error) {
+// if detached. The reaping closes hostAlive.
+func start(command *drivers.Command, detached bool, hostAlive *os.File) (*Process, error) {
 	cmd := command.Cmd
-	p := &Process{cmd: cmd, life: life, done: make(chan struct{}), stderr: new(tail)}
+	p := &Process{cmd: cmd, hostAlive: hostAlive, done: make(chan struct{}), stderr: new(stderrTail)}
 	if command.Output != nil {
 		p.output = newOutput(command.Output)
 		if cmd.Stdout == nil {
@@ -140,8 +142,8 @@ func (p *Process) reap(wait func() bool, fromChild *os.File, copied chan struct{
 		err = p.cmd.Wait()
 		p.noMoreSignals()
 	}
-	if p.life != nil {
-		p.life.Close()
+	if p.hostAlive != nil {
+		p.hostAlive.Close()
 	}
 	// Closed, and not sent to, since both waits end by it.
 	late := make(chan struct{})
@@ -205,7 +207,8 @@ func (p *Process) Exit() *ipc.ExitError {
 	}
 }
 
-// Stderr returns the tail of what the process has written.
+// Stderr returns the beginning of the last crash, if there is one, and the last 4 KiB
+// of what the process has written.
 func (p *Process) Stderr() string { return p.stderr.String() }
 
 // Signal sends sig to the process group.

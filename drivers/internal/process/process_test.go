@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		if _, err := io.ReadFull(control, b[:]); err != nil {
 			os.Exit(9)
 		}
+		if c, ok := crashes[b[0]]; ok {
+			c.crash()
+		}
 		switch b[0] {
 		case 'f': // the user's file, at the number that os/exec promises
 			_, _ = io.Copy(control, os.NewFile(3, "extra"))

@@ -50,20 +50,20 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		return nil, nil, err
 	}
 	cmd.Startup.Control = given.add(theirs)
-	var life *os.File
+	var hostAlive *os.File
 	if !opts.Detached {
 		var end *os.File
-		if end, life, err = os.Pipe(); err != nil {
+		if end, hostAlive, err = os.Pipe(); err != nil {
 			ours.Close()
 			return nil, nil, fmt.Errorf("tandem: pipe to the worker: %w", err)
 		}
 		cmd.Startup.HostAlive = given.add(end)
 	}
-	p, err := startWith(cmd, opts, &given, life)
+	p, err := startWith(cmd, opts, &given, hostAlive)
 	if err != nil {
 		ours.Close()
-		if life != nil {
-			life.Close()
+		if hostAlive != nil {
+			hostAlive.Close()
 		}
 		return nil, nil, err
 	}
@@ -108,7 +108,7 @@ func (g *files) close() {
 }
 
 // startWith starts cmd with what it asks for.
-func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) (*Process, error) {
+func startWith(cmd *drivers.Command, opts Options, given *files, hostAlive *os.File) (*Process, error) {
 	path := cmd.Cmd.Path
 	if cmd.Checksum != nil {
 		if err := verify(cmd, given); err != nil {
@@ -120,7 +120,7 @@ func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) 
 		return nil, err
 	}
 	cmd.Cmd.Env = environ(cmd.Cmd.Env, cmd.Resources, entry)
-	p, err := start(cmd, opts.Detached, life)
+	p, err := start(cmd, opts.Detached, hostAlive)
 	if err != nil {
 		if cmd.Cmd.Dir != "" {
 			path += " in " + cmd.Cmd.Dir // which may be what does not exist
