@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"reflect"
 	"sync"
@@ -119,22 +118,6 @@ func newClient[C drivers.Channel](o *options, caps drivers.Capabilities) *Client
 // Start is [Spawn] with the default driver, the socket one.
 func Start(ctx context.Context, cmd *exec.Cmd, opts ...Option) (*Client[*socket.Channel], error) {
 	return Spawn(ctx, cmd, socket.Driver{}, opts...)
-}
-
-// cloneCmd copies what a user can set on a template that is not started.
-func cloneCmd(c *exec.Cmd) *exec.Cmd {
-	clone := &exec.Cmd{
-		Path: c.Path, Args: append([]string(nil), c.Args...), Env: append([]string(nil), c.Env...), Dir: c.Dir,
-		Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr,
-		ExtraFiles: append([]*os.File(nil), c.ExtraFiles...), SysProcAttr: c.SysProcAttr, WaitDelay: c.WaitDelay, Err: c.Err,
-	}
-	if c.Env == nil {
-		clone.Env = nil
-	}
-	if clone.Args == nil {
-		clone.Args = []string{c.Path}
-	}
-	return clone
 }
 
 func importPath(driver any) string {

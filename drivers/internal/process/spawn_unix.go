@@ -119,7 +119,7 @@ func startWith(cmd *drivers.Command, opts Options, given *files, hostAlive *os.F
 	if err != nil {
 		return nil, err
 	}
-	cmd.Cmd.Env = environ(cmd.Cmd.Env, cmd.Resources, entry)
+	cmd.Cmd.Env = environ(cmd.Cmd, cmd.Resources, entry)
 	p, err := start(cmd, opts.Detached, hostAlive)
 	if err != nil {
 		if cmd.Cmd.Dir != "" {
