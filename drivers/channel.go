@@ -52,3 +52,12 @@ type Process interface {
 	// Stderr is what the process said last on stderr so far, as in [ipc.ExitError].
 	Stderr() string
 }
+
+// Copier is a [Process] whose stdin, stdout or stderr this side copies from or to
+// readers and writers that are no files.
+type Copier interface {
+	Process
+	// Copied is closed, a while after Done at the latest, when the copies have ended or
+	// were let go.
+	Copied() <-chan struct{}
+}

@@ -36,10 +36,11 @@ type Client[C drivers.Channel] struct {
 
 	life atomic.Pointer[life[C]] // the present one, or the last
 	// between is held while one life has ended and the next has not begun. It
-	// guards the following two.
+	// guards the following three.
 	between  sync.Mutex
 	restarts *restarts // nil: the worker is not started again
 	starts   int
+	copies   copies
 	gaveUp   atomic.Pointer[error] // why there will be no further life
 
 	closing atomic.Bool
@@ -61,6 +62,13 @@ type Client[C drivers.Channel] struct {
 // [io.Discard] to keep the worker quiet. What the worker said last on stderr is kept
 // for errors in any case. A Stdin or Stdout that is nil is the null device, as with
 // os/exec, and for a detached worker so is Stderr.
+//
+// Readers and writers that are no files are copied from and to, as with os/exec. One
+// that several workers share, such as those of a pool or one after the other by
+// restarts, gets one Read or Write at a time, if its type can be compared. One that
+// blocks delays nothing but its own stream. When the process has ended, what it has
+// left is copied for half a second, or for the WaitDelay of cmd; then a copy that has
+// not ended is given up. What it had read from Stdin is lost.
 //
 // ctx bounds the start, as does [WithStartTimeout], and not the worker's life. If
 // Spawn fails, it leaves no process, and the error says why and holds the

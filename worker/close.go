@@ -28,6 +28,10 @@ const (
 // in an endless loop. Only a process that SIGKILL does not end, since it is stuck in
 // the kernel, is left behind with an error.
 //
+// Close then waits until what the worker has written has come to the writers of its
+// command, for half a second at most, or its WaitDelay. After that nothing is written
+// to them, unless a Write still blocks.
+//
 // Close returns an [*ExitError] if the worker had not ended with exit code 0.
 // Further calls return the same. A worker that its channel has detached is left
 // alone, and Close only frees what the client holds.
@@ -39,7 +43,7 @@ func (c *Client[C]) Close() error {
 
 func (c *Client[C]) shutdown() error {
 	c.between.Lock() // from now on no life begins
-	l := c.life.Load()
+	l, copies := c.life.Load(), c.copies
 	c.between.Unlock()
 	killed := false
 	if !l.left() {
@@ -55,6 +59,7 @@ func (c *Client[C]) shutdown() error {
 	if last := l.session.Load(); last != s { // the channel reconnected meanwhile
 		last.close(lostGrace)
 	}
+	copies.await()
 	exit := l.exit()
 	switch {
 	case l.left():

@@ -130,6 +130,7 @@ func TestCommandFields(t *testing.T) {
 		"stderr file":    func(t *testing.T, c *exec.Cmd) { c.Stderr = file(t, "") },
 		"stderr writer":  func(_ *testing.T, c *exec.Cmd) { c.Stderr = new(bytes.Buffer) },
 		"stderr no file": func(_ *testing.T, c *exec.Cmd) { c.Stderr = (*os.File)(nil) },
+		"one writer":     func(_ *testing.T, c *exec.Cmd) { b := new(bytes.Buffer); c.Stdout, c.Stderr = b, b },
 		"two writers":    func(_ *testing.T, c *exec.Cmd) { c.Stdout, c.Stderr = new(bytes.Buffer), new(bytes.Buffer) },
 		"no comparable writer": func(_ *testing.T, c *exec.Cmd) {
 			c.Stdout, c.Stderr = sliceWriter{new(bytes.Buffer)}, sliceWriter{new(bytes.Buffer)}

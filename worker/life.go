@@ -69,6 +69,7 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 // adopt returns the life of a process that is ready.
 func (c *Client[C]) adopt(channel C) *life[C] {
 	l := &life[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	c.copies.follow(channel.Process())
 	channel.Links(l.linked)
 	return l
 }

@@ -107,7 +107,7 @@ func TestFilesOfTheUser(t *testing.T) {
 	b, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, "from the user's file", string(b))
-	<-p.Done()
+	<-p.Copied()
 	require.Zero(t, p.Exit().Code)
 }
 
@@ -150,7 +150,7 @@ func TestExit(t *testing.T) {
 	var stdout bytes.Buffer
 	p, _ := spawn(t, &exec.Cmd{Stdout: &stdout, Stderr: &stderr}, Options{}, "s")
 	require.Nil(t, (&Process{done: make(chan struct{})}).Exit(), "nil while it runs")
-	<-p.Done()
+	<-p.Copied()
 	exit := p.Exit()
 	require.Equal(t, 5, exit.Code)
 	require.Nil(t, exit.Signal)
@@ -162,7 +162,7 @@ func TestExit(t *testing.T) {
 	p.Kill() // does nothing
 
 	p, _ = spawn(t, &exec.Cmd{}, Options{}, "k")
-	<-p.Done()
+	<-p.Copied()
 	require.Equal(t, syscall.SIGKILL, p.Exit().Signal)
 	require.Equal(t, -1, p.Exit().Code)
 }
@@ -186,7 +186,7 @@ func TestStderrOfTheHost(t *testing.T) {
 		})
 		require.NoError(t, err)
 		defer conn.Close()
-		<-p.Done()
+		<-p.Copied()
 		b, err := os.ReadFile(host.Name())
 		require.NoError(t, err)
 		return string(b), p.Exit().Stderr
@@ -213,18 +213,43 @@ func TestStderrOfTheHost(t *testing.T) {
 func TestOneWriterForBoth(t *testing.T) {
 	var out bytes.Buffer
 	p, _ := spawn(t, &exec.Cmd{Stdout: &out, Stderr: &out}, Options{}, "s")
-	<-p.Done()
+	<-p.Copied()
 	require.Contains(t, out.String(), "to stdout")
 	require.Contains(t, out.String(), "xend")
 }
 
-// A writer that blocks does not keep the end of the process from being told.
-func TestWriterThatBlocks(t *testing.T) {
-	r, w := io.Pipe() // which nobody reads
-	p, _ := spawn(t, &exec.Cmd{Stderr: w}, Options{}, "s")
-	<-p.Done()
-	require.Equal(t, 5, p.Exit().Code)
-	require.NoError(t, r.Close())
+// A reader or writer that blocks does not keep the end of the process from being
+// told, however long the copies may take; and then they are let go.
+func TestStdioThatBlocks(t *testing.T) {
+	for _, delay := range []time.Duration{0, time.Hour} {
+		r, w := io.Pipe() // nobody reads one of them, and nobody writes to the other
+		in, out := io.Pipe()
+		for name, cmd := range map[string]*exec.Cmd{
+			"stdin": {Stdin: in, Stderr: io.Discard}, "stdout": {Stdout: w, Stderr: io.Discard}, "stderr": {Stderr: w},
+			"all": {Stdin: in, Stdout: w, Stderr: w},
+		} {
+			cmd.WaitDelay = delay
+			p, _ := spawn(t, cmd, Options{}, "s")
+			<-p.Done()
+			require.Equal(t, 5, p.Exit().Code, name)
+			require.Contains(t, p.Exit().Stderr, "xend", name)
+			if delay == 0 {
+				<-p.Copied()
+			}
+			require.Equal(t, delay > 0, !isClosed(p.Copied()), name)
+		}
+		require.NoError(t, r.Close())
+		require.NoError(t, out.Close())
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // A grandchild that holds stderr open does not keep the end of its parent from
@@ -257,13 +282,11 @@ func onlyZombies(pgid int) bool {
 func TestHandshakeFails(t *testing.T) {
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"test worker"}}
 	wrong := errors.New("wrong hello")
-	var pid uint64
-	_, _, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, Options{}, func(*net.UnixConn) error {
-		pid = uint64(cmd.Process.Pid)
-		return wrong
-	})
+	var pid int
+	started := func(started int) { pid = started }
+	_, _, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd, Started: started}, Options{}, func(*net.UnixConn) error { return wrong })
 	require.ErrorIs(t, err, wrong)
-	require.ErrorIs(t, syscall.Kill(int(pid), 0), syscall.ESRCH, "the process has been reaped")
+	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH, "the process has been reaped")
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("changed our mind")
@@ -313,7 +336,7 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
 	select {
-	case <-p.Done():
+	case <-p.Copied():
 		require.Equal(t, 3, p.Exit().Code)
 	case <-time.After(10 * time.Second):
 		t.Fatal("the end of the process is not told")

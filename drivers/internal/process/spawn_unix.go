@@ -145,6 +145,7 @@ func (p *Process) failed(ctx context.Context, err error) error {
 	}
 	exit := p.Exit()
 	p.Kill()
+	<-p.copied // for the user to find all that the worker has said
 	var refused *ipc.RefusedError
 	var mismatch *ipc.MismatchError
 	switch {
