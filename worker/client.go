@@ -57,8 +57,13 @@ type Client[C drivers.Channel] struct {
 // socket.Driver{}, and see [Start].
 //
 // cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
-// Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. A Stderr
-// that is nil means the host's os.Stderr, unless [WithOutput] is given; set it to
+// Stdout, Stderr, ExtraFiles, SysProcAttr and WaitDelay, and so does each restart.
+// They mean what they mean to os/exec. A relative Path or Dir is made absolute by
+// Spawn; a Dir that is empty is the host's working directory at each start. A
+// command that was started, that has a Cancel, as exec.CommandContext sets it, or
+// pipes by StdoutPipe and the like, is an error. Spawn panics if cmd is nil.
+//
+// A Stderr that is nil means the host's os.Stderr, unless [WithOutput] is given; set it to
 // [io.Discard] to keep the worker quiet. What the worker said last on stderr is kept
 // for errors in any case. A Stdin or Stdout that is nil is the null device, as with
 // os/exec, and for a detached worker so is Stderr.

@@ -2,6 +2,7 @@ package process
 
 import (
 	"cmp"
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -37,6 +38,9 @@ func onStarterThread(f func()) {
 // process and does not reap it.
 func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, err error) {
 	attr := sysProcAttr(cmd, detached)
+	if attr.PidFD != nil {
+		return nil, errors.New("SysProcAttr.PidFD of the command is set, and is of no use for a worker, which may be started again")
+	}
 	if !detached && attr.Pdeathsig == 0 {
 		// The second net; the first is that the worker sees its control socket
 		// end. SIGTERM, so that the worker may still tidy up.
