@@ -4,10 +4,14 @@ package process
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -16,6 +20,14 @@ import (
 // stdioDelay is how long after the end of a worker its stdio is copied where the
 // command has no WaitDelay, and how long its last lines may take to be logged.
 const stdioDelay = 500 * time.Millisecond
+
+// A program that is open for writing (ETXTBSY) is tried again for busyLimit, after
+// pauses from busyDelay to busyMaxDelay.
+const (
+	busyLimit    = time.Second
+	busyDelay    = time.Millisecond
+	busyMaxDelay = 50 * time.Millisecond
+)
 
 // child is what we hold of a process until it has ended.
 type child struct {
@@ -31,7 +43,7 @@ type child struct {
 
 // start starts the command in a process group of its own, or a session of its own
 // if detached. The reaping closes hostAlive.
-func start(command *drivers.Command, detached bool, hostAlive *os.File) (*Process, error) {
+func start(ctx context.Context, command *drivers.Command, detached bool, hostAlive *os.File) (*Process, error) {
 	cmd := command.Cmd
 	c := &child{
 		Process: &Process{stderr: new(stderrTail), done: make(chan struct{}), copied: make(chan struct{})},
@@ -53,11 +65,7 @@ func start(command *drivers.Command, detached bool, hostAlive *os.File) (*Proces
 	if c.stdio, err = newStdio(cmd, detached, c.stderr); err != nil {
 		return nil, err
 	}
-	c.cmd = &exec.Cmd{
-		Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: cmd.Dir, ExtraFiles: cmd.ExtraFiles, SysProcAttr: cmd.SysProcAttr,
-		Stdin: c.stdio.stdin, Stdout: c.stdio.stdout, Stderr: c.stdio.stderr,
-	}
-	if c.wait, err = startOS(c.cmd, detached, command.Resources.CPUs); err != nil {
+	if err := c.launch(ctx, cmd, detached, command.Resources.CPUs); err != nil {
 		c.stdio.abandon()
 		return nil, err
 	}
@@ -67,6 +75,27 @@ func start(command *drivers.Command, detached bool, hostAlive *os.File) (*Proces
 	c.stdio.run()
 	go c.reap()
 	return c.Process, nil
+}
+
+// launch starts the process. A program that has just been written can be busy: whoever
+// forks meanwhile holds a copy of the descriptor that wrote it, until it executes
+// another program. So launch tries again for a while.
+func (c *child) launch(ctx context.Context, cmd *exec.Cmd, detached bool, cpus int) error {
+	wait, err := backoff.Retry(ctx, func() (func() bool, error) {
+		c.cmd = &exec.Cmd{ // each can be started once
+			Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: cmd.Dir, ExtraFiles: cmd.ExtraFiles, SysProcAttr: cmd.SysProcAttr,
+			Stdin: c.stdio.stdin, Stdout: c.stdio.stdout, Stderr: c.stdio.stderr,
+		}
+		wait, err := startOS(c.cmd, detached, cpus)
+		if err != nil && !errors.Is(err, syscall.ETXTBSY) {
+			return nil, backoff.Permanent(err)
+		}
+		return wait, err
+	}, backoff.WithMaxElapsedTime(busyLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: busyDelay, MaxInterval: busyMaxDelay, Multiplier: 2, RandomizationFactor: 0.25,
+	}))
+	c.wait = wait
+	return err
 }
 
 // reap waits for the end of the process, reaps it and tells of it. Then it sees to

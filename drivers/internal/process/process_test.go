@@ -313,6 +313,35 @@ func TestDetached(t *testing.T) {
 	require.NotEqual(t, p2.PID(), sid)
 }
 
+// A program that is still open for writing is tried again, for a while.
+func TestBusyProgram(t *testing.T) {
+	content, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "program")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o700)
+	require.NoError(t, err)
+	_, err = f.Write(content)
+	require.NoError(t, err)
+	try := func() error {
+		_, conn, err := Spawn(t.Context(), &drivers.Command{Cmd: &exec.Cmd{Path: path, Args: []string{"test worker"}}}, Options{},
+			func(c *net.UnixConn) error {
+				_, err := c.Write([]byte("g"))
+				return err
+			})
+		if err == nil {
+			_, err = io.ReadAll(conn) // to its end
+			conn.Close()
+		}
+		return err
+	}
+	require.ErrorIs(t, try(), syscall.ETXTBSY)
+	result := make(chan error)
+	go func() { result <- try() }()
+	time.Sleep(20 * time.Millisecond) // most likely it has tried by then
+	require.NoError(t, f.Close())
+	require.NoError(t, <-result)
+}
+
 func TestStartTime(t *testing.T) {
 	require.NotZero(t, StartTime(os.Getpid()))
 	require.Equal(t, StartTime(os.Getpid()), StartTime(os.Getpid()))
@@ -332,7 +361,7 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	p, err := start(&drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
+	p, err := start(t.Context(), &drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
 	require.NoError(t, err)
 	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
 	select {
