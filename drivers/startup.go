@@ -62,6 +62,11 @@ type StartupData struct {
 	// disconnects and comes back. See worker.WithResume.
 	Resume int `cbor:"16,keyasint,omitempty"`
 
+	// Depth is how many processes in a row, the last being this one, were started as
+	// workers by one that had not served its own host yet. It is 1 for the worker of a
+	// host that is no worker.
+	Depth int `cbor:"17,keyasint,omitempty"`
+
 	taken    atomic.Bool // the control descriptor
 	hostGone chan struct{}
 }

@@ -81,6 +81,10 @@ type Client[C drivers.Channel] struct {
 // [*ipc.MismatchError] or [*ipc.RefusedError] if the two could not agree, an
 // [*ipc.TimeoutError] if the limit ran out.
 //
+// A worker may start workers of its own. One that does before it calls [Server.Serve]
+// may take itself for the host: three such in a row that run the same program with the
+// same arguments, or nine of any kind, are an error.
+//
 // The client has to be closed.
 func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers.Driver[C], opts ...Option) (*Client[C], error) {
 	if err := checkEntry(); err != nil {
@@ -91,6 +95,10 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 		if driver, ok = any(socket.Driver{}).(drivers.Driver[C]); !ok {
 			return nil, fmt.Errorf("tandem: no driver is given, and the default, socket, has no channels of type %v", reflect.TypeFor[C]())
 		}
+	}
+	cmd = cloneCmd(cmd)
+	if err := checkDepth(cmd); err != nil {
+		return nil, err
 	}
 	o := defaultOptions().with(opts)
 	if err := o.checkResume(driver.Name(), driver.Capabilities()); err != nil {
@@ -104,7 +112,7 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 		}
 	}
 	c := newClient[C](o, driver.Capabilities())
-	c.driver, c.cmd, c.data = driver, cloneCmd(cmd), data
+	c.driver, c.cmd, c.data = driver, cmd, data
 	if o.restart != nil {
 		c.restarts = o.restart.begin()
 	}

@@ -51,8 +51,9 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 			Protocol: drivers.ProtocolVersion,
 			Driver:   c.driver.Name(), Import: importPath(c.driver),
 			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Timeouts: c.opts.timeouts, MaxMessage: c.opts.maxMessage,
-			UserData: c.data, Resume: c.opts.resume,
+			UserData: c.data, Resume: c.opts.resume, Depth: depth() + 1,
 		},
+		Hint:      hint(c.cmd, c.driver),
 		Resources: c.opts.resources, Checksum: c.opts.checksum, Output: c.opts.output,
 		Started: func(started int) {
 			pid = started

@@ -84,7 +84,7 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		return p, ours, nil
 	}
 	ours.Close()
-	return nil, nil, p.failed(ctx, err)
+	return nil, nil, p.failed(ctx, err, cmd.Hint)
 }
 
 // files are what a command inherits beside the user's own, whose numbers stay.
@@ -134,8 +134,9 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 	return p, nil
 }
 
-// failed ends a worker whose handshake failed with err, and says why.
-func (p *Process) failed(ctx context.Context, err error) error {
+// failed ends a worker whose handshake failed with err, and says why. If that is not
+// known it asks hint.
+func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
 		select {
 		case <-p.done:
@@ -146,17 +147,22 @@ func (p *Process) failed(ctx context.Context, err error) error {
 	exit := p.Exit()
 	p.Kill()
 	<-p.copied // for the user to find all that the worker has said
+	if hint != "" {
+		hint = "; " + hint
+	}
 	var refused *ipc.RefusedError
 	var mismatch *ipc.MismatchError
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
+	case exit != nil && gone(err) && exit.Code == 0:
+		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
 	case exit != nil && gone(err):
 		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
 	case ctx.Err() != nil:
-		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s", p.program(), p.PID(), context.Cause(ctx), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
 	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello: does it call Serve?%s", p.program(), p.PID(), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello%s%s", p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
 }
