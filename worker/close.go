@@ -32,7 +32,8 @@ const (
 // command, for half a second at most, or its WaitDelay. After that nothing is written
 // to them, unless a Write still blocks.
 //
-// Close returns an [*ExitError] if the worker had not ended with exit code 0.
+// Close returns an [*ExitError] if the worker had not ended with exit code 0. A code
+// that is not known ([ipc.ExitUnknown]) is no error, unless Close had to kill.
 // Further calls return the same. A worker that its channel has detached is left
 // alone, and Close only frees what the client holds.
 func (c *Client[C]) Close() error {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"syscall"
@@ -36,18 +37,20 @@ type child struct {
 	stdio  *stdio
 	output *output // nil unless its lines are logged
 	delay  time.Duration
+	// control is our end of the control socket.
+	control *net.UnixConn
 	// hostAlive is our end of a pipe that ends with us, for the worker to see. It is
 	// nil if the worker may outlive us.
 	hostAlive *os.File
 }
 
 // start starts the command in a process group of its own, or a session of its own
-// if detached. The reaping closes hostAlive.
-func start(ctx context.Context, command *drivers.Command, detached bool, hostAlive *os.File) (*Process, error) {
+// if detached. The reaping closes hostAlive, and ends control for reading.
+func start(ctx context.Context, command *drivers.Command, detached bool, control *net.UnixConn, hostAlive *os.File) (*Process, error) {
 	cmd := command.Cmd
 	c := &child{
 		Process: &Process{stderr: new(stderrTail), done: make(chan struct{}), copied: make(chan struct{})},
-		delay:   cmp.Or(cmd.WaitDelay, stdioDelay), hostAlive: hostAlive,
+		delay:   cmp.Or(cmd.WaitDelay, stdioDelay), control: control, hostAlive: hostAlive,
 	}
 	if command.Output != nil {
 		c.output = newOutput(command.Output)
@@ -113,7 +116,8 @@ func (c *child) reap() {
 		c.hostAlive.Close()
 	}
 	c.stdio.empty()
-	c.exit = &ipc.ExitError{PID: c.PID(), Program: c.program(), Code: -1, Stderr: c.Stderr()}
+	// Without a state somebody else has reaped the process, or the kernel, as SIGCHLD is ignored.
+	c.exit = &ipc.ExitError{PID: c.PID(), Program: c.program(), Code: ipc.ExitUnknown, Stderr: c.Stderr()}
 	if state := c.cmd.ProcessState; state != nil {
 		c.exit.Code = state.ExitCode()
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
@@ -121,6 +125,7 @@ func (c *child) reap() {
 		}
 	}
 	close(c.done)
+	endReading(c.control)
 
 	c.stdio.settle(c.delay)
 	if c.output != nil {

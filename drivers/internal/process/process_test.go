@@ -279,6 +279,25 @@ func onlyZombies(pgid int) bool {
 	return true
 }
 
+// A descendant that holds the control socket open does not keep its end from being
+// seen; what the process had sent before is read first.
+func TestEndOfTheControlSocket(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command("/bin/sh", "-c", `sleep 1000 & exec "$0"`, self)
+	p, conn, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, Options{}, func(c *net.UnixConn) error {
+		_, err := c.Write([]byte("g"))
+		return err
+	})
+	require.NoError(t, err)
+	defer conn.Close()
+	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }()
+	<-p.Done()
+	b, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "leader")
+}
+
 func TestHandshakeFails(t *testing.T) {
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"test worker"}}
 	wrong := errors.New("wrong hello")
@@ -361,7 +380,11 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	p, err := start(t.Context(), &drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
+	ours, theirs, err := socketpair()
+	require.NoError(t, err)
+	defer ours.Close()
+	defer theirs.Close()
+	p, err := start(t.Context(), &drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, ours, nil)
 	require.NoError(t, err)
 	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
 	select {

@@ -59,7 +59,7 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		}
 		cmd.Startup.HostAlive = given.add(end)
 	}
-	p, err := startWith(ctx, cmd, opts, &given, hostAlive)
+	p, err := startWith(ctx, cmd, opts, &given, ours, hostAlive)
 	if err != nil {
 		ours.Close()
 		if hostAlive != nil {
@@ -108,7 +108,7 @@ func (g *files) close() {
 }
 
 // startWith starts cmd with what it asks for.
-func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *files, hostAlive *os.File) (*Process, error) {
+func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *files, control *net.UnixConn, hostAlive *os.File) (*Process, error) {
 	path := cmd.Cmd.Path
 	if cmd.Checksum != nil {
 		if err := verify(cmd, given); err != nil {
@@ -120,7 +120,7 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 		return nil, err
 	}
 	cmd.Cmd.Env = environ(cmd.Cmd, cmd.Resources, entry)
-	p, err := start(ctx, cmd, opts.Detached, hostAlive)
+	p, err := start(ctx, cmd, opts.Detached, control, hostAlive)
 	if err != nil {
 		if cmd.Cmd.Dir != "" {
 			path += " in " + cmd.Cmd.Dir // which may be what does not exist

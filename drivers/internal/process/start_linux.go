@@ -3,6 +3,7 @@ package process
 import (
 	"cmp"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -81,4 +82,10 @@ func waitPidFD(fd int) bool {
 		return ended || err != nil && err != unix.EINTR
 	})
 	return ended && err == nil
+}
+
+// endReading makes c end when all that has arrived is read. It is called when the
+// process at the other end has ended, whose descendants may hold that end open.
+func endReading(c *net.UnixConn) {
+	_ = c.CloseRead() // it fails if c is closed, or has ended
 }
