@@ -49,6 +49,15 @@ type Process interface {
 	// Signal sends sig to the worker's process group, and is a no-op with
 	// [os.ErrProcessDone] after the process was reaped.
 	Signal(sig os.Signal) error
-	// Stderr is the tail of what the process wrote to stderr so far.
+	// Stderr is what the process said last on stderr so far, as in [ipc.ExitError].
 	Stderr() string
+}
+
+// Copier is a [Process] whose stdin, stdout or stderr this side copies from or to
+// readers and writers that are no files.
+type Copier interface {
+	Process
+	// Copied is closed, a while after Done at the latest, when the copies have ended or
+	// were let go.
+	Copied() <-chan struct{}
 }

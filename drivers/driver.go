@@ -30,7 +30,7 @@ type Command struct {
 	// Cmd was cloned from the user's template and has not been started.
 	Cmd *exec.Cmd
 	// Startup is what the worker will find in [Startup]. The driver fills in
-	// Driver, Control, Life, Program, Address and DriverData.
+	// Driver, Control, HostAlive, Program, Address and DriverData.
 	Startup StartupData
 	// Resources bound what the process may use.
 	Resources Resources
@@ -40,6 +40,9 @@ type Command struct {
 	// Output, if not nil, gets the lines that the process writes to those of
 	// stdout and stderr that Cmd leaves nil.
 	Output *slog.Logger
+	// Hint is a question that helps if the process ends or goes on without a hello and
+	// without a reason, or empty.
+	Hint string
 	// Started, if set, is called when the process has been started, before its
 	// hello.
 	Started func(pid int)

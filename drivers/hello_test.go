@@ -18,7 +18,7 @@ import (
 func hello() drivers.Hello {
 	return drivers.Hello{
 		Protocol: drivers.ProtocolVersion, Driver: "shm", Codec: "cbor", ByteOrder: drivers.ByteOrderMark, Layout: 3,
-		MaxMessage: drivers.DefaultMaxMessage, PID: 4711, StartTime: 99, Nonce: 1 << 63,
+		MaxMessage: drivers.DefaultMaxMessage, PID: 4711, StartTime: 99, Nonce: 1 << 63, Window: drivers.DefaultWindow,
 	}
 }
 

@@ -49,7 +49,7 @@ type StartupData struct {
 	MaxMessage int `cbor:"10,keyasint"`
 	// UserData is the host's own, in CBOR. See [StartupData.Data].
 	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
-	// Life is the number of an inherited descriptor, the reading end of a pipe
+	// HostAlive is the number of an inherited descriptor, the reading end of a pipe
 	// whose other end only the host has. See [StartupData.HostGone]. It is 0 if
 	// the worker may outlive its host.
 	HostAlive int `cbor:"12,keyasint,omitempty"`
@@ -61,6 +61,11 @@ type StartupData struct {
 	// Resume is how many bytes of answers the worker keeps for a host that
 	// disconnects and comes back. See worker.WithResume.
 	Resume int `cbor:"16,keyasint,omitempty"`
+
+	// Depth is how many processes in a row, the last being this one, were started as
+	// workers by one that had not served its own host yet. It is 1 for the worker of a
+	// host that is no worker.
+	Depth int `cbor:"17,keyasint,omitempty"`
 
 	taken    atomic.Bool // the control descriptor
 	hostGone chan struct{}
@@ -173,10 +178,10 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	}
 	if s.HostAlive > 0 {
 		s.hostGone = make(chan struct{})
-		life := lifeFile(s.HostAlive)
+		hostAlive := hostAliveFile(s.HostAlive)
 		go func() {
 			// Nobody writes, so the read lasts as long as the writer does.
-			if _, err := life.Read(make([]byte, 1)); err == io.EOF {
+			if _, err := hostAlive.Read(make([]byte, 1)); err == io.EOF {
 				close(s.hostGone)
 			}
 		}()

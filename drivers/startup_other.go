@@ -6,4 +6,4 @@ import "os"
 
 func closeOnExec(int) {}
 
-func lifeFile(fd int) *os.File { return os.NewFile(uintptr(fd), "life") }
+func hostAliveFile(fd int) *os.File { return os.NewFile(uintptr(fd), "host alive") }

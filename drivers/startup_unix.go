@@ -13,9 +13,9 @@ func closeOnExec(fd int) {
 	}
 }
 
-// lifeFile makes a file of an inherited pipe. Reading it takes no thread.
-func lifeFile(fd int) *os.File {
+// hostAliveFile makes a file of the inherited host-alive pipe. Reading it takes no thread.
+func hostAliveFile(fd int) *os.File {
 	closeOnExec(fd)
 	_ = syscall.SetNonblock(fd, true) // if it fails reading takes a thread
-	return os.NewFile(uintptr(fd), "life")
+	return os.NewFile(uintptr(fd), "host alive")
 }

@@ -87,8 +87,9 @@ func (e *TimeoutError) Error() string {
 // Unwrap returns context.DeadlineExceeded.
 func (e *TimeoutError) Unwrap() error { return context.DeadlineExceeded }
 
-// ExitUnknown is the Code of an [ExitError] if the process was not a child of this
-// one, as after an attach: then only its parent learns how it ended.
+// ExitUnknown is the Code of an [ExitError] if nobody has told this process how the
+// worker ended: it was not a child of this one, as after an attach, or it was reaped by
+// another part of this program, or by the kernel as SIGCHLD is ignored.
 const ExitUnknown = -2
 
 // An ExitError says that the worker's process has ended. Calls that were pending, and
@@ -102,7 +103,9 @@ type ExitError struct {
 	Code int
 	// Signal that ended the process, or nil.
 	Signal os.Signal
-	// Stderr is the tail of what the process wrote there.
+	// Stderr is the last 4 KiB of what the process wrote there. If a crash of Go
+	// begins before that, with a line such as "panic: ...", its first 2 KiB stand in
+	// front.
 	Stderr string
 	// Cause is why the host killed the process, such as a [*TimeoutError] of its
 	// heartbeat; nil if the host did not, or was closing the client.
@@ -118,7 +121,7 @@ func (e *ExitError) Error() string {
 			fmt.Fprintf(&b, " (%d)", int(s))
 		}
 	} else if e.Code == ExitUnknown {
-		b.WriteString("has ended (how, only its parent knows)")
+		b.WriteString("has ended; how it has ended is not known")
 	} else {
 		fmt.Fprintf(&b, "exited with code %d", e.Code)
 	}

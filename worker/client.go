@@ -40,10 +40,11 @@ type Client[C drivers.Channel] struct {
 
 	current atomic.Pointer[incarnation[C]] // the present one, or the last
 	// restartLock is held while one incarnation has ended and the next has not begun.
-	// It guards the following two.
+	// It guards the following three.
 	restartLock sync.Mutex
 	restarts    *restart.Counter // nil: the worker is not started again
 	starts      int
+	copies      copies
 	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
 
 	closing    atomic.Bool
@@ -60,14 +61,33 @@ type Client[C drivers.Channel] struct {
 // socket.Driver{}, and see [Start].
 //
 // cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
-// Stdout, Stderr, ExtraFiles and SysProcAttr, and so does each restart. The tail
-// of stderr is kept for errors in any case.
+// Stdout, Stderr, ExtraFiles, SysProcAttr and WaitDelay, and so does each restart.
+// They mean what they mean to os/exec. A relative Path or Dir is made absolute by
+// Spawn; a Dir that is empty is the host's working directory at each start. A
+// command that was started, that has a Cancel, as exec.CommandContext sets it, or
+// pipes by StdoutPipe and the like, is an error. Spawn panics if cmd is nil.
+//
+// A Stderr that is nil means the host's os.Stderr, unless [WithOutput] is given; set it to
+// [io.Discard] to keep the worker quiet. What the worker said last on stderr is kept
+// for errors in any case. A Stdin or Stdout that is nil is the null device, as with
+// os/exec, and for a detached worker so is Stderr.
+//
+// Readers and writers that are no files are copied from and to, as with os/exec. One
+// that several workers share, such as those of a pool or one after the other by
+// restarts, gets one Read or Write at a time, if its type can be compared. One that
+// blocks delays nothing but its own stream. When the process has ended, what it has
+// left is copied for half a second, or for the WaitDelay of cmd; then a copy that has
+// not ended is given up. What it had read from Stdin is lost.
 //
 // ctx bounds the start, as does [WithStartTimeout], and not the worker's life. If
 // Spawn fails, it leaves no process, and the error says why and holds the
 // worker's last words: an [*ExitError] is in its tree if the worker exited, an
 // [*ipc.MismatchError] or [*ipc.RefusedError] if the two could not agree, an
 // [*ipc.TimeoutError] if the limit ran out.
+//
+// A worker may start workers of its own. One that does before it calls [Server.Serve]
+// may take itself for the host: three such in a row that run the same program with the
+// same arguments, or nine of any kind, are an error.
 //
 // The client has to be closed.
 func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers.Driver[C], opts ...Option) (*Client[C], error) {
@@ -79,6 +99,10 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 		if driver, ok = any(socket.Driver{}).(drivers.Driver[C]); !ok {
 			return nil, fmt.Errorf("tandem: no driver is given, and the default, socket, has no channels of type %v", reflect.TypeFor[C]())
 		}
+	}
+	cmd = command.Clone(cmd)
+	if err := checkDepth(cmd); err != nil {
+		return nil, err
 	}
 	s := Resolve(opts...)
 	s.agreedTimeout = s.Timeouts.Call
@@ -93,7 +117,7 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 		}
 	}
 	c := newClient[C](s, driver.Capabilities())
-	c.driver, c.cmd, c.data = driver, command.Clone(cmd), data
+	c.driver, c.cmd, c.data = driver, cmd, data
 	if s.Restart != nil {
 		c.restarts = restart.NewCounter(restart.Policy(*s.Restart))
 	}

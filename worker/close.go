@@ -29,7 +29,12 @@ const (
 // in an endless loop. Only a process that SIGKILL does not end, since it is stuck in
 // the kernel, is left behind with an error.
 //
-// Close returns an [*ExitError] if the worker had not ended with exit code 0.
+// Close then waits until what the worker has written has come to the writers of its
+// command, for half a second at most, or its WaitDelay. After that nothing is written
+// to them, unless a Write still blocks.
+//
+// Close returns an [*ExitError] if the worker had not ended with exit code 0. A code
+// that is not known ([ipc.ExitUnknown]) is no error, unless Close had to kill.
 // Further calls return the same. A worker that its channel has detached is left
 // alone, and Close only frees what the client holds.
 func (c *Client[C]) Close() error {
@@ -40,7 +45,7 @@ func (c *Client[C]) Close() error {
 
 func (c *Client[C]) shutdown() error {
 	c.restartLock.Lock() // from now on no incarnation begins
-	i := c.current.Load()
+	i, copies := c.current.Load(), c.copies
 	c.restartLock.Unlock()
 	killed := false
 	if !i.detached() {
@@ -56,6 +61,7 @@ func (c *Client[C]) shutdown() error {
 	if last := i.session.Load(); last != s { // the channel reconnected meanwhile
 		last.Close(lostGrace)
 	}
+	copies.await()
 	exit := i.exit()
 	switch {
 	case i.detached():

@@ -56,8 +56,9 @@ func (c *Client[C]) start(ctx context.Context) (*incarnation[C], error) {
 			Protocol: drivers.ProtocolVersion,
 			Driver:   c.driver.Name(), Import: importPath(c.driver),
 			Codec: c.settings.Codec.Name(), HostPID: os.Getpid(), Timeouts: c.settings.Timeouts, MaxMessage: c.settings.maxMessage,
-			UserData: c.data, Resume: c.settings.resume,
+			UserData: c.data, Resume: c.settings.resume, Depth: depth() + 1,
 		},
+		Hint:      hint(c.cmd, c.driver),
 		Resources: c.settings.resources, Checksum: c.settings.checksum, Output: c.settings.output,
 		Started: func(started int) {
 			pid = started
@@ -80,6 +81,7 @@ func (c *Client[C]) publish(e Event) {
 // newIncarnation returns the incarnation of a process that is ready.
 func (c *Client[C]) newIncarnation(channel C) *incarnation[C] {
 	i := &incarnation[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	c.copies.follow(channel.Process())
 	channel.Links(i.linked)
 	return i
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -83,6 +84,9 @@ type pids struct {
 	Goroutines  int
 }
 
+// programs are what this program also is, by the name it is run under.
+var programs = make(map[string]func() error)
+
 // entries are those of workers that files for one system have.
 var entries = make(map[string]func() error)
 
@@ -139,6 +143,13 @@ func TestMain(m *testing.M) {
 	for name, entry := range entries {
 		worker.Main(name, entry)
 	}
+	if program, ok := programs[filepath.Base(os.Args[0])]; ok {
+		if err := program(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if drivers.Startup() != nil { // for an entry that is not above: go on as a host would
 		_, err := worker.Start(context.Background(), worker.Self("test"))
 		fmt.Fprintln(os.Stderr, err)
@@ -147,7 +158,7 @@ func TestMain(m *testing.M) {
 	if name, ok := os.LookupEnv(hostEnv); ok {
 		beHost(name)
 	}
-	os.Exit(drivertest.VerifyNoLeaks(m.Run))
+	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }
 
 // hostEnv names the driver in a process that is to be a host itself.

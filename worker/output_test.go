@@ -129,6 +129,7 @@ func TestOutput(t *testing.T) {
 		var exit *worker.ExitError
 		require.ErrorAs(t, err, &exit)
 		require.True(t, strings.HasSuffix(exit.Stderr, "last words"), "stderr is kept for errors, too")
+		require.Equal(t, exit, w.Close(), "then all is logged")
 
 		pid := float64(w.PID())
 		for message, stream := range map[string]string{

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -14,8 +16,25 @@ import (
 // selfPrefix opens argument 0 of a process that Self describes, where ps shows it.
 const selfPrefix = "tandem-worker:"
 
+// noTests makes a test binary run no tests.
+const noTests = "-test.run=^$"
+
 // entered is set when Main has run the entry that this process was started for.
 var entered atomic.Bool
+
+// argumentsOfSelf are those that the process has if it was started as Self and is a
+// test binary; nil if not.
+var argumentsOfSelf []string
+
+// A test binary that does not call Main would run its tests as a worker: maybe those
+// that start it as one.
+func init() {
+	info, ok := debug.ReadBuildInfo()
+	if drivers.Startup() != nil && strings.HasPrefix(os.Args[0], selfPrefix) && ok && strings.HasSuffix(info.Path, ".test") {
+		argumentsOfSelf = os.Args
+		os.Args = slices.Insert(slices.Clone(os.Args), 1, noTests)
+	}
+}
 
 // Self returns a command that runs this program again as a worker, in the entry
 // that [Main] has under this name. So one file can be host and worker, and
@@ -31,13 +50,16 @@ func Self(name string) *exec.Cmd {
 
 // Main runs entry and ends the process, if a host started this process with
 // [Self] and this name; otherwise it does nothing. Call it first thing in main,
-// once for each name. If entry fails the error goes to stderr and the exit code
-// is 1.
+// once for each name; in tests, first thing in TestMain. If entry fails the error goes
+// to stderr and the exit code is 1.
 func Main(name string, entry func() error) {
 	if drivers.Startup() == nil || os.Args[0] != selfPrefix+name {
 		return
 	}
 	entered.Store(true)
+	if argumentsOfSelf != nil {
+		os.Args = argumentsOfSelf
+	}
 	if err := entry(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -52,9 +74,21 @@ func checkEntry() error {
 	if !isWorker || entered.Load() {
 		return nil
 	}
-	err := fmt.Errorf("tandem: this process was started as worker.Self(%q), but main has not called worker.Main(%q, ...)", name, name)
+	return refuse(fmt.Errorf("tandem: this process was started as worker.Self(%q), but main has not called worker.Main(%q, ...)", name, name))
+}
+
+// refuse tells the host, if there is one, and the caller why this process is no worker.
+func refuse(reason error) error {
 	if s := drivers.Startup(); s != nil {
-		_ = s.Refuse(err.Error()) // the error itself is returned as well
+		_ = s.Refuse(reason.Error()) // the reason itself is returned as well
 	}
-	return err
+	return reason
+}
+
+// hint returns what to ask about a command whose process says no hello.
+func hint(cmd *exec.Cmd, driver any) string {
+	if name, ok := strings.CutPrefix(cmd.Args[0], selfPrefix); ok {
+		return fmt.Sprintf("does its main, or TestMain, call worker.Main(%q, ...) first, and that worker.Server.Serve?", name)
+	}
+	return fmt.Sprintf("does its program call worker.Server.Serve, and import _ %q?", importPath(driver))
 }

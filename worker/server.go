@@ -68,6 +68,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err := checkEntry(); err != nil {
 		return err
 	}
+	serving.Store(true)
 	startup, err := drivers.LoadStartup()
 	if err != nil {
 		return err

@@ -104,7 +104,7 @@ func (s *suite) watch(t *testing.T) {
 					_ = p.process.Signal(os.Kill)
 				}
 			}
-			fmt.Fprintf(os.Stderr, "worker said on stderr:\n%s\n", p.stderr.String())
+			fmt.Fprintf(stderr, "worker said on stderr:\n%s\n", p.stderr.String())
 		}
 		debug.SetTraceback("all")
 		panic(fmt.Sprintf("%s hangs: no end after %v", t.Name(), watchdog))

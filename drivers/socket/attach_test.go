@@ -167,7 +167,7 @@ func TestDetachAndAttach(t *testing.T) {
 	require.Nil(t, h.Process().Exit())
 	h.kill()
 	require.Equal(t, ipc.ExitUnknown, h.Process().Exit().Code, "only its parent knows")
-	require.ErrorContains(t, h.Process().Exit(), "has ended (how, only its parent knows)")
+	require.ErrorContains(t, h.Process().Exit(), "how it has ended is not known")
 	require.ErrorIs(t, h.Process().Signal(syscall.SIGKILL), os.ErrProcessDone)
 	_, err := next(h.ctx, h.link())
 	require.ErrorIs(t, err, ipc.ErrPeerGone)

@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 	os.Setenv("TMPDIR", tmp)
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the processes that the tests start
 	before := openFiles()
-	code := m.Run()
+	code := drivertest.Quiet(m.Run)()
 	if code == 0 {
 		code = leftovers(tmp, before)
 	}

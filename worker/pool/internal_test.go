@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -81,11 +82,12 @@ var errStart = errors.New("it does not start")
 func (f *fakes) spawn(ctx context.Context, cmd *exec.Cmd, settings worker.Settings) (scheduler.Client, error) {
 	f.mu.Lock()
 	n := len(f.workers)
-	w := &fakeWorker{program: cmd.Path, pid: n + 1, done: make(chan struct{}), invoke: f.invoke}
+	program := filepath.Base(cmd.Path) // a pool makes it absolute
+	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke}
 	f.workers = append(f.workers, w)
 	f.mu.Unlock()
 	if f.start != nil {
-		if err := f.start(ctx, n, cmd.Path); err != nil {
+		if err := f.start(ctx, n, program); err != nil {
 			w.die()
 			w.closed.Store(true)
 			return nil, err

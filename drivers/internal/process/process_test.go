@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 		if _, err := io.ReadFull(control, b[:]); err != nil {
 			os.Exit(9)
 		}
+		if c, ok := crashes[b[0]]; ok {
+			c.crash()
+		}
 		switch b[0] {
 		case 'f': // the user's file, at the number that os/exec promises
 			_, _ = io.Copy(control, os.NewFile(3, "extra"))
@@ -104,7 +107,7 @@ func TestFilesOfTheUser(t *testing.T) {
 	b, err := io.ReadAll(conn)
 	require.NoError(t, err)
 	require.Equal(t, "from the user's file", string(b))
-	<-p.Done()
+	<-p.Copied()
 	require.Zero(t, p.Exit().Code)
 }
 
@@ -147,7 +150,7 @@ func TestExit(t *testing.T) {
 	var stdout bytes.Buffer
 	p, _ := spawn(t, &exec.Cmd{Stdout: &stdout, Stderr: &stderr}, Options{}, "s")
 	require.Nil(t, (&Process{done: make(chan struct{})}).Exit(), "nil while it runs")
-	<-p.Done()
+	<-p.Copied()
 	exit := p.Exit()
 	require.Equal(t, 5, exit.Code)
 	require.Nil(t, exit.Signal)
@@ -159,9 +162,50 @@ func TestExit(t *testing.T) {
 	p.Kill() // does nothing
 
 	p, _ = spawn(t, &exec.Cmd{}, Options{}, "k")
-	<-p.Done()
+	<-p.Copied()
 	require.Equal(t, syscall.SIGKILL, p.Exit().Signal)
 	require.Equal(t, -1, p.Exit().Code)
+}
+
+// What nobody has redirected is seen where the host's own stderr is.
+func TestStderrOfTheHost(t *testing.T) {
+	host, err := os.CreateTemp(t.TempDir(), "stderr")
+	require.NoError(t, err)
+	defer host.Close()
+	defer func(f *os.File) { os.Stderr = f }(os.Stderr)
+	os.Stderr = host
+	said := func(cmd *drivers.Command, opts Options) (stderr, inErrors string) {
+		t.Helper()
+		require.NoError(t, host.Truncate(0))
+		_, err := host.Seek(0, io.SeekStart)
+		require.NoError(t, err)
+		cmd.Cmd.Path, cmd.Cmd.Args = "/proc/self/exe", []string{"test worker"}
+		p, conn, err := Spawn(t.Context(), cmd, opts, func(c *net.UnixConn) error {
+			_, err := c.Write([]byte("s"))
+			return err
+		})
+		require.NoError(t, err)
+		defer conn.Close()
+		<-p.Copied()
+		b, err := os.ReadFile(host.Name())
+		require.NoError(t, err)
+		return string(b), p.Exit().Stderr
+	}
+	stderr, inErrors := said(&drivers.Command{Cmd: &exec.Cmd{}}, Options{})
+	require.Len(t, stderr, 2*tailSize+len("end"), "all of it")
+	require.Contains(t, inErrors, "xend", "kept for errors all the same")
+
+	stderr, inErrors = said(&drivers.Command{Cmd: &exec.Cmd{Stderr: io.Discard}}, Options{})
+	require.Empty(t, stderr, "the command redirects it")
+	require.Contains(t, inErrors, "xend")
+
+	var logged bytes.Buffer
+	stderr, _ = said(&drivers.Command{Cmd: &exec.Cmd{}, Output: slog.New(slog.NewTextHandler(&logged, nil))}, Options{})
+	require.Empty(t, stderr, "the option redirects it")
+	require.Contains(t, logged.String(), "xend")
+
+	stderr, _ = said(&drivers.Command{Cmd: &exec.Cmd{}}, Options{Detached: true})
+	require.Empty(t, stderr, "a detached worker outlives its host and what reads the host's stderr")
 }
 
 // A writer that is both stdout and stderr gets one Write at a time, as os/exec
@@ -169,18 +213,43 @@ func TestExit(t *testing.T) {
 func TestOneWriterForBoth(t *testing.T) {
 	var out bytes.Buffer
 	p, _ := spawn(t, &exec.Cmd{Stdout: &out, Stderr: &out}, Options{}, "s")
-	<-p.Done()
+	<-p.Copied()
 	require.Contains(t, out.String(), "to stdout")
 	require.Contains(t, out.String(), "xend")
 }
 
-// A writer that blocks does not keep the end of the process from being told.
-func TestWriterThatBlocks(t *testing.T) {
-	r, w := io.Pipe() // which nobody reads
-	p, _ := spawn(t, &exec.Cmd{Stderr: w}, Options{}, "s")
-	<-p.Done()
-	require.Equal(t, 5, p.Exit().Code)
-	require.NoError(t, r.Close())
+// A reader or writer that blocks does not keep the end of the process from being
+// told, however long the copies may take; and then they are let go.
+func TestStdioThatBlocks(t *testing.T) {
+	for _, delay := range []time.Duration{0, time.Hour} {
+		r, w := io.Pipe() // nobody reads one of them, and nobody writes to the other
+		in, out := io.Pipe()
+		for name, cmd := range map[string]*exec.Cmd{
+			"stdin": {Stdin: in, Stderr: io.Discard}, "stdout": {Stdout: w, Stderr: io.Discard}, "stderr": {Stderr: w},
+			"all": {Stdin: in, Stdout: w, Stderr: w},
+		} {
+			cmd.WaitDelay = delay
+			p, _ := spawn(t, cmd, Options{}, "s")
+			<-p.Done()
+			require.Equal(t, 5, p.Exit().Code, name)
+			require.Contains(t, p.Exit().Stderr, "xend", name)
+			if delay == 0 {
+				<-p.Copied()
+			}
+			require.Equal(t, delay > 0, !isClosed(p.Copied()), name)
+		}
+		require.NoError(t, r.Close())
+		require.NoError(t, out.Close())
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // A grandchild that holds stderr open does not keep the end of its parent from
@@ -210,16 +279,33 @@ func onlyZombies(pgid int) bool {
 	return true
 }
 
+// A descendant that holds the control socket open does not keep its end from being
+// seen; what the process had sent before is read first.
+func TestEndOfTheControlSocket(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command("/bin/sh", "-c", `sleep 1000 & exec "$0"`, self)
+	p, conn, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, Options{}, func(c *net.UnixConn) error {
+		_, err := c.Write([]byte("g"))
+		return err
+	})
+	require.NoError(t, err)
+	defer conn.Close()
+	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }()
+	<-p.Done()
+	b, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(b), "leader")
+}
+
 func TestHandshakeFails(t *testing.T) {
 	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"test worker"}}
 	wrong := errors.New("wrong hello")
-	var pid uint64
-	_, _, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd}, Options{}, func(*net.UnixConn) error {
-		pid = uint64(cmd.Process.Pid)
-		return wrong
-	})
+	var pid int
+	started := func(started int) { pid = started }
+	_, _, err := Spawn(t.Context(), &drivers.Command{Cmd: cmd, Started: started}, Options{}, func(*net.UnixConn) error { return wrong })
 	require.ErrorIs(t, err, wrong)
-	require.ErrorIs(t, syscall.Kill(int(pid), 0), syscall.ESRCH, "the process has been reaped")
+	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH, "the process has been reaped")
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("changed our mind")
@@ -246,6 +332,35 @@ func TestDetached(t *testing.T) {
 	require.NotEqual(t, p2.PID(), sid)
 }
 
+// A program that is still open for writing is tried again, for a while.
+func TestBusyProgram(t *testing.T) {
+	content, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "program")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o700)
+	require.NoError(t, err)
+	_, err = f.Write(content)
+	require.NoError(t, err)
+	try := func() error {
+		_, conn, err := Spawn(t.Context(), &drivers.Command{Cmd: &exec.Cmd{Path: path, Args: []string{"test worker"}}}, Options{},
+			func(c *net.UnixConn) error {
+				_, err := c.Write([]byte("g"))
+				return err
+			})
+		if err == nil {
+			_, err = io.ReadAll(conn) // to its end
+			conn.Close()
+		}
+		return err
+	}
+	require.ErrorIs(t, try(), syscall.ETXTBSY)
+	result := make(chan error)
+	go func() { result <- try() }()
+	time.Sleep(20 * time.Millisecond) // most likely it has tried by then
+	require.NoError(t, f.Close())
+	require.NoError(t, <-result)
+}
+
 func TestStartTime(t *testing.T) {
 	require.NotZero(t, StartTime(os.Getpid()))
 	require.Equal(t, StartTime(os.Getpid()), StartTime(os.Getpid()))
@@ -265,11 +380,15 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	p, err := start(&drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, nil)
+	ours, theirs, err := socketpair()
+	require.NoError(t, err)
+	defer ours.Close()
+	defer theirs.Close()
+	p, err := start(t.Context(), &drivers.Command{Cmd: cmd, Output: slog.New(stuckHandler{slog.DiscardHandler, until})}, false, ours, nil)
 	require.NoError(t, err)
 	defer func() { _ = syscall.Kill(-p.PID(), syscall.SIGKILL) }() // the grandchild
 	select {
-	case <-p.Done():
+	case <-p.Copied():
 		require.Equal(t, 3, p.Exit().Code)
 	case <-time.After(10 * time.Second):
 		t.Fatal("the end of the process is not told")

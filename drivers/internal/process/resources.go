@@ -2,15 +2,16 @@ package process
 
 import (
 	"fmt"
-	"os"
+	"os/exec"
 	"runtime"
 
 	"github.com/tandemipc/tandem/drivers"
 )
 
-// environ returns the environment of a worker, with entry, and with those by which
-// Go bounds itself. What the user's own environment says comes later, and wins.
-func environ(user []string, r drivers.Resources, entry string) []string {
+// environ returns the environment of a worker that runs cmd, with entry, and with
+// the variables by which Go bounds itself. Those that the command sets win over the
+// bounds; those that it inherits do not.
+func environ(cmd *exec.Cmd, r drivers.Resources, entry string) []string {
 	var bounds []string
 	if r.Memory > 0 {
 		// Below the bound that kills, so that the collector tries hard before.
@@ -19,11 +20,11 @@ func environ(user []string, r drivers.Resources, entry string) []string {
 	if r.CPUs > 0 {
 		bounds = append(bounds, fmt.Sprintf("GOMAXPROCS=%d", processors(r)))
 	}
-	if user == nil {
-		// The bounds in our own environment are ours.
-		return append(append(os.Environ(), bounds...), entry)
+	if cmd.Env == nil {
+		// It has PWD if the command has a Dir. The bounds in it are our own.
+		return append(append(cmd.Environ(), bounds...), entry)
 	}
-	return append(append(bounds, user...), entry)
+	return append(append(bounds, cmd.Env...), entry)
 }
 
 // processors is how many processors a worker can use at a time.

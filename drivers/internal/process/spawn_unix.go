@@ -50,20 +50,20 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		return nil, nil, err
 	}
 	cmd.Startup.Control = given.add(theirs)
-	var life *os.File
+	var hostAlive *os.File
 	if !opts.Detached {
 		var end *os.File
-		if end, life, err = os.Pipe(); err != nil {
+		if end, hostAlive, err = os.Pipe(); err != nil {
 			ours.Close()
 			return nil, nil, fmt.Errorf("tandem: pipe to the worker: %w", err)
 		}
 		cmd.Startup.HostAlive = given.add(end)
 	}
-	p, err := startWith(cmd, opts, &given, life)
+	p, err := startWith(ctx, cmd, opts, &given, ours, hostAlive)
 	if err != nil {
 		ours.Close()
-		if life != nil {
-			life.Close()
+		if hostAlive != nil {
+			hostAlive.Close()
 		}
 		return nil, nil, err
 	}
@@ -84,7 +84,7 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		return p, ours, nil
 	}
 	ours.Close()
-	return nil, nil, p.failed(ctx, err)
+	return nil, nil, p.failed(ctx, err, cmd.Hint)
 }
 
 // files are what a command inherits beside the user's own, whose numbers stay.
@@ -108,7 +108,7 @@ func (g *files) close() {
 }
 
 // startWith starts cmd with what it asks for.
-func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) (*Process, error) {
+func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *files, control *net.UnixConn, hostAlive *os.File) (*Process, error) {
 	path := cmd.Cmd.Path
 	if cmd.Checksum != nil {
 		if err := verify(cmd, given); err != nil {
@@ -119,8 +119,8 @@ func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) 
 	if err != nil {
 		return nil, err
 	}
-	cmd.Cmd.Env = environ(cmd.Cmd.Env, cmd.Resources, entry)
-	p, err := start(cmd, opts.Detached, life)
+	cmd.Cmd.Env = environ(cmd.Cmd, cmd.Resources, entry)
+	p, err := start(ctx, cmd, opts.Detached, control, hostAlive)
 	if err != nil {
 		if cmd.Cmd.Dir != "" {
 			path += " in " + cmd.Cmd.Dir // which may be what does not exist
@@ -134,8 +134,9 @@ func startWith(cmd *drivers.Command, opts Options, given *files, life *os.File) 
 	return p, nil
 }
 
-// failed ends a worker whose handshake failed with err, and says why.
-func (p *Process) failed(ctx context.Context, err error) error {
+// failed ends a worker whose handshake failed with err, and says why. If that is not
+// known it asks hint.
+func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
 		select {
 		case <-p.done:
@@ -145,17 +146,23 @@ func (p *Process) failed(ctx context.Context, err error) error {
 	}
 	exit := p.Exit()
 	p.Kill()
+	<-p.copied // for the user to find all that the worker has said
+	if hint != "" {
+		hint = "; " + hint
+	}
 	var refused *ipc.RefusedError
 	var mismatch *ipc.MismatchError
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
+	case exit != nil && gone(err) && exit.Code == 0:
+		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
 	case exit != nil && gone(err):
 		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
 	case ctx.Err() != nil:
-		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s", p.program(), p.PID(), context.Cause(ctx), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
 	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello: does it call Serve?%s", p.program(), p.PID(), p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello%s%s", p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
 }

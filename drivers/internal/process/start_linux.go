@@ -2,6 +2,8 @@ package process
 
 import (
 	"cmp"
+	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -37,6 +39,9 @@ func onStarterThread(f func()) {
 // process and does not reap it.
 func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, err error) {
 	attr := sysProcAttr(cmd, detached)
+	if attr.PidFD != nil {
+		return nil, errors.New("SysProcAttr.PidFD of the command is set, and is of no use for a worker, which may be started again")
+	}
 	if !detached && attr.Pdeathsig == 0 {
 		// The second net; the first is that the worker sees its control socket
 		// end. SIGTERM, so that the worker may still tidy up.
@@ -77,4 +82,10 @@ func waitPidFD(fd int) bool {
 		return ended || err != nil && err != unix.EINTR
 	})
 	return ended && err == nil
+}
+
+// endReading makes c end when all that has arrived is read. It is called when the
+// process at the other end has ended, whose descendants may hold that end open.
+func endReading(c *net.UnixConn) {
+	_ = c.CloseRead() // it fails if c is closed, or has ended
 }

@@ -1,0 +1,7 @@
+//go:build !unix
+
+package command
+
+import "syscall"
+
+func isChrooted(*syscall.SysProcAttr) bool { return false }
