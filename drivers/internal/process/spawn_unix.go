@@ -45,7 +45,7 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 	}
 	given := files{cmd: cmd.Cmd}
 	defer given.close() // the worker has copies
-	ours, theirs, err := socketpair()
+	ours, theirs, err := Socketpair()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -171,9 +171,9 @@ func (p *Process) lastWords() string {
 	return ""
 }
 
-// socketpair returns a connected pair, ours for the netpoller and theirs to be
+// Socketpair returns a connected pair, ours for the netpoller and theirs to be
 // inherited. Both are close-on-exec.
-func socketpair() (*net.UnixConn, *os.File, error) {
+func Socketpair() (*net.UnixConn, *os.File, error) {
 	syscall.ForkLock.RLock()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err == nil {

@@ -27,6 +27,9 @@ func Spawn(context.Context, *drivers.Command, Options, func(*net.UnixConn) error
 // Control fails on this system.
 func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
 
+// Socketpair fails on this system.
+func Socketpair() (*net.UnixConn, *os.File, error) { return nil, nil, errUnsupported }
+
 func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
 
 func signalGroup(p *os.Process, sig os.Signal) error { return p.Signal(sig) }
