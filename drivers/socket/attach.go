@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
@@ -38,13 +37,14 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	if err := errors.Join(ref.check(), ref.checkOwner()); err != nil {
 		return nil, err
 	}
-	sweep()
+	cleanUp()
+	at := newSite(place{path: ref.Path, private: ref.Private}, ref.UID)
 	p, err := process.Find(ref.PID, ref.StartTime, ref.Program)
 	if err != nil {
 		var gone *process.GoneError
 		if errors.As(err, &gone) {
 			if ref.Private {
-				sweepDir(filepath.Dir(ref.Path), 0)
+				at.discard()
 			}
 			return nil, fmt.Errorf("%w: %w", ErrStale, gone)
 		}
@@ -52,23 +52,18 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	}
 	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
 	c := &Channel{
-		proc: p, foreign: p, connect: connect, local: local, ref: ref,
-		place:  place{path: ref.Path},
-		target: ref.Path,
-	}
-	if ref.Private {
-		c.place.dir = filepath.Dir(ref.Path)
+		proc: p, foreign: p, connect: connect, local: local, ref: ref, site: at,
 	}
 	c.init()
 	if err := c.establish(ctx, nil); err != nil {
 		c.end(false)
 		p.Close()
+		at.close()
 		if errors.Is(err, ipc.ErrPeerGone) {
 			err = fmt.Errorf("%w: %w", ErrStale, err)
 		}
 		return nil, err
 	}
-	go c.tidy()
-	c.watch()
+	c.begin()
 	return c, nil
 }

@@ -350,7 +350,6 @@ func TestAttachAsAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	const nobody = 65534
 	dir, err := os.MkdirTemp("/tmp", "ts-*")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -453,8 +452,9 @@ func TestSecondHostIsRefusedByAttach(t *testing.T) {
 }
 
 // What a killed worker has left goes with the next start; nothing else does.
-func TestSweep(t *testing.T) {
+func TestCleanUp(t *testing.T) {
 	old := time.Now().Add(-time.Hour - time.Minute)
+	private := func(n int) string { return fmt.Sprintf("tandem-%026d", n) }
 	make := func(name string, files ...string) string {
 		dir := filepath.Join(os.TempDir(), name)
 		require.NoError(t, os.Mkdir(dir, 0o700))
@@ -484,14 +484,14 @@ func TestSweep(t *testing.T) {
 	made, err := os.Lstat(s)
 	require.NoError(t, err)
 	require.NoError(t, os.Chtimes(s, old, old))
-	gone := []string{make("tandem-1", "s"), make("tandem-2"), filepath.Dir(dead.Path)}
-	fresh := make("tandem-3", "s")
+	gone := []string{make(private(1), "s"), make(private(2)), filepath.Dir(dead.Path)}
+	fresh := make(private(3), "s")
 	now := time.Now()
 	require.NoError(t, os.Chtimes(filepath.Join(fresh, "s"), now, now))
-	kept := []string{fresh, make("tandem-4", "x"), make("tandem-x5", "s"), make("tandem-6", "s", "x"), make("tandem-7", "s")}
+	kept := []string{fresh, make(private(4), "x"), make("tandem-x5", "s"), make(private(6), "s", "x"), make(private(7), "s")}
 	require.NoError(t, os.Chmod(kept[4], 0o755))
 
-	socket.SweepAgain()
+	socket.CleanUpAgain()
 	spawn(t, socket.Driver{Detached: true}, "echo", "").works()
 	for _, dir := range gone {
 		require.NoDirExists(t, dir)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -63,6 +64,13 @@ func helperMain(mode, arg string) int {
 		}
 		fmt.Println(errors.Is(err, socket.ErrStranger), err)
 		return 0
+	case "take-names", "swap-dir": // attackers
+		dir, victim, _ := strings.Cut(arg, ":")
+		attacker := takeNames
+		if mode == "swap-dir" {
+			attacker = swapDir
+		}
+		return fatal(attacker(dir, victim))
 	case "impostor":
 		ln, err := net.Listen("unix", arg)
 		if err != nil {
