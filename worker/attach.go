@@ -45,7 +45,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: limit})
 		defer cancel()
 	}
-	channel, err := socket.Attach(ctx, ref, connect)
+	channel, err := socket.Attach(ctx, ref, connect, o.log)
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,7 @@ func (c *Client[C]) begin(ctx context.Context) (*life[C], error) {
 			Codec: c.opts.codec.Name(), HostPID: os.Getpid(), Timeouts: c.opts.timeouts, MaxMessage: c.opts.maxMessage,
 			UserData: c.data, Resume: c.opts.resume,
 		},
-		Resources: c.opts.resources, Checksum: c.opts.checksum, Output: c.opts.output,
+		Resources: c.opts.resources, Checksum: c.opts.checksum, Output: c.opts.output, Logger: c.opts.log,
 		Started: func(started int) {
 			pid = started
 			c.events.add(Event{Kind: EventStarted, PID: pid, Attempt: number})

@@ -484,7 +484,7 @@ func TestResumeEnds(t *testing.T) {
 		require.False(t, gone(pid), "Close only frees")
 		require.NoError(t, w.Channel().Process().Signal(syscall.SIGKILL))
 		<-w.Channel().Process().Done()
-		_, err = socket.Attach(t.Context(), w.Channel().Ref(), socket.Connect{}) // which tidies up
+		_, err = socket.Attach(t.Context(), w.Channel().Ref(), socket.Connect{}, nil) // which tidies up
 		require.ErrorIs(t, err, socket.ErrStale)
 	})
 }

@@ -26,8 +26,26 @@ type Server struct {
 	after afterlife // of links that were disconnected
 }
 
+// ServerOption is an option of [NewServer].
+type ServerOption func(*Server)
+
+// WithServerLogger sets where the worker writes what nobody would learn otherwise.
+// It is [slog.Default] by default. It panics if l is nil.
+func WithServerLogger(l *slog.Logger) ServerOption {
+	if l == nil {
+		panic("tandem: WithServerLogger of no logger")
+	}
+	return func(s *Server) { s.log = l }
+}
+
 // NewServer returns a server without handlers. Add them with [Handle].
-func NewServer() *Server { return &Server{log: slog.Default()} }
+func NewServer(opts ...ServerOption) *Server {
+	s := &Server{log: slog.Default()}
+	for _, opt := range opts {
+		opt(s)
+	}
+	return s
+}
 
 // RequireDriver makes Serve insist on a driver, instead of following the host.
 // If the host uses another, both get an error at once.
@@ -82,7 +100,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = startup.Refuse(err.Error()) // the host is told if it still listens; the error is returned as well
 		return err
 	}
-	endpoint, err := driver.Open(startup)
+	endpoint, err := driver.Open(startup, s.log)
 	if err != nil {
 		err = fmt.Errorf("tandem: open driver %s: %w", driver.Name(), err)
 		_ = startup.Refuse(err.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
@@ -27,9 +28,12 @@ import (
 //   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to
 //     a process that is not a child.
 //
+// log gets what the channel has to say that no error tells. If it is nil, the
+// channel says nothing.
+//
 // The worker is not our child. The channel's Process knows when it ends, but not
 // how: its Exit has the code [ipc.ExitUnknown].
-func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
+func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*Channel, error) {
 	connect.check()
 	if err := supported(); err != nil {
 		return nil, err
@@ -52,7 +56,7 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	}
 	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
 	c := &Channel{
-		proc: p, foreign: p, connect: connect, local: local, ref: ref, site: at,
+		proc: p, foreign: p, connect: connect, log: orDiscard(log), local: local, ref: ref, site: at,
 	}
 	c.init()
 	if err := c.establish(ctx, nil); err != nil {

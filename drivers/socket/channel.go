@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type Channel struct {
 	proc    drivers.Process
 	foreign *process.Foreign // proc, if it is not our child
 	connect Connect
+	log     *slog.Logger
 	local   drivers.Hello
 	ref     Ref // what later hellos have to agree with
 

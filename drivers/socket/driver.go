@@ -194,7 +194,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit
 	if len(cmd.Cmd.Args) > 0 {
 		program = cmd.Cmd.Args[0]
 	}
-	c := &Channel{proc: p, connect: d.Connect, local: local, site: at, handover: h, link: l, ref: Ref{
+	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
 		Path: at.path, Private: at.private,
 		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],

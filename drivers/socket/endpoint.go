@@ -19,7 +19,7 @@ import (
 // Open prepares a worker's end: it listens at s.Address, so that the kernel
 // names this process to hosts that connect, and takes the control socket, over
 // which the first link runs. If it cannot listen it tells the host why.
-func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
+func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, error) {
 	if err := supported(); err != nil {
 		return nil, err
 	}
@@ -27,7 +27,7 @@ func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	if err := ipc.CBOR.Decode(s.DriverData, &opts); err != nil {
 		return nil, fmt.Errorf("tandem: socket: read the driver's options in the startup data: %w", err)
 	}
-	e, err := newEndpoint(s, opts)
+	e, err := newEndpoint(s, opts, log)
 	if err != nil {
 		// Best effort: the host finds out anyway, but not why.
 		_ = s.Refuse(err.Error())
@@ -48,10 +48,10 @@ func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 }
 
 // newEndpoint makes an endpoint that listens.
-func newEndpoint(s *drivers.StartupData, opts options) (_ *endpoint, err error) {
+func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *endpoint, err error) {
 	e := &endpoint{
 		uids: []int{os.Geteuid()},
-		opts: opts, keeps: s.Resume > 0, parent: os.Getppid(),
+		opts: opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
 		shaking: make(map[netConn]struct{}),
 		sem:     make(chan struct{}, maxHandshakes),
@@ -85,6 +85,7 @@ type endpoint struct {
 	ln   listener
 	uids []int // whose processes may connect
 	opts options
+	log  *slog.Logger
 	// keeps: the worker keeps what it cannot send, so it has to know what that is.
 	keeps bool
 	// parent started us, as the host or on its behalf.
@@ -157,7 +158,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 			if errors.Is(err, errEndpointClosed) {
 				return nil, err
 			}
-			slog.Warn("tandem: socket: a host connected and was turned away", "err", err)
+			e.log.Warn("tandem: socket: a host connected and was turned away", "err", err)
 			continue
 		}
 		if err := e.hostGone(); err != nil {
@@ -335,4 +336,12 @@ func (e *endpoint) stopListening() error {
 		e.site.close()
 	}
 	return e.ln.Close()
+}
+
+// orDiscard returns log, or if it is nil a logger that discards everything.
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
 }

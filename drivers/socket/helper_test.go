@@ -60,7 +60,7 @@ func helperMain(mode, arg string) int {
 	case "attach": // says how an attach ends
 		ref, err := socket.ParseRef(arg)
 		if err == nil {
-			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1})
+			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1}, nil)
 		}
 		fmt.Println(errors.Is(err, socket.ErrStranger), err)
 		return 0

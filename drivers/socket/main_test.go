@@ -126,7 +126,7 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 	case "once": // ends when its host goes, and tells a file why
 		signal.Ignore(syscall.SIGTERM)
 		a, _ := drivers.Find(s.Driver)
-		e, err := a.Open(s)
+		e, err := a.Open(s, slog.Default())
 		if err != nil {
 			return fatal(err)
 		}
@@ -218,7 +218,7 @@ func echoWorker(ctx context.Context, s *drivers.StartupData, local drivers.Hello
 	if !ok {
 		return fatal(fmt.Errorf("no driver %q", s.Driver))
 	}
-	e, err := a.Open(s)
+	e, err := a.Open(s, slog.Default())
 	if err != nil {
 		return fatal(err)
 	}

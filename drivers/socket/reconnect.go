@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -33,7 +32,7 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 	}
 	defer c.endTurn()
 	if c.Connected() {
-		slog.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
+		c.log.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
 		return nil
 	}
 	return c.establish(ctx, nil)
