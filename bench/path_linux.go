@@ -171,7 +171,7 @@ func openLink(conn *os.File) (drivers.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	end, err := shm.Driver{}.Open(&drivers.StartupData{Control: fd, DriverData: options})
+	end, err := shm.Driver{}.Open(&drivers.StartupData{Control: fd, DriverData: options}, nil)
 	if err != nil {
 		return nil, err
 	}

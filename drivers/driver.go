@@ -43,6 +43,9 @@ type Command struct {
 	// Hint is a question that helps if the process ends or goes on without a hello and
 	// without a reason, or empty.
 	Hint string
+	// Logger gets what the driver has to say on the host's side that no error
+	// tells. If nil, the driver says nothing.
+	Logger *slog.Logger
 	// Started, if set, is called when the process has been started, before its
 	// hello.
 	Started func(pid int)
@@ -63,8 +66,9 @@ type Acceptor interface {
 	Name() string
 	// Capabilities says what the links of this driver can do, as in [Driver].
 	Capabilities() Capabilities
-	// Open prepares the worker's end as s says.
-	Open(s *StartupData) (Endpoint, error)
+	// Open prepares the worker's end as s says. log gets what the endpoint has to
+	// say that no error tells. If log is nil, the endpoint says nothing.
+	Open(s *StartupData, log *slog.Logger) (Endpoint, error)
 }
 
 // Endpoint is a worker's end of a driver: it yields a link for each time that

@@ -1,6 +1,7 @@
 package drivers_test
 
 import (
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -14,7 +15,7 @@ type fakeAcceptor string
 
 func (fakeAcceptor) Capabilities() drivers.Capabilities { return drivers.Capabilities{} }
 func (a fakeAcceptor) Name() string                     { return string(a) }
-func (fakeAcceptor) Open(*drivers.StartupData) (drivers.Endpoint, error) {
+func (fakeAcceptor) Open(*drivers.StartupData, *slog.Logger) (drivers.Endpoint, error) {
 	return nil, ipc.ErrUnsupported
 }
 

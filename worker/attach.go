@@ -57,7 +57,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
 		defer cancel()
 	}
-	channel, err := socket.Attach(ctx, ref, connect)
+	channel, err := socket.Attach(ctx, ref, connect, o.Logger)
 	if err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (c *Client[C]) start(ctx context.Context) (*incarnation[C], error) {
 			UserData: c.data, Resume: c.settings.resume, Depth: depth() + 1,
 		},
 		Hint:      hint(c.cmd, c.driver),
-		Resources: c.settings.resources, Checksum: c.settings.checksum, Output: c.settings.output,
+		Resources: c.settings.resources, Checksum: c.settings.checksum, Output: c.settings.output, Logger: c.settings.Logger,
 		Started: func(started int) {
 			pid = started
 			c.publish(Event{Kind: EventStarted, PID: pid, Attempt: number})

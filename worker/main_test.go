@@ -376,7 +376,7 @@ func beHostile() error {
 		return err
 	}
 	driver, _ := drivers.Find(startup.Driver)
-	endpoint, err := driver.Open(startup)
+	endpoint, err := driver.Open(startup, slog.Default())
 	if err != nil {
 		return err
 	}

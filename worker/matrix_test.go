@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -231,9 +232,9 @@ func (a gatedAcceptor) Capabilities() drivers.Capabilities {
 	return a.Acceptor.Capabilities()
 }
 
-func (a gatedAcceptor) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
+func (a gatedAcceptor) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, error) {
 	a.stage.wait("before hello")
-	e, err := a.Acceptor.Open(s)
+	e, err := a.Acceptor.Open(s, log)
 	return &gatedEndpoint{Endpoint: e, stage: a.stage}, err
 }
 

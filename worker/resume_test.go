@@ -139,7 +139,7 @@ func serveResume() error {
 	return s.Serve(context.Background())
 }
 
-// cutLinks shuts down this process's connected Unix sockets.
+// cutLinks shuts down this process's connected Unix stream sockets.
 func cutLinks() error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
@@ -148,7 +148,8 @@ func cutLinks() error {
 	for _, e := range entries {
 		fd, _ := strconv.Atoi(e.Name())
 		domain, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, 39) // SO_DOMAIN
-		if err != nil || domain != syscall.AF_UNIX {
+		typ, _ := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
+		if err != nil || domain != syscall.AF_UNIX || typ != syscall.SOCK_STREAM {
 			continue
 		}
 		if listens, _ := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_ACCEPTCONN); listens == 0 {
@@ -483,7 +484,7 @@ func TestResumeEnds(t *testing.T) {
 		require.False(t, gone(pid), "Close only frees")
 		require.NoError(t, w.Channel().Process().Signal(syscall.SIGKILL))
 		<-w.Channel().Process().Done()
-		_, err = socket.Attach(t.Context(), w.Channel().Ref(), socket.Connect{}) // which tidies up
+		_, err = socket.Attach(t.Context(), w.Channel().Ref(), socket.Connect{}, nil) // which tidies up
 		require.ErrorIs(t, err, socket.ErrStale)
 	})
 }

@@ -28,8 +28,24 @@ type Server struct {
 	replay engine.Replay // of links that were disconnected
 }
 
+// ServerOption is an option of [NewServer].
+type ServerOption func(*Server)
+
+// WithServerLogger sets where the worker writes what nobody would learn otherwise.
+// It is [slog.Default] by default. It panics if l is nil.
+func WithServerLogger(l *slog.Logger) ServerOption {
+	mustBeSet("WithServerLogger", l == nil)
+	return func(s *Server) { s.log = l }
+}
+
 // NewServer returns a server without handlers. Add them with [Handle].
-func NewServer() *Server { return &Server{log: slog.Default()} }
+func NewServer(opts ...ServerOption) *Server {
+	s := &Server{log: slog.Default()}
+	for _, opt := range opts {
+		opt(s)
+	}
+	return s
+}
 
 // RequireDriver makes Serve insist on a driver, instead of following the host.
 // If the host uses another, both get an error at once.
@@ -85,7 +101,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = startup.Refuse(err.Error()) // the host is told if it still listens; the error is returned as well
 		return err
 	}
-	endpoint, err := driver.Open(startup)
+	endpoint, err := driver.Open(startup, s.log)
 	if err != nil {
 		err = fmt.Errorf("tandem: open driver %s: %w", driver.Name(), err)
 		_ = startup.Refuse(err.Error())

@@ -82,8 +82,8 @@ func (b *Baseline) find() []string {
 //
 //	func TestMain(m *testing.M) { os.Exit(drivertest.VerifyNoLeaks(m.Run)) }
 //
-// and fails if they left anything that a [Baseline] finds, or a file in the
-// directory for temporary files, which is a private one while they run.
+// and fails if they left anything that a [Baseline] finds, or a file in TMPDIR or
+// XDG_RUNTIME_DIR, which name a private directory while they run.
 func VerifyNoLeaks(run func() int, ignore ...goleak.Option) int {
 	dir, err := os.MkdirTemp("", "t") // short: names of sockets have little room
 	if err != nil {
@@ -91,12 +91,14 @@ func VerifyNoLeaks(run func() int, ignore ...goleak.Option) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if old, set := os.LookupEnv("TMPDIR"); set {
-		defer os.Setenv("TMPDIR", old)
-	} else {
-		defer os.Unsetenv("TMPDIR")
+	for _, name := range []string{"TMPDIR", "XDG_RUNTIME_DIR"} {
+		if old, set := os.LookupEnv(name); set {
+			defer os.Setenv(name, old)
+		} else {
+			defer os.Unsetenv(name)
+		}
+		os.Setenv(name, dir)
 	}
-	os.Setenv("TMPDIR", dir)
 	// Processes that the tests start would end a second late under the race
 	// detector.
 	os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))

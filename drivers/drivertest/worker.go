@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -143,7 +144,7 @@ func run(s *drivers.StartupData) error {
 		return fmt.Errorf("driver %q is not linked in, only %v", s.Driver, drivers.Names())
 	}
 	var err error
-	if w.endpoint, err = a.Open(s); err != nil {
+	if w.endpoint, err = a.Open(s, slog.Default()); err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	if w.link, err = w.accept(); err != nil {
@@ -476,7 +477,7 @@ func (w *worker) acceptFrom(edit func(*drivers.Hello)) error {
 	if !ok {
 		return fmt.Errorf("driver %q is not linked in", s.Driver)
 	}
-	if w.endpoint, err = a.Open(s); err != nil {
+	if w.endpoint, err = a.Open(s, slog.Default()); err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
 	defer w.endpoint.Close()

@@ -3,6 +3,7 @@ package shm
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/bits"
 	"net"
 	"sync/atomic"
@@ -140,9 +141,9 @@ func (c *Channel) Close() error {
 	return c.link.Close()
 }
 
-// Open takes the worker's end of the control socket. [worker.Server.Serve]
-// calls it.
-func (d Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
+// Open takes the worker's end of the control socket. It logs nothing.
+// [worker.Server.Serve] calls it.
+func (d Driver) Open(s *drivers.StartupData, _ *slog.Logger) (drivers.Endpoint, error) {
 	var o workerOptions
 	if err := ipc.CBOR.Decode(s.DriverData, &o); err != nil {
 		return nil, fmt.Errorf("tandem: shm: decode the host's options: %w", err)

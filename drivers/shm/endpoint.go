@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -91,12 +91,12 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	if err != nil {
 		return nil, drivers.Hello{}, err
 	}
-	said := sendFile(control, hello, ours.File())
+	said := fdpass.Send(control, hello, ours.File())
 	if said != nil {
 		said = fmt.Errorf("tandem: shm: say hello: %w", said)
 	}
-	from := fileReader{conn: control}
-	defer from.close()
+	from := fdpass.Reader{Conn: control}
+	defer from.Close()
 	remote, err := process.HearHello(&from, local, said)
 	if errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
@@ -104,10 +104,10 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	if err != nil {
 		return nil, remote, err
 	}
-	if len(from.files) != 1 {
-		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, len(from.files))
+	if len(from.Files) != 1 {
+		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, len(from.Files))
 	}
-	theirs, err := ring.Open(from.files[0], opts...)
+	theirs, err := ring.Open(from.Files[0], opts...)
 	if err != nil {
 		return nil, remote, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)
 	}
@@ -118,16 +118,4 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 		return nil, remote, fmt.Errorf("tandem: shm: %w", err)
 	}
 	return theirs, remote, nil
-}
-
-// fileReader reads a stream and keeps the descriptors that come with it.
-type fileReader struct {
-	conn  *net.UnixConn
-	files []*os.File
-}
-
-func (r *fileReader) close() {
-	for _, f := range r.files {
-		f.Close()
-	}
 }

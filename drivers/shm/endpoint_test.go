@@ -169,11 +169,11 @@ func TestOptionsReachTheWorker(t *testing.T) {
 	require.NoError(t, err)
 	defer unix.Close(fds[1])
 	s.Control = fds[0]
-	e, err := Driver{}.Open(&s)
+	e, err := Driver{}.Open(&s, nil)
 	require.NoError(t, err)
 	require.Equal(t, Driver{RingSize: 8192, Wait: Park, Prefault: true}, e.(*endpoint).driver)
 	require.NoError(t, e.Close())
 	require.NoError(t, e.Close())
-	_, err = Driver{}.Open(&s)
+	_, err = Driver{}.Open(&s, nil)
 	require.ErrorContains(t, err, "in use already")
 }

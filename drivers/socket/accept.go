@@ -3,7 +3,6 @@ package socket
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"time"
 
@@ -35,7 +34,7 @@ func (e *endpoint) acceptLoop() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
-			slog.Warn("tandem: socket: accept a connection", "err", err)
+			e.log.Warn("tandem: socket: accept a connection", "err", err)
 			select {
 			case <-time.After(acceptPause):
 			case <-e.closing:
@@ -49,7 +48,7 @@ func (e *endpoint) acceptLoop() {
 // stays silent keeps nobody waiting.
 func (e *endpoint) greet(conn netConn) {
 	if cred, err := peerCredentials(conn); err != nil || cred.checkUser(e.uids...) != nil {
-		slog.Warn("tandem: socket: a stranger was turned away", "uid", cred.uid, "pid", cred.pid, "err", err)
+		e.log.Warn("tandem: socket: a wrong peer was turned away", "uid", cred.uid, "pid", cred.pid, "err", err)
 		conn.Close()
 		return
 	}

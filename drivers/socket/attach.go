@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"log/slog"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
@@ -28,9 +28,12 @@ import (
 //   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to
 //     a process that is not a child.
 //
+// log gets what the channel has to say that no error tells. If it is nil, the
+// channel says nothing.
+//
 // The worker is not our child. The channel's Process knows when it ends, but not
 // how: its Exit has the code [ipc.ExitUnknown].
-func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
+func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*Channel, error) {
 	connect.check()
 	if err := supported(); err != nil {
 		return nil, err
@@ -38,13 +41,14 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	if err := errors.Join(ref.check(), ref.checkOwner()); err != nil {
 		return nil, err
 	}
-	sweep()
+	cleanUp()
+	at := newSite(place{path: ref.Path, private: ref.Private}, ref.UID)
 	p, err := process.Find(ref.PID, ref.StartTime, ref.Program)
 	if err != nil {
 		var gone *process.GoneError
 		if errors.As(err, &gone) {
 			if ref.Private {
-				sweepDir(filepath.Dir(ref.Path), 0)
+				at.discard()
 			}
 			return nil, fmt.Errorf("%w: %w", ErrStale, gone)
 		}
@@ -52,23 +56,18 @@ func Attach(ctx context.Context, ref Ref, connect Connect) (*Channel, error) {
 	}
 	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
 	c := &Channel{
-		proc: p, foreign: p, connect: connect, local: local, ref: ref,
-		place:  place{path: ref.Path},
-		target: ref.Path,
-	}
-	if ref.Private {
-		c.place.dir = filepath.Dir(ref.Path)
+		proc: p, foreign: p, connect: connect, log: orDiscard(log), local: local, ref: ref, site: at,
 	}
 	c.init()
 	if err := c.establish(ctx, nil); err != nil {
 		c.end(false)
 		p.Close()
+		at.close()
 		if errors.Is(err, ipc.ErrPeerGone) {
 			err = fmt.Errorf("%w: %w", ErrStale, err)
 		}
 		return nil, err
 	}
-	go c.tidy()
-	c.watch()
+	c.begin()
 	return c, nil
 }

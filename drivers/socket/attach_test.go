@@ -28,7 +28,7 @@ import (
 func attach(t *testing.T, ref socket.Ref) *host {
 	t.Helper()
 	ctx := testContext(t)
-	ch, err := socket.Attach(ctx, ref, socket.Connect{})
+	ch, err := socket.Attach(ctx, ref, socket.Connect{}, nil)
 	require.NoError(t, err)
 	h := &host{Channel: ch, t: t, ctx: ctx}
 	ch.Links(func(l drivers.Link) { h.links = append(h.links, l) })
@@ -131,7 +131,7 @@ func TestBadRefs(t *testing.T) {
 		_, err := r.MarshalText()
 		require.ErrorIs(t, err, socket.ErrBadRef)
 		require.ErrorContains(t, err, name)
-		_, err = socket.Attach(testContext(t), r, socket.Connect{})
+		_, err = socket.Attach(testContext(t), r, socket.Connect{}, nil)
 		require.ErrorIs(t, err, socket.ErrBadRef)
 	}
 }
@@ -241,7 +241,7 @@ func TestAttachToStaleRef(t *testing.T) {
 	<-h.Process().Done()
 	require.Len(t, tmpFiles(t), 1, "nobody was there to tidy up")
 
-	_, err = socket.Attach(h.ctx, ref, socket.Connect{})
+	_, err = socket.Attach(h.ctx, ref, socket.Connect{}, nil)
 	require.ErrorIs(t, err, socket.ErrStale)
 	require.ErrorIs(t, err, ipc.ErrPeerGone)
 	require.ErrorContains(t, err, fmt.Sprintf("there is no process %d", ref.PID))
@@ -252,7 +252,7 @@ func TestAttachToStaleRef(t *testing.T) {
 func TestAttachToRecycledPID(t *testing.T) {
 	ref := listenAs(t, func(c net.Conn) { t.Error("a stranger was spoken to") })
 	ref.StartTime--
-	_, err := socket.Attach(testContext(t), ref, socket.Connect{})
+	_, err := socket.Attach(testContext(t), ref, socket.Connect{}, nil)
 	require.ErrorIs(t, err, socket.ErrStale)
 	require.ErrorContains(t, err, fmt.Sprintf("process %d is another one", os.Getpid()))
 }
@@ -320,7 +320,7 @@ func TestAttachToStrangers(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := socket.Attach(testContext(t), c.ref(t), socket.Connect{})
+			_, err := socket.Attach(testContext(t), c.ref(t), socket.Connect{}, nil)
 			require.ErrorIs(t, err, socket.ErrStranger)
 			require.ErrorContains(t, err, c.want)
 		})
@@ -333,7 +333,7 @@ func TestAttachToStrangers(t *testing.T) {
 func TestAttachWithoutSocket(t *testing.T) {
 	ref := listenAs(t, func(net.Conn) {})
 	ref.Path += "x"
-	_, err := socket.Attach(testContext(t), ref, socket.Connect{Attempts: 2, Delay: time.Millisecond})
+	_, err := socket.Attach(testContext(t), ref, socket.Connect{Attempts: 2, Delay: time.Millisecond}, nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	require.ErrorContains(t, err, "after 2 attempts")
 
@@ -341,7 +341,7 @@ func TestAttachWithoutSocket(t *testing.T) {
 	require.NoError(t, err)
 	ln.SetUnlinkOnClose(false)
 	require.NoError(t, ln.Close())
-	_, err = socket.Attach(testContext(t), ref, socket.Connect{Attempts: 1})
+	_, err = socket.Attach(testContext(t), ref, socket.Connect{Attempts: 1}, nil)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	require.FileExists(t, ref.Path, "what is not known to be ours is left alone")
 }
@@ -350,7 +350,6 @@ func TestAttachAsAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	const nobody = 65534
 	dir, err := os.MkdirTemp("/tmp", "ts-*")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -390,7 +389,7 @@ func TestSecondHostIsQueued(t *testing.T) {
 	wait := func(ctx context.Context) chan result {
 		r := make(chan result, 1)
 		go func() {
-			ch, err := socket.Attach(ctx, ref, socket.Connect{Attempts: 1})
+			ch, err := socket.Attach(ctx, ref, socket.Connect{Attempts: 1}, nil)
 			r <- result{ch, err}
 		}()
 		return r
@@ -431,7 +430,7 @@ func TestSecondHostIsQueued(t *testing.T) {
 		waiting = append(waiting, wait(ctx))
 		queued(n + 2)
 	}
-	_, err = socket.Attach(h.ctx, ref, socket.Connect{Attempts: 1})
+	_, err = socket.Attach(h.ctx, ref, socket.Connect{Attempts: 1}, nil)
 	require.ErrorAs(t, err, &refused)
 	require.Contains(t, refused.Reason, "8 wait for it")
 	cancel()
@@ -445,7 +444,7 @@ func TestSecondHostIsQueued(t *testing.T) {
 
 func TestSecondHostIsRefusedByAttach(t *testing.T) {
 	h := spawn(t, socket.Driver{Detached: true}, "echo", "")
-	_, err := socket.Attach(h.ctx, h.Ref(), socket.Connect{Attempts: 1})
+	_, err := socket.Attach(h.ctx, h.Ref(), socket.Connect{Attempts: 1}, nil)
 	var refused *ipc.RefusedError
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, "worker has a host", refused.Reason)
@@ -453,8 +452,9 @@ func TestSecondHostIsRefusedByAttach(t *testing.T) {
 }
 
 // What a killed worker has left goes with the next start; nothing else does.
-func TestSweep(t *testing.T) {
+func TestCleanUp(t *testing.T) {
 	old := time.Now().Add(-time.Hour - time.Minute)
+	private := func(n int) string { return fmt.Sprintf("tandem-%026d", n) }
 	make := func(name string, files ...string) string {
 		dir := filepath.Join(os.TempDir(), name)
 		require.NoError(t, os.Mkdir(dir, 0o700))
@@ -484,14 +484,14 @@ func TestSweep(t *testing.T) {
 	made, err := os.Lstat(s)
 	require.NoError(t, err)
 	require.NoError(t, os.Chtimes(s, old, old))
-	gone := []string{make("tandem-1", "s"), make("tandem-2"), filepath.Dir(dead.Path)}
-	fresh := make("tandem-3", "s")
+	gone := []string{make(private(1), "s"), make(private(2)), filepath.Dir(dead.Path)}
+	fresh := make(private(3), "s")
 	now := time.Now()
 	require.NoError(t, os.Chtimes(filepath.Join(fresh, "s"), now, now))
-	kept := []string{fresh, make("tandem-4", "x"), make("tandem-x5", "s"), make("tandem-6", "s", "x"), make("tandem-7", "s")}
+	kept := []string{fresh, make(private(4), "x"), make("tandem-x5", "s"), make(private(6), "s", "x"), make(private(7), "s")}
 	require.NoError(t, os.Chmod(kept[4], 0o755))
 
-	socket.SweepAgain()
+	socket.CleanUpAgain()
 	spawn(t, socket.Driver{Detached: true}, "echo", "").works()
 	for _, dir := range gone {
 		require.NoDirExists(t, dir)

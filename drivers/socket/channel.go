@@ -3,8 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"os"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -20,13 +19,12 @@ type Channel struct {
 	proc    drivers.Process
 	foreign *process.Foreign // proc, if it is not our child
 	connect Connect
+	log     *slog.Logger
 	local   drivers.Hello
 	ref     Ref // what later hellos have to agree with
 
-	place  place
-	id     fs.FileInfo // of the socket file, nil if it is gone
-	pinned *os.File    // holds the socket, or nil
-	target string      // what to dial
+	site     *site     // where the worker listens, if handover is nil
+	handover *handover // how the worker gets its connections, if it has no path
 
 	closing  chan struct{} // closed by Close and Detach
 	tidied   chan struct{} // closed when the goroutine that waits for the file's end has left
@@ -51,29 +49,22 @@ type Channel struct {
 
 var _ drivers.Channel = (*Channel)(nil)
 
-func newChannel(d Driver, at place, p *process.Process, local drivers.Hello, l *link, ref Ref) *Channel {
-	c := &Channel{proc: p, connect: d.Connect, local: local, ref: ref, place: at, target: at.path, link: l}
-	c.init()
-	if at.dir != "" && !d.Detached {
-		// With the names gone nothing can be left behind, whoever is killed.
-		if f, name, err := pin(at.path); err == nil {
-			c.pinned, c.target = f, name
-			at.remove(c.id)
-			c.id = nil
-			close(c.tidied)
-			c.watch()
-			return c
-		}
-	}
-	go c.tidy()
-	c.watch()
-	return c
-}
-
 func (c *Channel) init() {
 	c.closing, c.tidied = make(chan struct{}), make(chan struct{})
 	c.turn, c.adopted = make(chan struct{}, 1), make(chan struct{}, 1)
-	c.id, _ = os.Lstat(c.place.path)
+	if c.handover == nil {
+		c.site.identify()
+	}
+}
+
+// begin starts what runs beside a channel that has its first link.
+func (c *Channel) begin() {
+	if c.handover == nil {
+		go c.tidy()
+	} else {
+		close(c.tidied)
+	}
+	c.watch()
 }
 
 // tidy removes the worker's socket when the worker has ended and may not have
@@ -82,7 +73,7 @@ func (c *Channel) tidy() {
 	defer close(c.tidied)
 	select {
 	case <-c.proc.Done():
-		c.place.remove(c.id)
+		c.site.remove()
 	case <-c.closing:
 	}
 }
@@ -210,12 +201,13 @@ func (c *Channel) Close() error {
 	if !c.shared && c.link != nil {
 		_ = c.link.Close() // nobody else can
 	}
-	if c.pinned != nil {
-		c.pinned.Close()
-		c.pinned = nil
-	}
-	if c.proc.Exit() != nil {
-		c.place.remove(c.id) // tidy may have chosen the other case
+	if c.handover != nil {
+		c.handover.close()
+	} else {
+		if c.proc.Exit() != nil {
+			c.site.remove() // tidy may have chosen the other case
+		}
+		c.site.close()
 	}
 	if c.foreign != nil {
 		c.foreign.Close()

@@ -8,9 +8,11 @@
 //
 // # Wire
 //
-// The first link of a worker runs over the socketpair that it inherits; later
-// ones over connections to the socket at [Driver].Path. Each side opens with
-// its hello. Then each message is
+// The first link of a worker runs over the socketpair that it inherits. Later
+// ones run over connections to the socket at [Driver].Path, or, if the worker has
+// no path, over socketpairs of which the host passes one end: it sends one byte
+// with the descriptor over a second socketpair that the worker inherits. Each
+// side opens with its hello. Then each message is
 //
 //	 0               4     5           8                  8 + size
 //	+---------------+-----+-----------+--------+---------+-----+
@@ -35,4 +37,10 @@
 // reconnects also compares the process id that the kernel gives for the other
 // end, and the start time and the nonce of the first hello, so that it never
 // takes another process for its worker.
+//
+// Other users of the machine may write to the directory of the socket, as they
+// may to /tmp. The driver opens the directory once and looks names up there, does
+// not follow symbolic links in it, and removes only sockets that its worker, or a
+// dead process of the worker's user, has made. The directory of a detached worker
+// has a random name, and only its user can enter it.
 package socket

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -32,13 +33,16 @@ var (
 type Driver struct {
 	// Path is where the worker listens for a host that connects again. It is
 	// made absolute, and may be at most 107 bytes long on Linux and 103 on the
-	// BSDs and macOS, as the systems' addresses allow. A socket that a dead
-	// process left there is replaced; anything else there is an error. The
-	// worker removes the file when it ends, or else the host does.
+	// BSDs and macOS, as the systems' addresses allow. Its directory has to exist
+	// and to be readable. A socket that a dead process of the worker's user left
+	// there is replaced; anything else there is an error. The worker removes the
+	// file when it ends, or else the host does.
 	//
-	// If empty, the worker listens in a new directory that only the user can
-	// enter. On Linux file and directory are gone as soon as the worker is
-	// ready, except for a detached worker's, and Reconnect works all the same.
+	// If empty, a worker has no path: host and worker share a socket over which
+	// the host passes each later connection. Only a detached worker has to be
+	// found by other processes. It listens in a new directory that only its user
+	// can enter: in XDG_RUNTIME_DIR if that is the user's alone, and otherwise in
+	// TMPDIR or /tmp.
 	Path string
 	// Detached gives the worker a session of its own and lets it outlive the
 	// host. Its stdin, stdout and stderr have to be files; what else was set
@@ -94,12 +98,15 @@ func (Driver) Capabilities() drivers.Capabilities {
 
 // options are what the worker is told of its driver.
 type options struct {
-	// Private: the directory of the socket is ours and goes with it.
+	// Private: the worker makes the directory of the socket, and removes it.
 	Private bool `cbor:"1,keyasint,omitempty"`
 	// The others are as in Driver.
 	Detached     bool         `cbor:"2,keyasint,omitempty"`
 	OnDisconnect OnDisconnect `cbor:"3,keyasint,omitempty"`
 	SecondHost   SecondHost   `cbor:"4,keyasint,omitempty"`
+	// Handover is the number of the inherited descriptor over which the host
+	// passes connections, if the worker has no path.
+	Handover int `cbor:"5,keyasint,omitempty"`
 }
 
 // check panics if an option is out of range.
@@ -125,22 +132,29 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if err != nil {
 		return nil, err
 	}
-	if d.Detached {
-		sweep()
+	at := newSite(place{}, workerUID(cmd.Cmd.SysProcAttr))
+	switch {
+	case d.Path != "":
+		at.place, err = userPlace(d.Path, at.uid)
+	case d.Detached:
+		cleanUp()
+		at.place, err = privatePlace(at.uid)
 	}
-	place, err := choosePlace(d.Path)
 	if err != nil {
 		return nil, err
 	}
-	data, err := ipc.CBOR.Append(nil, options{
-		Private: place.dir != "", Detached: d.Detached, OnDisconnect: d.OnDisconnect, SecondHost: d.SecondHost,
-	})
-	if err != nil {
-		place.discard()
-		return nil, fmt.Errorf("tandem: socket: encode options: %w", err)
+	c, err := d.spawn(ctx, cmd, at, limit)
+	if err != nil && at.path != "" {
+		at.discard()
 	}
+	return c, err
+}
+
+// spawn starts cmd, whose worker is to listen at a site. If that has no path,
+// the worker gets its connections by a handover.
+func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit int) (*Channel, error) {
 	s := &cmd.Startup
-	s.Driver, s.Address, s.DriverData, s.MaxMessage = driverName, place.path, data, limit
+	s.Driver, s.Address, s.MaxMessage = driverName, at.path, limit
 	if s.Import == "" {
 		s.Import = importPath
 	}
@@ -148,8 +162,21 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 		s.Timeouts.Host = d.HostTimeout
 	}
 	local := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
+	var h *handover
+	inherit := func(add func(*os.File) int) (err error) {
+		opts := options{Private: at.private, Detached: d.Detached, OnDisconnect: d.OnDisconnect, SecondHost: d.SecondHost}
+		if at.path == "" {
+			if h, opts.Handover, err = newHandover(add); err != nil {
+				return err
+			}
+		}
+		if s.DriverData, err = ipc.CBOR.Append(nil, opts); err != nil {
+			return fmt.Errorf("tandem: socket: encode options: %w", err)
+		}
+		return nil
+	}
 	var l *link
-	p, _, err := process.Spawn(ctx, cmd, process.Options{Detached: d.Detached}, func(conn netConn) error {
+	p, _, err := process.Spawn(ctx, cmd, process.Options{Detached: d.Detached, Inherit: inherit}, func(conn netConn) error {
 		remote, err := exchange(conn, local)
 		if err != nil {
 			return err
@@ -158,19 +185,24 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 		return err
 	})
 	if err != nil {
-		place.discard()
+		if h != nil {
+			h.close()
+		}
 		return nil, err
 	}
 	program := cmd.Cmd.Path
 	if len(cmd.Cmd.Args) > 0 {
 		program = cmd.Cmd.Args[0]
 	}
-	return newChannel(d, place, p, local, l, Ref{
-		Path: place.path, Private: place.dir != "",
-		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: workerUID(cmd.Cmd.SysProcAttr),
+	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
+		Path: at.path, Private: at.private,
+		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],
 		Codec:   s.Codec, MaxMessage: limit, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
-	}), nil
+	}}
+	c.init()
+	c.begin()
+	return c, nil
 }
 
 // messageLimit completes and checks the largest message of a host or worker.

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +19,7 @@ import (
 // Open prepares a worker's end: it listens at s.Address, so that the kernel
 // names this process to hosts that connect, and takes the control socket, over
 // which the first link runs. If it cannot listen it tells the host why.
-func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
+func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, error) {
 	if err := supported(); err != nil {
 		return nil, err
 	}
@@ -29,34 +27,18 @@ func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	if err := ipc.CBOR.Decode(s.DriverData, &opts); err != nil {
 		return nil, fmt.Errorf("tandem: socket: read the driver's options in the startup data: %w", err)
 	}
-	at := place{path: s.Address}
-	if opts.Private {
-		at.dir = filepath.Dir(s.Address)
-		if err := os.Mkdir(at.dir, 0o700); err != nil {
-			return nil, fmt.Errorf("tandem: socket: make a private directory for the socket: %w", err)
-		}
-	}
-	ln, id, err := listen(s.Address)
+	e, err := newEndpoint(s, opts, log)
 	if err != nil {
-		at.remove(nil)
 		// Best effort: the host finds out anyway, but not why.
 		_ = s.Refuse(err.Error())
 		return nil, err
 	}
 	control, err := process.Control(s)
 	if err != nil {
-		ln.Close()
-		at.remove(id)
+		e.stopListening()
 		return nil, err
 	}
-	e := &endpoint{
-		at: at, id: id, ln: ln, control: control, uids: []int{os.Geteuid()},
-		opts: opts, keeps: s.Resume > 0,
-		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
-		shaking: make(map[netConn]struct{}),
-		sem:     make(chan struct{}, maxHandshakes),
-	}
-	e.parent = os.Getppid()
+	e.control = control
 	// Who made the control socket is the host, which may have started this
 	// process as another user.
 	if cred, err := peerCredentials(control); err == nil {
@@ -65,13 +47,45 @@ func (Driver) Open(s *drivers.StartupData) (drivers.Endpoint, error) {
 	return e, nil
 }
 
+// newEndpoint makes an endpoint that listens.
+func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *endpoint, err error) {
+	e := &endpoint{
+		uids: []int{os.Geteuid()},
+		opts: opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
+		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
+		shaking: make(map[netConn]struct{}),
+		sem:     make(chan struct{}, maxHandshakes),
+	}
+	if s.Address == "" {
+		e.ln, err = takeInherited(opts.Handover)
+		return e, err
+	}
+	e.site = newSite(place{path: s.Address, private: opts.Private}, os.Geteuid())
+	if opts.Private {
+		if err := e.site.make(); err != nil {
+			return nil, fmt.Errorf("tandem: socket: make a private directory for the socket: %w", err)
+		}
+	}
+	if e.ln, err = e.site.listen(); err != nil {
+		e.site.remove()
+		e.site.close()
+	}
+	return e, err
+}
+
+// listener yields the connections of hosts.
+type listener interface {
+	AcceptUnix() (*net.UnixConn, error)
+	Close() error
+}
+
 // endpoint is a worker's end of the driver.
 type endpoint struct {
-	at   place
-	id   fs.FileInfo
-	ln   *net.UnixListener
+	site *site // nil without a path
+	ln   listener
 	uids []int // whose processes may connect
 	opts options
+	log  *slog.Logger
 	// keeps: the worker keeps what it cannot send, so it has to know what that is.
 	keeps bool
 	// parent started us, as the host or on its behalf.
@@ -144,7 +158,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 			if errors.Is(err, errEndpointClosed) {
 				return nil, err
 			}
-			slog.Warn("tandem: socket: a host connected and was turned away", "err", err)
+			e.log.Warn("tandem: socket: a host connected and was turned away", "err", err)
 			continue
 		}
 		if err := e.hostGone(); err != nil {
@@ -306,12 +320,28 @@ func (e *endpoint) Close() error {
 		_ = conn.SetDeadline(past) // its goroutine closes it
 	}
 	e.mu.Unlock()
-	// First the name, so that nobody finds the path taken and nobody there.
-	e.at.remove(e.id)
-	err := e.ln.Close()
+	err := e.stopListening()
 	e.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("tandem: socket: stop listening: %w", err)
 	}
 	return nil
+}
+
+// stopListening removes the socket file and closes the socket: in this order,
+// so that nobody finds the file and nobody there.
+func (e *endpoint) stopListening() error {
+	if e.site != nil {
+		e.site.remove()
+		e.site.close()
+	}
+	return e.ln.Close()
+}
+
+// orDiscard returns log, or if it is nil a logger that discards everything.
+func orDiscard(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return log
 }

@@ -112,7 +112,7 @@ func TestEndpointCloseEndsTheFirstAccept(t *testing.T) {
 
 func TestOpenTellsTheHostWhyNot(t *testing.T) {
 	s, control := startupData(t, filepath.Join(t.TempDir(), "none", "s"))
-	_, err := socket.Driver{}.Open(s)
+	_, err := socket.Driver{}.Open(s, nil)
 	require.ErrorContains(t, err, "no such file")
 	_, err = drivers.ReadHello(control)
 	var refused *ipc.RefusedError
@@ -122,7 +122,7 @@ func TestOpenTellsTheHostWhyNot(t *testing.T) {
 
 func openEndpoint(t *testing.T) (drivers.Endpoint, *drivers.StartupData, *net.UnixConn) {
 	s, control := startupData(t, filepath.Join(t.TempDir(), "s"))
-	e, err := socket.Driver{}.Open(s)
+	e, err := socket.Driver{}.Open(s, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	return e, s, control

@@ -80,11 +80,11 @@ func ConnPair(t testing.TB) (a, b *net.UnixConn) {
 func (l *link) Alive() bool { return l.alive() }
 
 // Address is where the worker listens, or has listened.
-func (c *Channel) Address() string { return c.place.path }
+func (c *Channel) Address() string { return c.site.path }
 
-// SweepAgain makes the next start sweep.
-func SweepAgain() {
-	swept.Lock()
-	defer swept.Unlock()
-	swept.last = time.Time{}
+// CleanUpAgain makes the next start of a detached worker clean up.
+func CleanUpAgain() {
+	cleaned.Lock()
+	defer cleaned.Unlock()
+	cleaned.last = time.Time{}
 }

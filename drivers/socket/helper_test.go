@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -59,10 +60,17 @@ func helperMain(mode, arg string) int {
 	case "attach": // says how an attach ends
 		ref, err := socket.ParseRef(arg)
 		if err == nil {
-			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1})
+			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1}, nil)
 		}
 		fmt.Println(errors.Is(err, socket.ErrStranger), err)
 		return 0
+	case "take-names", "swap-dir": // attackers
+		dir, victim, _ := strings.Cut(arg, ":")
+		attacker := takeNames
+		if mode == "swap-dir" {
+			attacker = swapDir
+		}
+		return fatal(attacker(dir, victim))
 	case "impostor":
 		ln, err := net.Listen("unix", arg)
 		if err != nil {

@@ -10,6 +10,8 @@ const (
 	pollHangup = 0
 	// Elsewhere ending the reading half may drop what has arrived.
 	endHow = unix.SHUT_WR
+	// macOS has no packets here. One byte is read at a time.
+	handoverType = unix.SOCK_STREAM
 )
 
 func sendParts(fd int, parts *[3][]byte) (int, error) {

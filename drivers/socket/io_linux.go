@@ -7,6 +7,8 @@ const (
 	pollHangup = unix.POLLRDHUP
 	// Linux keeps what has arrived readable, and refuses what comes later.
 	endHow = unix.SHUT_RDWR
+	// Packets keep descriptors apart.
+	handoverType = unix.SOCK_SEQPACKET
 )
 
 // sendParts is writev, which x/sys calls without an allocation. It has no flag

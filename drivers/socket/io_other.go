@@ -10,6 +10,8 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
+const handoverType = 0
+
 var errAgain = errors.New("tandem: socket: would block")
 
 func supported() error {

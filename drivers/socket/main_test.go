@@ -51,6 +51,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Setenv("TMPDIR", tmp)
+	os.Unsetenv("XDG_RUNTIME_DIR")
 	os.Setenv("GORACE", "atexit_sleep_ms=0") // of the processes that the tests start
 	before := openFiles()
 	code := drivertest.Quiet(m.Run)()
@@ -113,12 +114,19 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*testTimeout)
 	defer cancel()
 	switch mode {
+	case "umask":
+		umask, err := strconv.ParseInt(arg, 8, 0)
+		if err != nil {
+			return fatal(err)
+		}
+		syscall.Umask(int(umask))
+		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
 	case "echo":
 		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
 	case "once": // ends when its host goes, and tells a file why
 		signal.Ignore(syscall.SIGTERM)
 		a, _ := drivers.Find(s.Driver)
-		e, err := a.Open(s)
+		e, err := a.Open(s, slog.Default())
 		if err != nil {
 			return fatal(err)
 		}
@@ -210,7 +218,7 @@ func echoWorker(ctx context.Context, s *drivers.StartupData, local drivers.Hello
 	if !ok {
 		return fatal(fmt.Errorf("no driver %q", s.Driver))
 	}
-	e, err := a.Open(s)
+	e, err := a.Open(s, slog.Default())
 	if err != nil {
 		return fatal(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -34,7 +32,7 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 	}
 	defer c.endTurn()
 	if c.Connected() {
-		slog.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
+		c.log.Warn("tandem: socket: Reconnect does nothing: the channel is connected", "pid", c.proc.PID())
 		return nil
 	}
 	return c.establish(ctx, nil)
@@ -164,26 +162,15 @@ func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
 
 // dial connects once, and trusts the other side only if it is the worker.
 func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
-	var d net.Dialer
-	dialCtx, cancel := withHelloTimeout(ctx)
-	defer cancel()
-	nc, err := d.DialContext(dialCtx, "unix", c.target)
+	conn, err := c.connectOnce(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("tandem: socket: %w", err)
+		return nil, err
 	}
-	conn := nc.(netConn)
 	defer func() {
 		if err != nil {
 			conn.Close()
 		}
 	}()
-	cred, err := peerCredentials(conn)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(cred.checkUser(c.ref.UID), cred.checkProcess(c.proc.PID(), c.ref.PID)); err != nil {
-		return nil, strangerError{err}
-	}
 	remote, err := c.greet(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -201,6 +188,31 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 		}
 	}
 	return newLink(conn, c.local, remote, hostSide)
+}
+
+// connectOnce makes a connection to the worker, or to the process that the
+// system takes for the worker.
+func (c *Channel) connectOnce(ctx context.Context) (netConn, error) {
+	ctx, cancel := withHelloTimeout(ctx)
+	defer cancel()
+	if c.handover != nil {
+		return c.handover.dial(ctx) // nobody but the worker has the other end
+	}
+	conn, err := c.site.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cred, err := peerCredentials(conn)
+	if err == nil {
+		if wrong := errors.Join(cred.checkUser(c.ref.UID), cred.checkProcess(c.proc.PID(), c.ref.PID)); wrong != nil {
+			err = strangerError{wrong}
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // greet exchanges hellos, within helloTimeout; but if the worker has a host and

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,8 +18,9 @@ import (
 // value that may be stored and passed on: as text, in JSON and in CBOR. It is no
 // secret, and of no use to other users.
 type Ref struct {
-	// Path is where the worker listens, absolute. Private: the directory of the
-	// socket was made for it alone.
+	// Path is where the worker listens, absolute, or "" if other processes cannot
+	// find it: then the Ref has no text. Private: the directory of the socket was
+	// made for it alone.
 	Path    string `cbor:"1,keyasint"`
 	Private bool   `cbor:"2,keyasint,omitempty"`
 	// PID and StartTime name the process, Nonce the run of its program, and UID
@@ -115,15 +117,17 @@ func ParseRef(text string) (Ref, error) {
 func (r Ref) check() error {
 	var what string
 	switch {
-	case r.Path == "" || !filepath.IsAbs(r.Path) || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
+	case r.Path == "":
+		what = `path "": the worker is not detached, and was given no Driver.Path`
+	case !filepath.IsAbs(r.Path) || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
 		what = fmt.Sprintf("path %.*q", maxPath+1, r.Path)
-	case r.PID <= 1:
+	case r.PID <= 1 || r.PID > math.MaxInt32:
 		what = fmt.Sprintf("process id %d", r.PID)
 	case r.StartTime == 0:
 		what = "start time 0"
 	case r.Nonce == 0:
 		what = "nonce 0"
-	case r.UID < 0:
+	case r.UID < 0 || int64(r.UID) > math.MaxUint32:
 		what = fmt.Sprintf("user %d", r.UID)
 	case r.Codec == "" || len(r.Codec) > maxProgram:
 		what = fmt.Sprintf("codec %.20q", r.Codec)

@@ -63,7 +63,7 @@ func TestLongTMPDIRFallsBack(t *testing.T) {
 	require.NoError(t, os.Mkdir(long, 0o700))
 	t.Setenv("TMPDIR", long)
 	h := spawn(t, socket.Driver{Detached: true}, "echo", "")
-	require.Regexp(t, "^/tmp/tandem-[0-9]+/s$", h.Address())
+	require.Regexp(t, "^/tmp/tandem-[a-z0-9]{26}/s$", h.Address())
 	require.FileExists(t, h.Address())
 	require.NoError(t, h.Disconnect())
 	require.NoError(t, h.Reconnect(h.ctx))

@@ -61,7 +61,7 @@ func TestEventsAreInOrder(t *testing.T) {
 			worker.EventReady:        {worker.EventStarted},
 			worker.EventDisconnected: {worker.EventReady, worker.EventReconnected},
 			worker.EventReconnected:  {worker.EventDisconnected},
-			worker.EventExited:       {worker.EventReady, worker.EventDisconnected, worker.EventReconnected},
+			worker.EventExited:       {worker.EventStarted, worker.EventReady, worker.EventDisconnected, worker.EventReconnected},
 			worker.EventRestarting:   {worker.EventExited},
 		}
 		last := make(map[int]worker.EventKind)

@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 			time.Sleep(time.Hour)
 		}
 	})
-	os.Exit(drivertest.VerifyNoLeaks(m.Run))
+	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }
 
 func serveTest() error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -45,14 +46,26 @@ func verify(cmd *drivers.Command, given *files) error {
 	return nil
 }
 
-// openRegular opens a regular file. Opening anything else could block.
+// openRegular opens a regular file. It does not open anything else, and does not
+// block if something else takes the place of the file meanwhile.
 func openRegular(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
+	var f *os.File
+	if info.Mode().IsRegular() {
+		if f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0); err != nil {
+			return nil, err
+		}
+		if info, err = f.Stat(); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
 	if !info.Mode().IsRegular() {
+		f.Close() // a nil file does nothing
 		return nil, fmt.Errorf("%s is not a regular file: its mode is %v", path, info.Mode())
 	}
-	return os.Open(path)
+	return f, nil
 }

@@ -380,7 +380,7 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	ours, theirs, err := socketpair()
+	ours, theirs, err := Socketpair(unix.SOCK_STREAM)
 	require.NoError(t, err)
 	defer ours.Close()
 	defer theirs.Close()

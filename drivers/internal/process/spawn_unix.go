@@ -27,6 +27,9 @@ const exitDelay = time.Second
 type Options struct {
 	// Detached gives the worker a session of its own and lets it outlive us.
 	Detached bool
+	// Inherit, if set, is called before the start. add gives the worker one more
+	// file, which it takes over, and returns its number there.
+	Inherit func(add func(*os.File) int) error
 }
 
 // Spawn starts cmd with one end of a new control socket and runs handshake on
@@ -45,7 +48,7 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 	}
 	given := files{cmd: cmd.Cmd}
 	defer given.close() // the worker has copies
-	ours, theirs, err := socketpair()
+	ours, theirs, err := Socketpair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -59,7 +62,13 @@ func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake fu
 		}
 		cmd.Startup.HostAlive = given.add(end)
 	}
-	p, err := startWith(ctx, cmd, opts, &given, ours, hostAlive)
+	if opts.Inherit != nil {
+		err = opts.Inherit(given.add)
+	}
+	var p *Process
+	if err == nil {
+		p, err = startWith(ctx, cmd, opts, &given, ours, hostAlive)
+	}
 	if err != nil {
 		ours.Close()
 		if hostAlive != nil {
@@ -178,11 +187,11 @@ func (p *Process) lastWords() string {
 	return ""
 }
 
-// socketpair returns a connected pair, ours for the netpoller and theirs to be
-// inherited. Both are close-on-exec.
-func socketpair() (*net.UnixConn, *os.File, error) {
+// Socketpair returns a connected pair of a type such as SOCK_STREAM, ours for the
+// netpoller and theirs to be inherited or passed on. Both are close-on-exec.
+func Socketpair(typ int) (*net.UnixConn, *os.File, error) {
 	syscall.ForkLock.RLock()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, typ, 0)
 	if err == nil {
 		unix.CloseOnExec(fds[0])
 		unix.CloseOnExec(fds[1])

@@ -17,7 +17,10 @@ import (
 var errUnsupported = fmt.Errorf("%w: %s cannot hand a socket down to a worker", ipc.ErrUnsupported, runtime.GOOS)
 
 // Options of [Spawn].
-type Options struct{ Detached bool }
+type Options struct {
+	Detached bool
+	Inherit  func(add func(*os.File) int) error
+}
 
 // Spawn fails on this system.
 func Spawn(context.Context, *drivers.Command, Options, func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
@@ -26,6 +29,9 @@ func Spawn(context.Context, *drivers.Command, Options, func(*net.UnixConn) error
 
 // Control fails on this system.
 func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
+
+// Socketpair fails on this system.
+func Socketpair(int) (*net.UnixConn, *os.File, error) { return nil, nil, errUnsupported }
 
 func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
 

@@ -16,21 +16,25 @@ import (
 // starts at one path from each other, and others may use it for what they like.
 const lockWait = time.Second
 
-// lockDir locks a directory against other workers that begin to listen in it,
+// lock locks the directory against other processes that begin to listen in it,
 // as far as the system allows, and returns what unlocks it. The lock leaves no
 // file behind.
-func lockDir(dir string) (unlock func()) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return func() {}
-	}
+func (s *site) lock() (unlock func()) {
+	fd := int(s.dir.Fd())
 	for wait := time.Millisecond; ; wait *= 2 {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err != unix.EWOULDBLOCK && err != unix.EINTR || wait > lockWait {
-			return func() { f.Close() }
+			return func() { _ = unix.Flock(fd, unix.LOCK_UN) }
 		}
 		time.Sleep(wait)
 	}
+}
+
+// narrow makes the socket that is about to be bound accessible to its user
+// alone, so that it is so from its first moment on. Where the system does not
+// do that, chmod follows.
+func narrow(_, _ string, conn syscall.RawConn) error {
+	return conn.Control(func(fd uintptr) { _ = unix.Fchmod(int(fd), socketMode) })
 }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
@@ -43,7 +47,10 @@ func workerUID(attr *syscall.SysProcAttr) int {
 	return os.Geteuid()
 }
 
-func ownedByUs(info fs.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Geteuid()
+// ownerOf returns the user that a file belongs to, or -1 if that is not known.
+func ownerOf(info fs.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
 }

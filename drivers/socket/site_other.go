@@ -9,10 +9,13 @@ import (
 	"syscall"
 )
 
-func lockDir(string) (unlock func()) { return func() {} }
+func (s *site) lock() (unlock func()) { return func() {} }
+
+func narrow(_, _ string, _ syscall.RawConn) error { return nil }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 func workerUID(*syscall.SysProcAttr) int { return os.Geteuid() }
 
-func ownedByUs(fs.FileInfo) bool { return false }
+// ownerOf takes every file for ours: the system does not tell.
+func ownerOf(fs.FileInfo) int { return os.Geteuid() }

@@ -1,0 +1,23 @@
+// Package fdpass passes open files from one process to another over a Unix
+// socket.
+package fdpass
+
+import (
+	"net"
+	"os"
+)
+
+// Reader reads from Conn and keeps the files that arrive with the bytes. Close
+// closes those that are in Files by then.
+type Reader struct {
+	Conn  *net.UnixConn
+	Files []*os.File
+}
+
+// Close closes Files. It leaves Conn open.
+func (r *Reader) Close() {
+	for _, f := range r.Files {
+		f.Close()
+	}
+	r.Files = nil
+}
