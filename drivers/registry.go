@@ -11,7 +11,7 @@ var drivers struct {
 	byName map[string]Acceptor
 }
 
-// RegisterDriver makes the worker's side of a driver known under its name.
+// Register makes the worker's side of a driver known under its name.
 // Packages of drivers call it when they are initialised, so that importing one
 // links it in. It panics if the name is taken.
 func Register(a Acceptor) {
@@ -26,7 +26,7 @@ func Register(a Acceptor) {
 	drivers.byName[a.Name()] = a
 }
 
-// FindDriver returns the registered driver of this name, and false if it is
+// Find returns the registered driver of this name, and false if it is
 // not linked into this program.
 func Find(name string) (Acceptor, bool) {
 	drivers.RLock()
@@ -35,7 +35,7 @@ func Find(name string) (Acceptor, bool) {
 	return a, ok
 }
 
-// DriverNames returns the names of the drivers linked into this program, sorted.
+// Names returns the names of the drivers linked into this program, sorted.
 func Names() []string {
 	drivers.RLock()
 	defer drivers.RUnlock()

@@ -4,7 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
+
 	"os"
 	"sync"
 	"sync/atomic"
@@ -42,7 +42,7 @@ type StartupData struct {
 	DriverData cbor.RawMessage `cbor:"7,keyasint,omitempty"`
 	// HostPID is the process id of the host.
 	HostPID int `cbor:"8,keyasint"`
-	// Limits bound how long things may take.
+	// Timeouts bound how long things may take.
 	Timeouts Timeouts `cbor:"9,keyasint"`
 	// MaxMessage is the largest message in bytes, header included, that the
 	// host accepts and sends.
@@ -67,11 +67,15 @@ type StartupData struct {
 	// host that is no worker.
 	Depth int `cbor:"17,keyasint,omitempty"`
 
+	// Inodes has the inode of each inherited descriptor, as its host knows it, by the
+	// descriptor's number. Only Linux has inodes that say which socket or pipe it is.
+	Inodes map[int]uint64 `cbor:"18,keyasint,omitempty"`
+
 	taken    atomic.Bool // the control descriptor
 	hostGone chan struct{}
 }
 
-// Limits bound how long things may take. 0 means no limit.
+// Timeouts bound how long things may take. 0 means no limit.
 type Timeouts struct {
 	// Start bounds the time from starting a process to its hello. 10 s by default.
 	Start time.Duration `cbor:"1,keyasint"`
@@ -84,7 +88,7 @@ type Timeouts struct {
 	Grace time.Duration `cbor:"4,keyasint"`
 }
 
-// DefaultLimits returns the limits that hold where none are given.
+// DefaultTimeouts returns the timeouts that hold where none are given.
 func DefaultTimeouts() Timeouts {
 	return Timeouts{Start: 10 * time.Second, Host: 30 * time.Second, Call: 5 * time.Minute, Grace: 5 * time.Second}
 }
@@ -172,19 +176,8 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	if err := ipc.CBOR.Decode(b, s); err != nil {
 		return nil, fmt.Errorf("tandem: %s is not startup data: %w", StartupEnv, err)
 	}
-	closeOnExec(s.Control)
-	if s.Program > 0 {
-		_ = os.NewFile(uintptr(s.Program), "program").Close() // it is only read from
-	}
-	if s.HostAlive > 0 {
-		s.hostGone = make(chan struct{})
-		hostAlive := hostAliveFile(s.HostAlive)
-		go func() {
-			// Nobody writes, so the read lasts as long as the writer does.
-			if _, err := hostAlive.Read(make([]byte, 1)); err == io.EOF {
-				close(s.hostGone)
-			}
-		}()
+	if err := s.inherit(); err != nil {
+		return nil, err
 	}
 	return s, nil
 })

@@ -39,6 +39,7 @@ type childReport struct {
 	UserData   map[string]int
 	Env        bool // the variable is set
 	Control    bool // the descriptor is open and a socket
+	Next       bool // the one after it is open
 	Grandchild *childReport
 }
 
@@ -59,6 +60,8 @@ func reportChild(withGrandchild bool) {
 	// The runtime of a grandchild may have got the number for a file of its own.
 	file, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", controlFD))
 	r.Control = strings.HasPrefix(file, "socket:")
+	_, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", controlFD+1))
+	r.Next = err == nil
 	if withGrandchild {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"=grandchild")
@@ -80,6 +83,12 @@ func reportChild(withGrandchild bool) {
 // one end of a socket pair. It returns what it printed, and the other end.
 func runChild(t *testing.T, name string, env ...string) (string, *os.File) {
 	t.Helper()
+	return runChildWith(t, name, nil, env...)
+}
+
+// runChildWith gives the child more files, at the numbers after controlFD.
+func runChildWith(t *testing.T, name string, more []*os.File, env ...string) (string, *os.File) {
+	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
 	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
@@ -99,7 +108,7 @@ func runChild(t *testing.T, name string, env ...string) (string, *os.File) {
 	for range controlFD - 3 {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, null)
 	}
-	cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
+	cmd.ExtraFiles = append(append(cmd.ExtraFiles, theirs), more...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	require.NoError(t, err, "%s", out)
@@ -250,4 +259,63 @@ func TestTakeControl(t *testing.T) {
 
 func TestDefaultLimits(t *testing.T) {
 	assert.Equal(t, drivers.Timeouts{Start: 10 * time.Second, Host: 30 * time.Second, Call: 5 * time.Minute, Grace: 5 * time.Second}, drivers.DefaultTimeouts())
+}
+
+// Files of somebody else's are neither read nor closed.
+func TestStartupOfStrangeDescriptors(t *testing.T) {
+	file := func(f *os.File, err error) *os.File {
+		require.NoError(t, err)
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	socket := func(domain, kind int) *os.File {
+		fd, err := syscall.Socket(domain, kind, 0)
+		if err == nil {
+			syscall.CloseOnExec(fd)
+		}
+		return file(os.NewFile(uintptr(fd), "socket"), err)
+	}
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	pipe := file(r, nil)
+	_, err = file(w, nil).WriteString("not yours")
+	require.NoError(t, err)
+	regular := file(os.Open(os.Args[0]))
+	directory := file(os.Open("/"))
+
+	const number = controlFD + 1
+	for _, c := range []struct {
+		what string
+		set  func(*drivers.StartupData)
+		is   map[*os.File]string
+	}{
+		{"control socket", func(s *drivers.StartupData) { s.Control = number }, map[*os.File]string{
+			pipe: "a pipe", regular: "a regular file", directory: "a directory",
+			socket(syscall.AF_INET, syscall.SOCK_STREAM): "a socket that is no Unix socket", socket(syscall.AF_UNIX, syscall.SOCK_DGRAM): "a Unix socket that is no stream socket",
+		}},
+		{"host-alive pipe", func(s *drivers.StartupData) { s.HostAlive = number }, map[*os.File]string{
+			regular: "a regular file", socket(syscall.AF_UNIX, syscall.SOCK_STREAM): "a socket",
+		}},
+		{"program's file", func(s *drivers.StartupData) { s.Program = number }, map[*os.File]string{pipe: "a pipe", directory: "a directory"}},
+		{"host-alive pipe", func(s *drivers.StartupData) { s.HostAlive, s.Inodes = number, map[int]uint64{number: 1} }, map[*os.File]string{pipe: "another pipe"}},
+	} {
+		for f, is := range c.is {
+			s := startupData(t)
+			c.set(s)
+			env, err := s.Env()
+			require.NoError(t, err)
+			out, _ := runChildWith(t, "report", []*os.File{f}, env)
+			var r childReport
+			require.NoError(t, json.Unmarshal([]byte(out), &r), "%s", out)
+			assert.Nil(t, r.Startup)
+			assert.Contains(t, r.Err, fmt.Sprintf("tandem: descriptor %d, the %s, is %s", number, c.what, is))
+			if _, err := os.Stat("/proc/self/fd"); err == nil {
+				assert.True(t, r.Next, "it is still open")
+			}
+		}
+	}
+	b := make([]byte, 100)
+	n, err := pipe.Read(b)
+	require.NoError(t, err)
+	assert.Equal(t, "not yours", string(b[:n]))
 }

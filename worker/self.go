@@ -30,7 +30,8 @@ var argumentsOfSelf []string
 // that start it as one.
 func init() {
 	info, ok := debug.ReadBuildInfo()
-	if drivers.Startup() != nil && strings.HasPrefix(os.Args[0], selfPrefix) && ok && strings.HasSuffix(info.Path, ".test") {
+	startup, err := drivers.LoadStartup()
+	if (startup != nil || err != nil) && strings.HasPrefix(os.Args[0], selfPrefix) && ok && strings.HasSuffix(info.Path, ".test") {
 		argumentsOfSelf = os.Args
 		os.Args = slices.Insert(slices.Clone(os.Args), 1, noTests)
 	}
@@ -50,10 +51,18 @@ func Self(name string) *exec.Cmd {
 
 // Main runs entry and ends the process, if a host started this process with
 // [Self] and this name; otherwise it does nothing. Call it first thing in main,
-// once for each name; in tests, first thing in TestMain. If entry fails the error goes
-// to stderr and the exit code is 1.
+// once for each name; in tests, first thing in TestMain. If entry fails, or what the
+// host has passed cannot be read, the error goes to stderr and the exit code is 1.
 func Main(name string, entry func() error) {
-	if drivers.Startup() == nil || os.Args[0] != selfPrefix+name {
+	if os.Args[0] != selfPrefix+name {
+		return
+	}
+	startup, err := drivers.LoadStartup()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if startup == nil {
 		return
 	}
 	entered.Store(true)

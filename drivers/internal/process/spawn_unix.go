@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -109,6 +110,23 @@ func (g *files) add(f *os.File) int {
 	return 2 + len(g.cmd.ExtraFiles)
 }
 
+// inodes returns the inodes of the added files by the numbers that they will have.
+func (g *files) inodes() map[int]uint64 {
+	if runtime.GOOS != "linux" {
+		return nil // sockets and pipes may have none
+	}
+	all := make(map[int]uint64)
+	first := 3 + len(g.cmd.ExtraFiles) - len(g.added)
+	for i, f := range g.added {
+		if info, err := f.Stat(); err == nil {
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				all[first+i] = uint64(st.Ino)
+			}
+		}
+	}
+	return all
+}
+
 func (g *files) close() {
 	for _, f := range g.added {
 		f.Close()
@@ -124,6 +142,7 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 			return nil, err
 		}
 	}
+	cmd.Startup.Inodes = given.inodes()
 	entry, err := cmd.Startup.Env()
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package process
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"regexp"
 	"sync"
 )
@@ -27,8 +26,6 @@ func beginsCrash(line []byte) bool { return crashMark.Match(line) }
 // beginning of the last crash, which says what the crash is about: the traceback
 // that follows may be longer than the tail.
 type stderrTail struct {
-	next io.Writer // gets what is read, too; may be nil
-
 	mu      sync.Mutex // guards the following
 	total   int64      // bytes so far
 	tail    []byte     // the last ones
@@ -38,23 +35,7 @@ type stderrTail struct {
 	at      int64      // where head begins in the stream
 }
 
-// copyFrom reads r to its end.
-func (t *stderrTail) copyFrom(r io.Reader) {
-	buf := make([]byte, 4<<10)
-	for {
-		n, err := r.Read(buf)
-		t.add(buf[:n])
-		if t.next != nil && n > 0 {
-			if _, err := t.next.Write(buf[:n]); err != nil {
-				t.next = nil // as os/exec does, stop; but go on reading, so that the worker does not block
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
+// add adds what was read.
 func (t *stderrTail) add(b []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
