@@ -251,3 +251,17 @@ func TestAttempts(t *testing.T) {
 	require.True(t, k.last.Idempotent)
 	require.Panics(t, func() { ipc.WithAttempts(0) })
 }
+
+func TestNilsPanic(t *testing.T) {
+	m := ipc.NewMethod[int, int]("nils")
+	var none context.Context // as a variable that nobody has set
+	for name, call := range map[string]func(context.Context, ipc.Caller){
+		"Call":     func(ctx context.Context, c ipc.Caller) { _, _ = m.Call(ctx, c, 1) },
+		"CallInto": func(ctx context.Context, c ipc.Caller) { _ = m.CallInto(ctx, c, 1, new(int)) },
+		"Notify":   func(ctx context.Context, c ipc.Caller) { _ = m.Notify(ctx, c, 1) },
+		"Go":       func(ctx context.Context, c ipc.Caller) { _, _ = m.Go(ctx, c, 1) },
+	} {
+		require.PanicsWithValue(t, `tandem: call of "nils" with a nil caller`, func() { call(t.Context(), nil) }, name)
+		require.PanicsWithValue(t, `tandem: call of "nils" with a nil context`, func() { call(none, nil) }, name)
+	}
+}

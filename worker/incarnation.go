@@ -135,7 +135,7 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 	i.mu.Unlock()
 	old.Replace()
 	go func() {
-		wait.Within(old.Done(), exitDelay, nil) // its reader delivers what has arrived
+		wait.Within(old.Done(), drivers.ExitDelay, nil) // its reader delivers what has arrived
 		old.Fail(ipc.ErrDisconnected)
 		old.Close(0) // when its handlers have ended
 	}()
@@ -151,9 +151,6 @@ func (i *incarnation[C]) disconnected(s *engine.Session, err error) {
 	}
 }
 
-// exitDelay is how long a process may outlive its end of the link.
-const exitDelay = 3 * time.Second
-
 // explain says why the session s has ended, which its link says is err, and
 // sees to it that a process that cannot be reached any more ends.
 func (i *incarnation[C]) explain(s *engine.Session, err error) error {
@@ -165,7 +162,7 @@ func (i *incarnation[C]) explain(s *engine.Session, err error) error {
 	if errors.Is(err, ipc.ErrPeerGone) {
 		// Sockets end a moment before their process, and a worker that has said
 		// goodbye is about to tidy up.
-		delay := exitDelay
+		delay := drivers.ExitDelay
 		if wait.Closed(s.Goodbye()) {
 			delay = max(delay, c.settings.Timeouts.Grace)
 		}
@@ -244,7 +241,7 @@ func (i *incarnation[C]) watch() {
 	i.report(EventExited, i.exit())
 	i.mu.Unlock()
 	s := i.session.Load()
-	if !wait.Within(s.Done(), exitDelay, nil) {
+	if !wait.Within(s.Done(), drivers.ExitDelay, nil) {
 		// The end of the link was not seen: a descendant may hold it open.
 		s.Fail(p.Exit())
 		<-s.Done()
