@@ -140,7 +140,9 @@ func WithCodec(c Codec) MethodOption { return codecOption{c} }
 
 // NewMethod declares a method. It panics if name is empty, or if the method is
 // to use a codec that cannot carry its types: Raw for anything but []byte, [Fixed]
-// for types that are more than their memory.
+// for types that are more than their memory, and the others, which a method uses that
+// chooses none, for types that cannot travel: see [CBOR]. The panic says which part of a
+// type is the reason.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
 	if name == "" {
 		panic("tandem: method without a name")
@@ -150,6 +152,13 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 		opt.applyMethod(&o)
 	}
 	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
+	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
+		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
+			if err := checkTravels(t, o.codec == JSON); err != nil {
+				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
+			}
+		}
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {

@@ -180,7 +180,7 @@ func TestCallFails(t *testing.T) {
 	assert.ErrorContains(t, err, `decode the response of "text.count"`)
 
 	c.answer = func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }
-	_, err = ipc.NewMethod[chan int, int]("m").Call(t.Context(), c, nil)
+	_, err = ipc.NewMethod[any, int]("m").Call(t.Context(), c, make(chan int))
 	var e *ipc.Error
 	require.ErrorAs(t, err, &e)
 	assert.Equal(t, ipc.CodeInvalidArgument, e.Code)

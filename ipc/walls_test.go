@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +17,8 @@ import (
 
 const modulePath = "github.com/tandemipc/tandem"
 
-// forEachImport calls fn for every import in every Go file of the module.
-func forEachImport(t *testing.T, fn func(file, path string)) {
+// forEachFile calls fn for every Go file of the repository, with its path from the root.
+func forEachFile(t *testing.T, fn func(file string)) {
 	t.Helper()
 	root := ".."
 	require.FileExists(t, filepath.Join(root, "go.mod"))
@@ -32,31 +33,34 @@ func forEachImport(t *testing.T, fn func(file, path string)) {
 			}
 			return nil
 		}
-		if !strings.HasSuffix(path, ".go") {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
-		if os.IsNotExist(err) {
-			return nil // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		files++
-		file, err := filepath.Rel(root, path)
-		if err != nil {
-			return err
-		}
-		for _, i := range f.Imports {
-			imported, err := strconv.Unquote(i.Path.Value)
+		if strings.HasSuffix(path, ".go") {
+			file, err := filepath.Rel(root, path)
 			if err != nil {
 				return err
 			}
-			fn(filepath.ToSlash(file), imported)
+			files++
+			fn(filepath.ToSlash(file))
 		}
 		return nil
 	}))
 	require.Greater(t, files, 10)
+}
+
+// forEachImport calls fn for every import in every Go file of the repository.
+func forEachImport(t *testing.T, fn func(file, path string)) {
+	t.Helper()
+	forEachFile(t, func(file string) {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", file), nil, parser.ImportsOnly)
+		if os.IsNotExist(err) {
+			return // removed meanwhile
+		}
+		require.NoError(t, err)
+		for _, i := range f.Imports {
+			imported, err := strconv.Unquote(i.Path.Value)
+			require.NoError(t, err)
+			fn(file, imported)
+		}
+	})
 }
 
 // Whoever reviews memory safety reads the files named *_unsafe.go and no other.
@@ -142,6 +146,25 @@ func TestWalls(t *testing.T) {
 	for pattern := range walls {
 		if !used[pattern] {
 			t.Errorf("no package is %s", pattern)
+		}
+	}
+}
+
+// Whoever follows a file's name in the documents finds the file.
+func TestDocumentsNameFilesThatExist(t *testing.T) {
+	var files []string
+	forEachFile(t, func(file string) { files = append(files, "/"+file) })
+	names := regexp.MustCompile(`[\w./]+\.go\b`)
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/memory-model.md", "docs/performance.md", "docs/protocol.md", "docs/lifecycle.md"} {
+		text, err := os.ReadFile(filepath.Join("..", doc))
+		require.NoError(t, err)
+		for _, name := range names.FindAllString(string(text), -1) {
+			if name = strings.TrimPrefix(name, "../"); strings.HasPrefix(name, "_") {
+				continue // the end of many names
+			}
+			if !slices.ContainsFunc(files, func(f string) bool { return strings.HasSuffix(f, "/"+name) }) {
+				t.Errorf("%s names %s, which does not exist", doc, name)
+			}
 		}
 	}
 }
