@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -266,4 +267,35 @@ func TestFutureIsWaitedForAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "answer", string(b))
 	require.Empty(t, l.sent, "it was not cancelled")
+}
+
+// A handler that ends its goroutine has finished with its request all the same.
+func TestCreditAfterGoexit(t *testing.T) {
+	for name, opts := range map[string][]func(*Handler){"inline": {(*Handler).Inline}, "one at a time": {oneAtATime}} {
+		t.Run(name, func(t *testing.T) {
+			reg := new(Registry)
+			handle(reg, echo, func(context.Context, []byte) ([]byte, error) { runtime.Goexit(); return nil, nil }, opts...)
+			s, l := newTestSession(t, reg)
+			for i := range uint64(3) {
+				f := request(2*i+1, echo)
+				l.push(f)
+				require.Equal(t, drivers.KindError, (<-l.sent).Kind)
+				cost := int64(i+1) * costOf(f.Payload)
+				require.Eventually(t, func() bool { return s.reader.requests.byOthers.Load() == cost }, time.Minute, time.Millisecond)
+			}
+		})
+	}
+}
+
+// A run that ends just when the reader state is taken over from it gives back what it took,
+// once.
+func TestCreditWhenARunEndsBeforeItIsDetached(t *testing.T) {
+	s := New(Config{Link: newFakeLink(), Handlers: new(Registry)})
+	b := new(backgroundReader)
+	b.request = Request{session: s, handler: new(Handler), ctx: s.newContext(), cost: frameCost}
+	b.request.ctx.init(s, 1, 0)
+	b.finishRun(s) // the reader state says already that it was taken over
+	b.detachRun(s)
+	require.EqualValues(t, frameCost, s.reader.requests.byOthers.Load())
+	require.Zero(t, s.inFlight.n.Load())
 }
