@@ -89,7 +89,9 @@ func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, err
 
 // gather takes a frame, or sends it after those that were gathered.
 func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Frame) error {
-	b.mu.Lock()
+	if err := b.lock(ctx, nil); err != nil {
+		return err
+	}
 	defer b.mu.Unlock()
 	timeout := b.session.timeoutOf(inv)
 	if b.gathered != nil {
@@ -119,11 +121,39 @@ func (s *Session) windowOf(f *drivers.Frame) *sendWindow {
 	return &s.requestWindow
 }
 
+// lock takes b.mu, unless ctx or other ends first, which may be nil: whoever has it may be
+// sending, and that may block.
+func (b *batch) lock(ctx, other context.Context) error {
+	if b.mu.TryLock() {
+		return nil
+	}
+	var otherDone <-chan struct{}
+	if other != nil {
+		otherDone = other.Done()
+	}
+	locked, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	go func() {
+		b.mu.Lock()
+		select {
+		case locked <- struct{}{}:
+		case <-ended:
+			b.mu.Unlock()
+		}
+	}()
+	select {
+	case <-locked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-otherDone:
+		return other.Err()
+	}
+}
+
 // withdraw takes back the request of a call that was given up. It returns false if that
-// was sent.
+// was sent. b.mu is held.
 func (b *batch) withdraw(tx uint64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.gathered == nil {
 		return false
 	}
@@ -147,7 +177,9 @@ func (b *batch) remove(i, j int) {
 
 // flush sends what was gathered, until ctx or other ends, which may be nil.
 func (b *batch) flush(ctx, other context.Context) error {
-	b.mu.Lock()
+	if err := b.lock(ctx, other); err != nil {
+		return err
+	}
 	defer b.mu.Unlock()
 	return b.send(ctx, other)
 }

@@ -299,3 +299,62 @@ func TestCreditWhenARunEndsBeforeItIsDetached(t *testing.T) {
 	require.EqualValues(t, frameCost, s.reader.requests.byOthers.Load())
 	require.Zero(t, s.inFlight.n.Load())
 }
+
+// startInBatch starts calls in a batch whose requests cannot be sent, and returns them and
+// how the batch ends.
+func startInBatch(t *testing.T, s *Session, l *blockingLink, n int) (calls []*asyncCall, result chan error) {
+	result = make(chan error, 1)
+	started := make(chan struct{})
+	go func() {
+		result <- s.Batch(context.Background(), func(c ipc.Caller) error {
+			defer close(started)
+			for range n {
+				p, err := c.(ipc.Starter).Start(context.Background(), ipc.Invocation{Method: echo.Info()})
+				if err != nil {
+					return err
+				}
+				calls = append(calls, p.(*asyncCall))
+			}
+			return nil
+		})
+	}()
+	<-started
+	<-l.asked
+	return calls, result
+}
+
+// While a batch cannot be sent, a call of it can be waited for under a context that ends,
+// and be abandoned, at once. When the session ends meanwhile all comes to an end.
+func TestGivingUpWhileABatchIsSent(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	calls, result := startInBatch(t, s, l, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, over, err := calls[0].Wait(ctx)
+	require.False(t, over)
+	require.Equal(t, context.DeadlineExceeded, err)
+	calls[1].Abandon()
+	l.finish(ipc.ErrPeerGone)
+	require.ErrorIs(t, <-result, ipc.ErrPeerGone)
+	_, over, err = calls[0].Wait(t.Context())
+	require.True(t, over)
+	require.ErrorIs(t, err, ipc.ErrPeerGone)
+	require.Zero(t, s.calls.pending())
+}
+
+// A call that was abandoned while its batch could not be sent is cancelled when it was.
+func TestAbandonedCallOfABatchIsCancelled(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	calls, result := startInBatch(t, s, l, 1)
+	tx := calls[0].call.tx
+	calls[0].Abandon()
+	l.unblock()
+	require.NoError(t, <-result)
+	for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindCancel} {
+		f := <-l.sent
+		require.Equal(t, kind, f.Kind)
+		require.Equal(t, tx, f.Tx)
+	}
+}
