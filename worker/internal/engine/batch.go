@@ -284,6 +284,27 @@ func (b *batch) failItems(i, j int, err error) {
 // sendBatch sends frames when their windows have room for them. The first n of them were
 // sent.
 func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, err error) {
+	for n < len(list) {
+		part := list[n:]
+		admitted, err := s.reserveBatch(ctx, part)
+		if err != nil {
+			return n, err
+		}
+		sent, err := s.link.SendBatch(ctx, part[:admitted])
+		n += sent
+		if err != nil {
+			for i := sent; i < admitted; i++ {
+				s.windowOf(&part[i]).cancel(costOf(part[i].Payload))
+			}
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// reserveBatch takes what the first n frames cost from their windows. It waits until there
+// is room for one.
+func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int, err error) {
 	var requests, notifications int64
 	for i := range list {
 		if list[i].Kind == drivers.KindNotify {
@@ -292,24 +313,16 @@ func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, e
 			requests += costOf(list[i].Payload)
 		}
 	}
-	if requests > 0 {
-		if err := s.requestWindow.reserve(ctx, s.lifetime.done, requests); err != nil {
-			return 0, err
+	if s.requestWindow.tryReserve(requests, requests) {
+		if s.notificationWindow.tryReserve(notifications, notifications) {
+			return len(list), nil
 		}
+		s.requestWindow.cancel(requests)
 	}
-	if notifications > 0 {
-		if err := s.notificationWindow.reserve(ctx, s.lifetime.done, notifications); err != nil {
-			if requests > 0 {
-				s.requestWindow.cancel(requests)
-			}
-			return 0, err
-		}
+	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(list[0].Payload)); err != nil {
+		return 0, err
 	}
-	n, err = s.link.SendBatch(ctx, list)
-	if err != nil {
-		for i := n; i < len(list); i++ {
-			s.windowOf(&list[i]).cancel(costOf(list[i].Payload))
-		}
+	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(list[n].Payload), 1); n++ {
 	}
-	return n, err
+	return n, nil
 }

@@ -300,6 +300,44 @@ func TestCreditWhenARunEndsBeforeItIsDetached(t *testing.T) {
 	require.Zero(t, s.inFlight.n.Load())
 }
 
+// A batch, too, exceeds what is left of the window by no more than one message: the peer
+// takes no more. What has no room waits, and arrives in its order.
+func TestBatchHeedsTheWindow(t *testing.T) {
+	l := windowLink{newFakeLink(), 2*frameCost - 1}
+	s := newSessionOn(t, new(Registry), l)
+	result := make(chan error, 1)
+	var call *ipc.Future[[]byte]
+	go func() {
+		result <- s.Batch(t.Context(), func(c ipc.Caller) (err error) {
+			for i := range byte(5) {
+				if err := told.Notify(t.Context(), c, []byte{i}); err != nil {
+					return err
+				}
+			}
+			call, err = echo.Go(t.Context(), c, []byte{5})
+			return err
+		})
+	}()
+	var credit uint64
+	for i := range byte(5) {
+		if i >= 2 && i%2 == 0 {
+			require.Eventually(t, s.notificationWindow.waited, time.Minute, time.Millisecond)
+			require.Empty(t, l.sent)
+			l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 0, credit)})
+			credit = 0
+		}
+		f := <-l.sent
+		require.Equal(t, []byte{i}, f.Payload)
+		credit += uint64(costOf(f.Payload))
+	}
+	f := <-l.sent
+	require.Equal(t, []byte{5}, f.Payload)
+	require.NoError(t, <-result)
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx})
+	_, err := call.Wait(t.Context())
+	require.NoError(t, err)
+}
+
 // startInBatch starts calls in a batch whose requests cannot be sent, and returns them and
 // how the batch ends.
 func startInBatch(t *testing.T, s *Session, l *blockingLink, n int) (calls []*asyncCall, result chan error) {
