@@ -25,10 +25,10 @@ var (
 func returnIt(_ context.Context, b []byte) ([]byte, error) { return b, nil }
 
 // queued is how many wait for their turn.
-func (g *semaphore) queued() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.waiting)
+func (m *semaphore) queued() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.waiting)
 }
 
 // pushAll pushes frames that are there all at once.
