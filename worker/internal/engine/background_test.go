@@ -31,6 +31,13 @@ func (m *semaphore) queued() int {
 	return len(m.waiting)
 }
 
+// isRunning reports whether a request runs.
+func (m *semaphore) isRunning() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.running > 0
+}
+
 // pushAll pushes frames that are there all at once.
 func (l *fakeLink) pushAll(frames ...drivers.Frame) {
 	l.mu.Lock()
@@ -259,7 +266,8 @@ func TestSemaphoreOfTwoSessions(t *testing.T) {
 	a, la := newTestSession(t, reg)
 	b, lb := newTestSession(t, reg)
 	t.Cleanup(func() { close(release) })
-	waiting := reg.find(echo.Info().ID).semaphore.queued
+	h := reg.find(echo.Info().ID)
+	waiting := h.semaphore.queued
 	for i := range byte(10) {
 		s, l := a, la
 		if i%2 == 1 {
@@ -268,7 +276,7 @@ func TestSemaphoreOfTwoSessions(t *testing.T) {
 		f := request(2*uint64(i)+1, echo)
 		f.Payload = []byte{i}
 		l.push(f)
-		require.Eventually(t, func() bool { return s.inFlight.n.Load() > 0 && waiting() == int(i) }, time.Minute, time.Millisecond)
+		require.Eventually(t, func() bool { return s.tracked.has(2*uint64(i)+1) && waiting() == int(i) && h.semaphore.isRunning() }, time.Minute, time.Millisecond)
 	}
 	lb.finish(ipc.ErrPeerGone)
 	<-b.Done()

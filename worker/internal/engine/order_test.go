@@ -140,8 +140,8 @@ func TestWaitingNotificationsOfAnEndedSession(t *testing.T) {
 	for name, opts := range map[string][]func(*Handler){"in order": nil, "one at a time": {oneAtATime}} {
 		t.Run(name, func(t *testing.T) {
 			reg := new(Registry)
-			release := make(chan struct{})
-			handle(reg, told, func(context.Context, []byte) ([]byte, error) { <-release; return nil, nil }, opts...)
+			began, release := make(chan struct{}), make(chan struct{})
+			handle(reg, told, func(context.Context, []byte) ([]byte, error) { close(began); <-release; return nil, nil }, opts...)
 			lines := new(atomic.Int64)
 			l := newFakeLink()
 			s := New(Config{Link: l, Codec: ipc.CBOR, MaxMessage: 1 << 20, Handlers: reg, Log: slog.New(logLines{slog.DiscardHandler, lines})})
@@ -151,6 +151,7 @@ func TestWaitingNotificationsOfAnEndedSession(t *testing.T) {
 				l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID})
 			}
 			require.Eventually(t, func() bool { return s.inFlight.n.Load() == count }, time.Minute, time.Millisecond)
+			<-began
 			l.finish(ipc.ErrPeerGone)
 			<-s.Done()
 			close(release)
