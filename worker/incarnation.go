@@ -35,6 +35,7 @@ type incarnation[C drivers.Channel] struct {
 	mu        sync.Mutex
 	announced bool            // EventReady was published
 	early     []Event         // what has happened before
+	exited    bool            // EventExited was reported
 	reported  *engine.Session // whose end was reported as a disconnection
 	// forgotten calls are those whose answers nobody waits for; see resume.go.
 	forgotten []engine.CallKey
@@ -103,8 +104,12 @@ func (i *incarnation[C]) event(kind EventKind, err error) Event {
 	return Event{Kind: kind, PID: i.channel.Process().PID(), Attempt: i.number, Err: err}
 }
 
-// report publishes an event, after EventReady. i.mu is held.
+// report publishes an event, after EventReady and not after EventExited. i.mu is held.
 func (i *incarnation[C]) report(kind EventKind, err error) {
+	if i.exited {
+		return // its links may end, or come, later than the process is reaped
+	}
+	i.exited = kind == EventExited
 	if e := i.event(kind, err); i.announced {
 		i.client.publish(e)
 	} else {
