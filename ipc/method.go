@@ -31,7 +31,7 @@ type Invocation struct {
 	Response []byte
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
-	// Limit bounds the call; 0 means no limit, and DefaultLimit that of the caller.
+	// Timeout bounds the call; 0 means no bound, and DefaultTimeout that of the caller.
 	Timeout time.Duration
 	// Attempts is how often the request may be sent in all, should workers end
 	// before they answer; 0 means as often as the caller has for all its calls.
@@ -41,7 +41,7 @@ type Invocation struct {
 	Idempotent bool
 }
 
-// DefaultLimit stands for the limit that the client has for all its calls.
+// DefaultTimeout stands for the timeout that the client has for all its calls.
 const DefaultTimeout time.Duration = -1
 
 // MethodInfo names a method.
