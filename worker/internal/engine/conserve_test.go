@@ -142,7 +142,9 @@ func TestCreditIsConserved(t *testing.T) {
 		}
 	}
 	work.Wait()
-	idle := func(s *Session) bool { return !s.handles() && s.calls.pending() == 0 && s.reader.state.Load()&readerTaken == 0 }
+	idle := func(s *Session) bool {
+		return !s.handles() && s.calls.pending() == 0 && s.reader.state.Load()&readerTaken == 0
+	}
 	for from, to := range map[*Session]*Session{host: worker, worker: host} {
 		require.Eventually(t, func() bool {
 			if !idle(from) || !idle(to) {
