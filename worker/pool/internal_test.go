@@ -83,17 +83,16 @@ func (f *fakes) spawn(ctx context.Context, cmd *exec.Cmd, settings worker.Settin
 	f.mu.Lock()
 	n := len(f.workers)
 	program := filepath.Base(cmd.Path) // a pool makes it absolute
-	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke}
+	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke, events: settings.Events}
 	f.workers = append(f.workers, w)
 	f.mu.Unlock()
 	if f.start != nil {
 		if err := f.start(ctx, n, program); err != nil {
-			w.die()
+			w.once.Do(func() { close(w.done) })
 			w.closed.Store(true)
 			return nil, err
 		}
 	}
-	w.events = settings.Events
 	return w, nil
 }
 

@@ -52,8 +52,7 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 	c.unattended.Store(false)
 	c.also = a.ctx
 	err = s.await(ctx, c, a.timeout, a.from)
-	var waitEnded *waitEndedError
-	if errors.As(err, &waitEnded) {
+	if waitEnded, ok := err.(*waitEndedError); ok { // errors.As would cost memory
 		c.unattended.Store(true)
 		return nil, false, waitEnded.error
 	}

@@ -35,7 +35,7 @@ func TestOneDeadlineForACall(t *testing.T) {
 					}
 					_, err := echo.Call(context.Background(), s, nil, ipc.WithTimeout(timeout))
 					require.ErrorAs(t, err, new(*ipc.TimeoutError))
-					require.Equal(t, drivers.KindRequest, (<-l.sent).Kind)
+					require.Equal(t, drivers.KindRequest, (<-l.sent).Kind) // its cancel comes later
 					// The sweeper is late by up to two of its looks.
 					late := time.Since(began) - timeout
 					require.GreaterOrEqual(t, late, time.Duration(0))

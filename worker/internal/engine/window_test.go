@@ -396,3 +396,21 @@ func TestAbandonedCallOfABatchIsCancelled(t *testing.T) {
 		require.Equal(t, tx, f.Tx)
 	}
 }
+
+// To take the result of a call in flight costs no memory.
+func TestWaitTakesNoMemory(t *testing.T) {
+	s := New(Config{Link: newFakeLink(), Handlers: new(Registry)})
+	var calls []*call
+	for range 101 {
+		c, tx, err := s.calls.register(nil)
+		require.NoError(t, err)
+		c.async = asyncCall{session: s, call: c, ctx: t.Context()}
+		require.True(t, c.takeOwn(tx))
+		calls = append(calls, c)
+	}
+	require.Zero(t, testing.AllocsPerRun(len(calls)-1, func() {
+		_, _, _ = calls[0].async.Wait(t.Context())
+		calls = calls[1:]
+	}))
+	require.Zero(t, s.calls.pending())
+}
