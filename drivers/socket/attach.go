@@ -22,7 +22,7 @@ import (
 //
 //   - [ErrStale], at once, if the process has ended, also if its id is that of another
 //     process now; its private directory, if that was left, is removed;
-//   - [ErrStranger], at once, if somebody else listens at the path, or the user is
+//   - [ErrWrongPeer], at once, if another process listens at the path, or the user is
 //     another one;
 //   - [ErrBadRef] if ref cannot name a worker;
 //   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to

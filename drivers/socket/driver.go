@@ -46,7 +46,7 @@ type Driver struct {
 	Path string
 	// Detached gives the worker a session of its own and lets it outlive the
 	// host. Its stdin, stdout and stderr have to be files; what else was set
-	// is replaced by the null device. [Channel.Detach] leaves it, and [Attach]
+	// is replaced by the null device. [Channel.Detach] gives it up, and [Attach]
 	// finds it again. Any other worker ends with the process that started it.
 	Detached bool
 	// OnDisconnect says what becomes of a detached worker whose host's process
@@ -83,7 +83,7 @@ type SecondHost uint8
 const (
 	// Refuse: the second host gets an [*ipc.RefusedError].
 	Refuse SecondHost = iota
-	// Queue: the second host waits until the first one leaves or its own context
+	// Queue: the second host waits until the first one disconnects or its own context
 	// ends. Up to eight wait, in the order in which they came; more are refused.
 	Queue
 )
@@ -96,7 +96,7 @@ func (Driver) Capabilities() drivers.Capabilities {
 	return drivers.Capabilities{Reconnect: true, Detach: true}
 }
 
-// options are what the worker is told of its driver.
+// options are the options of the driver that the worker has to know.
 type options struct {
 	// Private: the worker makes the directory of the socket, and removes it.
 	Private bool `cbor:"1,keyasint,omitempty"`
@@ -118,7 +118,7 @@ func (d Driver) check() {
 	}
 }
 
-// Spawn starts cmd and returns when the worker listens and has said hello, or
+// Spawn starts cmd and returns when the worker listens and has sent its hello, or
 // when ctx ends. A Path that is too long or in use is an error before anything
 // is started; so is a system without Unix sockets, and then the error wraps
 // [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.

@@ -62,7 +62,7 @@ func helperMain(mode, arg string) int {
 		if err == nil {
 			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1}, nil)
 		}
-		fmt.Println(errors.Is(err, socket.ErrStranger), err)
+		fmt.Println(errors.Is(err, socket.ErrWrongPeer), err)
 		return 0
 	case "take-names", "swap-dir": // attackers
 		dir, victim, _ := strings.Cut(arg, ":")

@@ -98,7 +98,7 @@ func (l *link) Shutdown() {
 // Close ends the link and frees its descriptor.
 func (l *link) Close() error {
 	l.Shutdown()
-	// Whoever waits in the netpoller has been told, and leaves.
+	// Shutdown has woken the goroutines that wait in the netpoller.
 	l.waiter.mu.Lock()
 	defer l.waiter.mu.Unlock()
 	l.fdMu.Lock()
