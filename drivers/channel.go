@@ -2,6 +2,7 @@ package drivers
 
 import (
 	"os"
+	"time"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -61,3 +62,7 @@ type Copier interface {
 	// were let go.
 	Copied() <-chan struct{}
 }
+
+// ExitDelay is how long a process may outlive its end of a link, or a start that has
+// failed, so that its exit code and last words are known, before it is killed.
+const ExitDelay = 3 * time.Second

@@ -126,9 +126,9 @@ func (f *Frame) AppendHeader(dst []byte) []byte {
 	return dst
 }
 
-// ParseFrame takes a frame apart. The payload it returns is a part of body,
-// which may be hostile but must not change until ParseFrame returns, but for
-// its payload.
+// ParseFrame takes a frame apart. The payload that it returns is a part of body. body
+// may be hostile, and may lie in memory that the peer changes meanwhile: ParseFrame reads
+// each byte of the header once, and none of the payload.
 func ParseFrame(tag byte, body []byte) (Frame, error) {
 	f := Frame{Kind: Kind(tag & tagKind)}
 	if tag&^(tagKind|tagMethod|tagExtension) != 0 {

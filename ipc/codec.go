@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -23,11 +24,24 @@ type Codec interface {
 // The codecs. FindCodec knows them by their names.
 var (
 	// CBOR is the default: RFC 8949, compact, and strict about what it takes.
-	// Input with duplicate map keys, indefinite lengths, nesting deeper than 32,
+	// Input with duplicate map keys, indefinite lengths, deep nesting,
 	// arrays of more than 16 Mi elements or maps of more than 1 Mi pairs is an
 	// error. Strings may hold any bytes, as in Go. Its name is "cbor".
+	//
+	// What travels with it: numbers, strings, bool, slices, arrays, maps, structs with
+	// exported fields, and pointers to these, nested up to 256 levels. Types that have
+	// MarshalCBOR, MarshalBinary or MarshalText, the first of these, and the method that
+	// takes it back, travel as these say; MarshalJSON is not used. A time.Time arrives as the same
+	// moment in UTC, without a monotonic clock. Fields that are not exported stay behind, as
+	// with encoding/json, and an empty slice or map stays apart from a nil one. A value in an any
+	// arrives as what CBOR makes of it: bool, uint64, int64, float64, string, []byte,
+	// []any, map[any]any, time.Time. [NewMethod] refuses what cannot travel: channels,
+	// functions, complex numbers, interfaces with methods, types with fields of which none is
+	// exported, types that encode themselves but do not decode themselves, and
+	// big.Float, whose precision would be lost. A value that contains itself is an error.
 	CBOR Codec = cborCodec{}
-	// JSON is encoding/json, for workers that are debugged with other tools.
+	// JSON is encoding/json, for workers that are debugged with other tools. What travels
+	// with it is what encoding/json says: times lose the seconds of their zone's offset.
 	// Its name is "json".
 	JSON Codec = jsonCodec{}
 	// Raw passes []byte on as it is, and takes no other type. Its name is "raw".
@@ -46,11 +60,15 @@ func FindCodec(name string) (Codec, bool) {
 
 // The modes are built once: building one costs more than a call does.
 var (
-	cborEnc = must(cbor.EncOptions{Time: cbor.TimeRFC3339Nano}.UserBufferEncMode())
+	cborEnc = must(cbor.EncOptions{
+		Time:          cbor.TimeRFC3339NanoUTC,
+		TextMarshaler: cbor.TextMarshalerTextString,
+	}.UserBufferEncMode())
 	cborDec = must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
-		MaxNestedLevels:  32,
+		TextUnmarshaler:  cbor.TextUnmarshalerTextString,
+		MaxNestedLevels:  maxDecodedDepth,
 		MaxArrayElements: 16 << 20,
 		MaxMapPairs:      1 << 20,
 		// A Go string may hold any bytes, a file's name for instance, and what
@@ -71,6 +89,11 @@ type cborCodec struct{}
 func (cborCodec) Name() string { return "cbor" }
 
 func (cborCodec) Append(dst []byte, v any) ([]byte, error) {
+	if t := reflect.TypeOf(v); t != nil && travelsOf(t, false).deep {
+		if err := checkDepth(reflect.ValueOf(v), 0); err != nil {
+			return dst, err
+		}
+	}
 	return appendWith(dst, func(b *bytes.Buffer) error { return cborEnc.MarshalToBuffer(v, b) })
 }
 

@@ -190,8 +190,8 @@ func TestCBORLimits(t *testing.T) {
 		in   []byte
 		want string // of the error; "" for none
 	}{
-		{"nesting of 32", nested(32), ""},
-		{"nesting of 33", nested(33), "exceeded max nested level"},
+		{"nesting of 320", nested(320), ""},
+		{"nesting of 321", nested(321), "exceeded max nested level"},
 		{"nesting of 1 Mi", nested(1 << 20), "exceeded max nested level"},
 		{"array of 16 Mi + 1", []byte{0x9a, 0x01, 0x00, 0x00, 0x01, 0}, "exceeded max number of elements 16777216"},
 		{"array of 2^64 - 1", append([]byte{0x9b}, bytes.Repeat([]byte{0xff}, 8)...), "array"},

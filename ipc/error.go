@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // Error is an error with a code. It is what a handler's error becomes when it
@@ -108,19 +111,33 @@ type wireError struct {
 	Sentinels []string          `cbor:"5,keyasint,omitempty"`
 }
 
-// AppendError appends err, as the payload of an error frame, to dst.
+// maxErrorParts bounds the details and the sentinels of an error that crosses, so that a
+// peer's error cannot take far more memory than its frame.
+const maxErrorParts = 1024
+
+var errorDec = must(cbor.DecOptions{
+	DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+	IndefLength:      cbor.IndefLengthForbidden,
+	MaxNestedLevels:  8,
+	MaxArrayElements: maxErrorParts,
+	MaxMapPairs:      maxErrorParts,
+	UTF8:             cbor.UTF8DecodeInvalid,
+}.DecMode())
+
+// AppendError appends err, as the payload of an error frame, to dst. An error crosses with
+// up to 1024 details, the first ones by name, and as many sentinels.
 func AppendError(dst []byte, err error) []byte {
 	w := wireError{Code: CodeOf(err), Message: err.Error()}
 	var e *Error
 	if errors.As(err, &e) && e != nil {
-		w.Details, w.Stack = e.Details, e.Stack
+		w.Details, w.Stack = firstDetails(e.Details), e.Stack
 		if err == error(e) {
 			w.Message = e.Message
 		}
 	}
 	sentinels.RLock()
 	for _, name := range sentinels.names {
-		if errors.Is(err, sentinels.errs[name]) {
+		if len(w.Sentinels) < maxErrorParts && errors.Is(err, sentinels.errs[name]) {
 			w.Sentinels = append(w.Sentinels, name)
 		}
 	}
@@ -128,10 +145,22 @@ func AppendError(dst []byte, err error) []byte {
 	return must(CBOR.Append(dst, &w))
 }
 
+// firstDetails returns those details that cross.
+func firstDetails(details map[string]string) map[string]string {
+	if len(details) <= maxErrorParts {
+		return details
+	}
+	first := make(map[string]string, maxErrorParts)
+	for _, name := range slices.Sorted(maps.Keys(details))[:maxErrorParts] {
+		first[name] = details[name]
+	}
+	return first
+}
+
 // ParseError decodes the payload of an error frame.
 func ParseError(payload []byte) *Error {
 	var w wireError
-	if err := CBOR.Decode(payload, &w); err != nil {
+	if err := errorDec.Unmarshal(payload, &w); err != nil {
 		return &Error{Code: CodeInternal, Message: fmt.Sprintf("the peer sent an error that cannot be read: %v", err), remote: true}
 	}
 	e := &Error{Code: w.Code.canonical(), Message: w.Message, Details: w.Details, Stack: w.Stack, remote: true}

@@ -1,6 +1,7 @@
 package ipc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -244,3 +245,27 @@ type fakeSignal struct{}
 
 func (fakeSignal) String() string { return "fake" }
 func (fakeSignal) Signal()        {}
+
+// An error takes no more memory than its frame and a little, whatever a peer puts into it,
+// and one with many details crosses with those that fit.
+func TestErrorPartsAreBounded(t *testing.T) {
+	many := make(map[string]string)
+	for i := range 3000 {
+		many[fmt.Sprintf("%05d", i)] = "x"
+	}
+	e := ipc.ParseError(ipc.AppendError(nil, &ipc.Error{Code: ipc.CodeNotFound, Message: "m", Details: many}))
+	require.Equal(t, ipc.CodeNotFound, e.Code)
+	require.Len(t, e.Details, 1024)
+	require.Contains(t, e.Details, "01023")
+
+	const size = 4 << 20
+	sentinels := append([]byte{0xa1, 0x05, 0x9a, 0, size >> 16, 0, 0}, bytes.Repeat([]byte{0x60}, size)...)
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			e = ipc.ParseError(sentinels)
+		}
+	}).AllocedBytesPerOp()
+	require.Equal(t, ipc.CodeInternal, e.Code)
+	require.Less(t, allocated, int64(64<<10))
+}

@@ -78,7 +78,7 @@ type Future[Res any] struct {
 // that could not be sent; all others come from Wait.
 func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
 	var inv Invocation
-	codec, in, err := m.encode(&inv, c, req, opts)
+	codec, in, err := m.encode(ctx, &inv, c, req, opts)
 	if err != nil {
 		return nil, err
 	}

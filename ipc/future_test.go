@@ -100,7 +100,7 @@ func TestFutureOfBadResult(t *testing.T) {
 			require.ErrorContains(t, err, `"m"`)
 		}
 	}
-	_, err := ipc.NewMethod[func(), int]("m").Go(t.Context(), &fakeCaller{codec: ipc.CBOR}, nil)
+	_, err := ipc.NewMethod[any, int]("m").Go(t.Context(), &fakeCaller{codec: ipc.CBOR}, func() {})
 	require.Equal(t, ipc.CodeInvalidArgument, ipc.CodeOf(err))
 }
 

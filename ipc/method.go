@@ -140,7 +140,9 @@ func WithCodec(c Codec) MethodOption { return codecOption{c} }
 
 // NewMethod declares a method. It panics if name is empty, or if the method is
 // to use a codec that cannot carry its types: Raw for anything but []byte, [Fixed]
-// for types that are more than their memory.
+// for types that are more than their memory, and the others, which a method uses that
+// chooses none, for types that cannot travel: see [CBOR]. The panic says which part of a
+// type is the reason.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
 	if name == "" {
 		panic("tandem: method without a name")
@@ -150,6 +152,13 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 		opt.applyMethod(&o)
 	}
 	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
+	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
+		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
+			if err := checkTravels(t, o.codec == JSON); err != nil {
+				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
+			}
+		}
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {
@@ -198,7 +207,7 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 //     not sent at all because it is too large or cannot be encoded.
 func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (res Res, err error) {
 	var inv Invocation
-	codec, in, err := m.encode(&inv, c, req, opts)
+	codec, in, err := m.encode(ctx, &inv, c, req, opts)
 	if err != nil {
 		return res, err
 	}
@@ -225,7 +234,7 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 // capacity, so nothing else may refer to it. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
 	var inv Invocation
-	codec, in, err := m.encode(&inv, c, req, opts)
+	codec, in, err := m.encode(ctx, &inv, c, req, opts)
 	if err != nil {
 		return err
 	}
@@ -252,9 +261,15 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 	return nil
 }
 
-// encode makes inv the call of req. in holds the encoded request until it has been
+// encode makes inv the call of req, and panics if ctx or c is nil. in holds the encoded request until it has been
 // sent; it is nil if req is sent as it is, without a copy.
-func (m *Method[Req, Res]) encode(inv *Invocation, c Caller, req Req, opts []CallOption) (codec Codec, in *buffer, err error) {
+func (m *Method[Req, Res]) encode(ctx context.Context, inv *Invocation, c Caller, req Req, opts []CallOption) (codec Codec, in *buffer, err error) {
+	switch {
+	case ctx == nil:
+		panic(fmt.Sprintf("tandem: call of %q with a nil context", m.info.Name))
+	case c == nil:
+		panic(fmt.Sprintf("tandem: call of %q with a nil caller", m.info.Name))
+	}
 	inv.Method, inv.Idempotent = m.info, m.idempotent
 	inv.Timeout, inv.Attempts = m.timeout, m.attempts
 	if len(opts) > 0 {
@@ -298,7 +313,7 @@ func (m *Method[Req, Res]) notDecoded(err error) error {
 // those of [Method.Call] for requests that could not be sent.
 func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
 	var inv Invocation
-	_, in, err := m.encode(&inv, c, req, opts)
+	_, in, err := m.encode(ctx, &inv, c, req, opts)
 	if err != nil {
 		return err
 	}

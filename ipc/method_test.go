@@ -180,7 +180,7 @@ func TestCallFails(t *testing.T) {
 	assert.ErrorContains(t, err, `decode the response of "text.count"`)
 
 	c.answer = func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }
-	_, err = ipc.NewMethod[chan int, int]("m").Call(t.Context(), c, nil)
+	_, err = ipc.NewMethod[any, int]("m").Call(t.Context(), c, make(chan int))
 	var e *ipc.Error
 	require.ErrorAs(t, err, &e)
 	assert.Equal(t, ipc.CodeInvalidArgument, e.Code)
@@ -250,4 +250,18 @@ func TestAttempts(t *testing.T) {
 	require.Equal(t, time.Second, k.last.Timeout)
 	require.True(t, k.last.Idempotent)
 	require.Panics(t, func() { ipc.WithAttempts(0) })
+}
+
+func TestNilsPanic(t *testing.T) {
+	m := ipc.NewMethod[int, int]("nils")
+	var none context.Context // as a variable that nobody has set
+	for name, call := range map[string]func(context.Context, ipc.Caller){
+		"Call":     func(ctx context.Context, c ipc.Caller) { _, _ = m.Call(ctx, c, 1) },
+		"CallInto": func(ctx context.Context, c ipc.Caller) { _ = m.CallInto(ctx, c, 1, new(int)) },
+		"Notify":   func(ctx context.Context, c ipc.Caller) { _ = m.Notify(ctx, c, 1) },
+		"Go":       func(ctx context.Context, c ipc.Caller) { _, _ = m.Go(ctx, c, 1) },
+	} {
+		require.PanicsWithValue(t, `tandem: call of "nils" with a nil caller`, func() { call(t.Context(), nil) }, name)
+		require.PanicsWithValue(t, `tandem: call of "nils" with a nil context`, func() { call(none, nil) }, name)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/engine"
 	"github.com/tandemipc/tandem/worker/internal/queue"
 	"github.com/tandemipc/tandem/worker/internal/restart"
+	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
 // ExitError is how calls fail when the worker's process has ended.
@@ -46,6 +47,7 @@ type Client[C drivers.Channel] struct {
 	starts      int
 	copies      copies
 	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
+	notRetried  retry.Notice
 
 	closing    atomic.Bool
 	ctx        context.Context // ends when the client is closed
@@ -91,6 +93,9 @@ type Client[C drivers.Channel] struct {
 //
 // The client has to be closed.
 func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers.Driver[C], opts ...Option) (*Client[C], error) {
+	if ctx == nil {
+		panic("tandem: Spawn with a nil context")
+	}
 	if err := checkEntry(); err != nil {
 		return nil, err
 	}
@@ -178,7 +183,12 @@ func (c *Client[C]) Active() bool { return !c.closing.Load() && c.Connected() }
 func (c *Client[C]) Connected() bool { return !c.session().Failing() }
 
 // Codec returns the codec of methods that do not choose one.
-func (c *Client[C]) Codec() ipc.Codec { return c.settings.Codec }
+func (c *Client[C]) Codec() ipc.Codec {
+	if c == nil {
+		panic("tandem: the client is nil")
+	}
+	return c.settings.Codec
+}
 
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.

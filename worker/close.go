@@ -54,7 +54,7 @@ func (c *Client[C]) shutdown() error {
 	s := i.session.Load()
 	if i.exit() != nil {
 		// Its reader delivers what has arrived, and says how the process ended.
-		wait.Within(s.Done(), exitDelay, nil)
+		wait.Within(s.Done(), drivers.ExitDelay, nil)
 	}
 	s.Close(lostGrace)
 	err := i.channel.Close()

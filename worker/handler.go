@@ -42,7 +42,7 @@ type Registrar interface{ handlers() *engine.Registry }
 //
 // Handle panics if m has a handler already, and if m or f is nil.
 func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error), opts ...HandlerOption) {
-	checkHandler(m == nil, f == nil)
+	checkHandler("Handle", m == nil, f == nil)
 	h := &engine.Handler{Info: m.Info()}
 	h.Invoke = func(r *engine.Request) ([]byte, error) {
 		codec := m.Codec(r.Codec())
@@ -68,12 +68,12 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 	register(r, h, opts)
 }
 
-func checkHandler(noMethod, noFunc bool) {
+func checkHandler(what string, noMethod, noFunc bool) {
 	switch {
 	case noMethod:
-		panic("tandem: Handle: the method is nil")
+		panic("tandem: " + what + ": the method is nil")
 	case noFunc:
-		panic("tandem: Handle: the handler is nil")
+		panic("tandem: " + what + ": the handler is nil")
 	}
 }
 

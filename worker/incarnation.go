@@ -35,6 +35,7 @@ type incarnation[C drivers.Channel] struct {
 	mu        sync.Mutex
 	announced bool            // EventReady was published
 	early     []Event         // what has happened before
+	exited    bool            // EventExited was reported
 	reported  *engine.Session // whose end was reported as a disconnection
 	// forgotten calls are those whose answers nobody waits for; see resume.go.
 	forgotten []engine.CallKey
@@ -103,8 +104,12 @@ func (i *incarnation[C]) event(kind EventKind, err error) Event {
 	return Event{Kind: kind, PID: i.channel.Process().PID(), Attempt: i.number, Err: err}
 }
 
-// report publishes an event, after EventReady. i.mu is held.
+// report publishes an event, after EventReady and not after EventExited. i.mu is held.
 func (i *incarnation[C]) report(kind EventKind, err error) {
+	if i.exited {
+		return // its links may end, or come, later than the process is reaped
+	}
+	i.exited = kind == EventExited
 	if e := i.event(kind, err); i.announced {
 		i.client.publish(e)
 	} else {
@@ -135,7 +140,7 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 	i.mu.Unlock()
 	old.Replace()
 	go func() {
-		wait.Within(old.Done(), exitDelay, nil) // its reader delivers what has arrived
+		wait.Within(old.Done(), drivers.ExitDelay, nil) // its reader delivers what has arrived
 		old.Fail(ipc.ErrDisconnected)
 		old.Close(0) // when its handlers have ended
 	}()
@@ -151,9 +156,6 @@ func (i *incarnation[C]) disconnected(s *engine.Session, err error) {
 	}
 }
 
-// exitDelay is how long a process may outlive its end of the link.
-const exitDelay = 3 * time.Second
-
 // explain says why the session s has ended, which its link says is err, and
 // sees to it that a process that cannot be reached any more ends.
 func (i *incarnation[C]) explain(s *engine.Session, err error) error {
@@ -165,7 +167,7 @@ func (i *incarnation[C]) explain(s *engine.Session, err error) error {
 	if errors.Is(err, ipc.ErrPeerGone) {
 		// Sockets end a moment before their process, and a worker that has said
 		// goodbye is about to tidy up.
-		delay := exitDelay
+		delay := drivers.ExitDelay
 		if wait.Closed(s.Goodbye()) {
 			delay = max(delay, c.settings.Timeouts.Grace)
 		}
@@ -244,7 +246,7 @@ func (i *incarnation[C]) watch() {
 	i.report(EventExited, i.exit())
 	i.mu.Unlock()
 	s := i.session.Load()
-	if !wait.Within(s.Done(), exitDelay, nil) {
+	if !wait.Within(s.Done(), drivers.ExitDelay, nil) {
 		// The end of the link was not seen: a descendant may hold it open.
 		s.Fail(p.Exit())
 		<-s.Done()

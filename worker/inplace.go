@@ -15,7 +15,7 @@ import (
 // The codec of m has to be raw, or the link's; else calls fail with CodeInternal.
 // HandleInPlace panics as Handle does.
 func HandleInPlace(r Registrar, m *ipc.Method[[]byte, []byte], f func(ctx context.Context, call InPlace) error, opts ...HandlerOption) {
-	checkHandler(m == nil, f == nil)
+	checkHandler("HandleInPlace", m == nil, f == nil)
 	h := &engine.Handler{Info: m.Info(), InPlace: true}
 	h.Invoke = func(r *engine.Request) ([]byte, error) {
 		if codec := m.Codec(r.Codec()); codec != ipc.Raw {

@@ -98,8 +98,10 @@ func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, 
 
 // WithMaxMessage sets the largest message, in bytes, header included, that the
 // host sends and accepts: [drivers.DefaultMaxMessage] by default. The sender of a
-// larger one gets an [*ipc.SizeError]. It is also the most memory that a
-// hostile peer can make this side allocate for one message.
+// larger one gets an [*ipc.SizeError]. A peer can make this side hold one such message
+// in addition to its window of 16 MiB of requests and one of notifications. To decode a
+// message can take a multiple of its size, by the types of the method, so use small bounds
+// with peers that are not trusted.
 func WithMaxMessage(bytes int) Option {
 	if bytes < drivers.MinMaxMessage {
 		panic(fmt.Sprintf("tandem: largest message of %d bytes, need at least %d", bytes, drivers.MinMaxMessage))

@@ -57,6 +57,7 @@ func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, er
 			return nil, engine.TimedOut(inv.Method.Name, timeout)
 		}
 		if !retry.Again(err, &attempts) {
+			c.notRetried.Give(c.settings.Logger, err, &inv, c.settings.Attempts, c.settings.RetryAll)
 			return nil, err
 		}
 		if err := c.awaitNext(ctx, i, s, deadline, err); err != nil {

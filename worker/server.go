@@ -49,15 +49,28 @@ func NewServer(opts ...ServerOption) *Server {
 
 // RequireDriver makes Serve insist on a driver, instead of following the host.
 // If the host uses another, both get an error at once.
-func (s *Server) RequireDriver(d drivers.Acceptor) { s.driver = d }
+// RequireDriver panics if d is nil.
+func (s *Server) RequireDriver(d drivers.Acceptor) {
+	mustBeSet("RequireDriver", d == nil)
+	s.driver = d
+}
 
 // RequireCodec makes Serve insist on a codec, instead of following the host.
 // If the host uses another, both get an error at once.
-func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
+// RequireCodec panics if c is nil.
+func (s *Server) RequireCodec(c ipc.Codec) {
+	mustBeSet("RequireCodec", c == nil)
+	s.codec = c
+}
 
 // Dropped returns how many answers could not be delivered, since the connection to
 // the host had gone and they were not kept: see [WithResume].
 func (s *Server) Dropped() uint64 { return s.replay.Dropped() }
+
+// Startup returns what the host passed to this process, or nil if no host started it:
+// with [drivers.StartupData.Data] a worker reads what [WithData] has passed. The result
+// is shared and must not be changed.
+func Startup() *drivers.StartupData { return drivers.Startup() }
 
 // Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
 // It then lets the handlers finish, for as long as the host's grace allows

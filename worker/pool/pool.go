@@ -63,6 +63,7 @@ type pool struct {
 	recycling  chan struct{}  // has a token while a worker is recycled
 	replacing  chan struct{}  // has a token while Replace runs
 	close      func() error   // once
+	notRetried retry.Notice
 
 	mu       sync.Mutex
 	cmd      *exec.Cmd // what new workers run
@@ -162,7 +163,12 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 func (p *pool) now() time.Duration { return time.Since(p.epoch) }
 
 // Codec returns the codec of methods that do not choose one.
-func (p *Pool[C]) Codec() ipc.Codec { return p.pool.opts.workers.Codec }
+func (p *Pool[C]) Codec() ipc.Codec {
+	if p == nil {
+		panic("tandem: the pool is nil")
+	}
+	return p.pool.opts.workers.Codec
+}
 
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.
@@ -256,6 +262,7 @@ func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e sc
 		}
 		p.scheduler.Release(m, began, now, scheduler.Outcome{Failed: true, Again: again, Unresponsive: isUnanswered(err)})
 		if !again {
+			p.notRetried.Give(p.opts.workers.Logger, err, &call, p.opts.attempts, p.opts.retryAll)
 			return nil, nameTimeout(err, call.Method.Name, timeout)
 		}
 		began, e = now, scheduler.Again

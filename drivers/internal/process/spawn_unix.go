@@ -20,10 +20,6 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// exitDelay is how long a worker that ended the handshake may take to exit by
-// itself, so that its exit code and last words are known, before it is killed.
-const exitDelay = time.Second
-
 // Options of [Spawn].
 type Options struct {
 	// Detached gives the worker a session of its own and lets it outlive us.
@@ -169,7 +165,7 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-		case <-time.After(exitDelay):
+		case <-time.After(drivers.ExitDelay):
 		}
 	}
 	exit := p.Exit()

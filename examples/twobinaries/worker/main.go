@@ -9,7 +9,6 @@ import (
 	"time"
 
 	// The host chooses the driver, so both are linked in.
-	"github.com/tandemipc/tandem/drivers"
 	_ "github.com/tandemipc/tandem/drivers/shm"
 	_ "github.com/tandemipc/tandem/drivers/socket"
 
@@ -21,7 +20,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	s := worker.NewServer()
-	if startup := drivers.Startup(); startup != nil {
+	if startup := worker.Startup(); startup != nil {
 		var shop shop
 		if err := startup.Data(&shop.Shop); err != nil {
 			log.Fatal(err)

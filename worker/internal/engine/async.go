@@ -65,11 +65,7 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 		}
 		return response, true, err
 	}
-	if b != nil && b.withdraw(c.tx) {
-		s.calls.release(c)
-	} else {
-		s.drop(c, err)
-	}
+	s.drop(c, b, err)
 	if errors.Is(err, errTimeout) {
 		err = TimedOut(m.Name, timeout)
 	}
@@ -83,9 +79,9 @@ func (a *asyncCall) Done() bool { return a.call.done() }
 func (a *asyncCall) Abandon() {
 	s, c, b := a.session, a.call, a.batch
 	*a = asyncCall{session: s, call: c}
-	if c.giveUp() && (b == nil || !b.withdraw(c.tx)) {
-		s.drop(c, context.Canceled)
-		return
+	if c.giveUp() {
+		s.drop(c, b, context.Canceled)
+	} else {
+		s.calls.release(c)
 	}
-	s.calls.release(c)
 }

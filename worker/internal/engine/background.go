@@ -202,11 +202,13 @@ func (b *backgroundReader) releaseRequest() {
 	}
 }
 
-// finishRun ends a run whose reader state may have been taken over.
+// finishRun ends a run from which the reader state was or will be taken over. That may
+// not have detached it yet, and then does not any more.
 func (b *backgroundReader) finishRun(s *Session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.finished = true
+	s.finish(b.request.oneWay, b.request.cost)
 	if !b.detached {
 		return
 	}
@@ -218,7 +220,6 @@ func (b *backgroundReader) finishRun(s *Session) {
 		b.lane.proceed()
 		b.lane = nil
 	}
-	s.finish(b.request.oneWay, b.request.cost)
 	s.inFlight.n.Add(-1)
 }
 

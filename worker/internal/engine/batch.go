@@ -89,7 +89,9 @@ func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, err
 
 // gather takes a frame, or sends it after those that were gathered.
 func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Frame) error {
-	b.mu.Lock()
+	if err := b.lock(ctx, nil); err != nil {
+		return err
+	}
 	defer b.mu.Unlock()
 	timeout := b.session.timeoutOf(inv)
 	if b.gathered != nil {
@@ -119,11 +121,39 @@ func (s *Session) windowOf(f *drivers.Frame) *sendWindow {
 	return &s.requestWindow
 }
 
+// lock takes b.mu, unless ctx or other ends first, which may be nil: whoever has it may be
+// sending, and that may block.
+func (b *batch) lock(ctx, other context.Context) error {
+	if b.mu.TryLock() {
+		return nil
+	}
+	var otherDone <-chan struct{}
+	if other != nil {
+		otherDone = other.Done()
+	}
+	locked, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	go func() {
+		b.mu.Lock()
+		select {
+		case locked <- struct{}{}:
+		case <-ended:
+			b.mu.Unlock()
+		}
+	}()
+	select {
+	case <-locked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-otherDone:
+		return other.Err()
+	}
+}
+
 // withdraw takes back the request of a call that was given up. It returns false if that
-// was sent.
+// was sent. b.mu is held.
 func (b *batch) withdraw(tx uint64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.gathered == nil {
 		return false
 	}
@@ -147,7 +177,9 @@ func (b *batch) remove(i, j int) {
 
 // flush sends what was gathered, until ctx or other ends, which may be nil.
 func (b *batch) flush(ctx, other context.Context) error {
-	b.mu.Lock()
+	if err := b.lock(ctx, other); err != nil {
+		return err
+	}
 	defer b.mu.Unlock()
 	return b.send(ctx, other)
 }
@@ -252,6 +284,27 @@ func (b *batch) failItems(i, j int, err error) {
 // sendBatch sends frames when their windows have room for them. The first n of them were
 // sent.
 func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, err error) {
+	for n < len(list) {
+		part := list[n:]
+		admitted, err := s.reserveBatch(ctx, part)
+		if err != nil {
+			return n, err
+		}
+		sent, err := s.link.SendBatch(ctx, part[:admitted])
+		n += sent
+		if err != nil {
+			for i := sent; i < admitted; i++ {
+				s.windowOf(&part[i]).cancel(costOf(part[i].Payload))
+			}
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// reserveBatch takes what the first n frames cost from their windows. It waits until there
+// is room for one.
+func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int, err error) {
 	var requests, notifications int64
 	for i := range list {
 		if list[i].Kind == drivers.KindNotify {
@@ -260,24 +313,16 @@ func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, e
 			requests += costOf(list[i].Payload)
 		}
 	}
-	if requests > 0 {
-		if err := s.requestWindow.reserve(ctx, s.lifetime.done, requests); err != nil {
-			return 0, err
+	if s.requestWindow.tryReserve(requests, requests) {
+		if s.notificationWindow.tryReserve(notifications, notifications) {
+			return len(list), nil
 		}
+		s.requestWindow.cancel(requests)
 	}
-	if notifications > 0 {
-		if err := s.notificationWindow.reserve(ctx, s.lifetime.done, notifications); err != nil {
-			if requests > 0 {
-				s.requestWindow.cancel(requests)
-			}
-			return 0, err
-		}
+	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(list[0].Payload)); err != nil {
+		return 0, err
 	}
-	n, err = s.link.SendBatch(ctx, list)
-	if err != nil {
-		for i := n; i < len(list); i++ {
-			s.windowOf(&list[i]).cancel(costOf(list[i].Payload))
-		}
+	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(list[n].Payload), 1); n++ {
 	}
-	return n, err
+	return n, nil
 }

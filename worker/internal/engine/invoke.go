@@ -117,7 +117,7 @@ func (s *Session) remaining(ctx context.Context, timeout time.Duration) (time.Du
 // finishCall waits for the result of a call.
 func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration, m ipc.MethodInfo, from *requestContext) ([]byte, error) {
 	if err := s.await(ctx, c, timeout, from); err != nil {
-		s.drop(c, err)
+		s.drop(c, nil, err)
 		if errors.Is(err, errTimeout) {
 			return nil, TimedOut(m.Name, timeout)
 		}
@@ -154,15 +154,34 @@ func (s *Session) takeResult(c *call, m ipc.MethodInfo) ([]byte, error) {
 	return response, nil
 }
 
-// drop frees a call that was given up because of err, and tells the peer.
-func (s *Session) drop(c *call, err error) {
+// drop frees a call that was given up because of err, and tells the peer, unless its
+// request is still in b, which may be nil.
+func (s *Session) drop(c *call, b *batch, err error) {
 	tx := c.tx
 	s.calls.release(c)
 	reason := drivers.ReasonGivenUp
 	if errors.Is(err, errTimeout) || errors.Is(err, context.DeadlineExceeded) {
 		reason = drivers.ReasonDeadline
 	}
-	go s.sendCancel(tx, reason)
+	if b == nil {
+		go s.sendCancel(tx, reason)
+		return
+	}
+	withdrawn := func() bool {
+		defer b.mu.Unlock()
+		return b.withdraw(tx)
+	}
+	if b.mu.TryLock() {
+		if !withdrawn() {
+			go s.sendCancel(tx, reason)
+		}
+		return
+	}
+	go func() { // the batch is being sent, and that may block
+		if b.mu.Lock(); !withdrawn() {
+			s.sendCancel(tx, reason)
+		}
+	}()
 }
 
 // sendCancel tells the peer that nobody waits for the answer any more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -121,4 +122,45 @@ func TestOnlyItsOwnCallTakesOverFromAHandler(t *testing.T) {
 	require.EqualValues(t, scoreStuck, h.score.Load())
 	s.Fail(ipc.ErrClosed) // ends the watchdog
 	s.handling.Wait()
+}
+
+// logLines counts the records of a logger.
+type logLines struct {
+	slog.Handler
+	n *atomic.Int64
+}
+
+func (l logLines) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l logLines) Handle(context.Context, slog.Record) error { l.n.Add(1); return nil }
+
+// Notifications that wait for their turn when the session ends are not handled. They are
+// not reported one by one.
+func TestWaitingNotificationsOfAnEndedSession(t *testing.T) {
+	for name, opts := range map[string][]func(*Handler){"in order": nil, "one at a time": {oneAtATime}} {
+		t.Run(name, func(t *testing.T) {
+			reg := new(Registry)
+			began, release := make(chan struct{}), make(chan struct{})
+			handle(reg, told, func(context.Context, []byte) ([]byte, error) { close(began); <-release; return nil, nil }, opts...)
+			lines := new(atomic.Int64)
+			l := newFakeLink()
+			s := New(Config{Link: l, Codec: ipc.CBOR, MaxMessage: 1 << 20, Handlers: reg, Log: slog.New(logLines{slog.DiscardHandler, lines})})
+			s.Open()
+			const count = 1000
+			for range count {
+				l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID})
+			}
+			require.Eventually(t, func() bool { return s.inFlight.n.Load() == count }, time.Minute, time.Millisecond)
+			<-began
+			l.finish(ipc.ErrPeerGone)
+			<-s.Done()
+			close(release)
+			s.Close(0)
+			require.Zero(t, s.inFlight.n.Load())
+			require.Zero(t, lines.Load())
+			s.dropped.mu.Lock()
+			defer s.dropped.mu.Unlock()
+			require.Equal(t, count-1, s.dropped.n)
+		})
+	}
 }

@@ -78,6 +78,10 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 		// It may have waited for its turn.
 		if err := r.ctx.Err(); err != nil {
 			returned = true
+			if r.oneWay {
+				s.dropped.note(s, err)
+				return nil, nil
+			}
 			return nil, r.failureOf(err)
 		}
 	}

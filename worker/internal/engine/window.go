@@ -47,18 +47,27 @@ func (w *sendWindow) init(size int) {
 // reserve takes cost from the window, and waits until there is room. It fails when ctx
 // ends or done is closed.
 func (w *sendWindow) reserve(ctx context.Context, done <-chan struct{}, cost int64) error {
-	for {
-		sent := w.sent.Load()
-		if sent-w.returned.Load() >= w.size {
-			if err := w.await(ctx, done, sent); err != nil {
-				return err
-			}
-			continue
-		}
-		if w.sent.CompareAndSwap(sent, sent+cost) {
-			return nil
+	for !w.tryReserve(cost, 1) {
+		if err := w.await(ctx, done, w.sent.Load()); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// tryReserve takes cost from the window if that much of it is left: room. It does not
+// wait.
+func (w *sendWindow) tryReserve(cost, room int64) bool {
+	for cost > 0 {
+		sent := w.sent.Load()
+		if sent-w.returned.Load() > w.size-room {
+			return false
+		}
+		if w.sent.CompareAndSwap(sent, sent+cost) {
+			break
+		}
+	}
+	return true
 }
 
 // cancel gives back what was reserved and not sent.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -266,4 +267,132 @@ func TestFutureIsWaitedForAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "answer", string(b))
 	require.Empty(t, l.sent, "it was not cancelled")
+}
+
+// A handler that ends its goroutine has finished with its request all the same.
+func TestCreditAfterGoexit(t *testing.T) {
+	for name, opts := range map[string][]func(*Handler){"inline": {(*Handler).Inline}, "one at a time": {oneAtATime}} {
+		t.Run(name, func(t *testing.T) {
+			reg := new(Registry)
+			handle(reg, echo, func(context.Context, []byte) ([]byte, error) { runtime.Goexit(); return nil, nil }, opts...)
+			s, l := newTestSession(t, reg)
+			for i := range uint64(3) {
+				f := request(2*i+1, echo)
+				l.push(f)
+				require.Equal(t, drivers.KindError, (<-l.sent).Kind)
+				cost := int64(i+1) * costOf(f.Payload)
+				require.Eventually(t, func() bool { return s.reader.requests.byOthers.Load() == cost }, time.Minute, time.Millisecond)
+			}
+		})
+	}
+}
+
+// A run that ends just when the reader state is taken over from it gives back what it took,
+// once.
+func TestCreditWhenARunEndsBeforeItIsDetached(t *testing.T) {
+	s := New(Config{Link: newFakeLink(), Handlers: new(Registry)})
+	b := new(backgroundReader)
+	b.request = Request{session: s, handler: new(Handler), ctx: s.newContext(), cost: frameCost}
+	b.request.ctx.init(s, 1, 0)
+	b.finishRun(s) // the reader state says already that it was taken over
+	b.detachRun(s)
+	require.EqualValues(t, frameCost, s.reader.requests.byOthers.Load())
+	require.Zero(t, s.inFlight.n.Load())
+}
+
+// A batch, too, exceeds what is left of the window by no more than one message: the peer
+// takes no more. What has no room waits, and arrives in its order.
+func TestBatchHeedsTheWindow(t *testing.T) {
+	l := windowLink{newFakeLink(), 2*frameCost - 1}
+	s := newSessionOn(t, new(Registry), l)
+	result := make(chan error, 1)
+	var call *ipc.Future[[]byte]
+	go func() {
+		result <- s.Batch(t.Context(), func(c ipc.Caller) (err error) {
+			for i := range byte(5) {
+				if err := told.Notify(t.Context(), c, []byte{i}); err != nil {
+					return err
+				}
+			}
+			call, err = echo.Go(t.Context(), c, []byte{5})
+			return err
+		})
+	}()
+	var credit uint64
+	for i := range byte(5) {
+		if i >= 2 && i%2 == 0 {
+			require.Eventually(t, s.notificationWindow.waited, time.Minute, time.Millisecond)
+			require.Empty(t, l.sent)
+			l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 0, credit)})
+			credit = 0
+		}
+		f := <-l.sent
+		require.Equal(t, []byte{i}, f.Payload)
+		credit += uint64(costOf(f.Payload))
+	}
+	f := <-l.sent
+	require.Equal(t, []byte{5}, f.Payload)
+	require.NoError(t, <-result)
+	l.push(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx})
+	_, err := call.Wait(t.Context())
+	require.NoError(t, err)
+}
+
+// startInBatch starts calls in a batch whose requests cannot be sent, and returns them and
+// how the batch ends.
+func startInBatch(t *testing.T, s *Session, l *blockingLink, n int) (calls []*asyncCall, result chan error) {
+	result = make(chan error, 1)
+	started := make(chan struct{})
+	go func() {
+		result <- s.Batch(context.Background(), func(c ipc.Caller) error {
+			defer close(started)
+			for range n {
+				p, err := c.(ipc.Starter).Start(context.Background(), ipc.Invocation{Method: echo.Info()})
+				if err != nil {
+					return err
+				}
+				calls = append(calls, p.(*asyncCall))
+			}
+			return nil
+		})
+	}()
+	<-started
+	<-l.asked
+	return calls, result
+}
+
+// While a batch cannot be sent, a call of it can be waited for under a context that ends,
+// and be abandoned, at once. When the session ends meanwhile all comes to an end.
+func TestGivingUpWhileABatchIsSent(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	calls, result := startInBatch(t, s, l, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, over, err := calls[0].Wait(ctx)
+	require.False(t, over)
+	require.Equal(t, context.DeadlineExceeded, err)
+	calls[1].Abandon()
+	l.finish(ipc.ErrPeerGone)
+	require.ErrorIs(t, <-result, ipc.ErrPeerGone)
+	_, over, err = calls[0].Wait(t.Context())
+	require.True(t, over)
+	require.ErrorIs(t, err, ipc.ErrPeerGone)
+	require.Zero(t, s.calls.pending())
+}
+
+// A call that was abandoned while its batch could not be sent is cancelled when it was.
+func TestAbandonedCallOfABatchIsCancelled(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	calls, result := startInBatch(t, s, l, 1)
+	tx := calls[0].call.tx
+	calls[0].Abandon()
+	l.unblock()
+	require.NoError(t, <-result)
+	for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindCancel} {
+		f := <-l.sent
+		require.Equal(t, kind, f.Kind)
+		require.Equal(t, tx, f.Tx)
+	}
 }

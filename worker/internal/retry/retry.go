@@ -3,6 +3,8 @@ package retry
 
 import (
 	"errors"
+	"log/slog"
+	"sync"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -54,4 +56,18 @@ func Again(err error, attempts *int) bool {
 	}
 	*attempts--
 	return *attempts > 0
+}
+
+// Notice tells a user once why a call was not made again, though it was to be.
+type Notice struct{ once sync.Once }
+
+// Give tells log, once, that a call that has failed with err is not made again because
+// its method is not idempotent. attempts and all are those of [Attempts].
+func (n *Notice) Give(log *slog.Logger, err error, inv *ipc.Invocation, attempts int, all bool) {
+	if attempts <= 1 || all || inv.Idempotent || !errors.Is(err, ipc.ErrPeerGone) || errors.Is(err, ipc.ErrClosed) {
+		return
+	}
+	n.once.Do(func() {
+		log.Warn("tandem: a call is not made again, for its method is not declared with ipc.WithIdempotent", "method", inv.Method.Name, "error", err)
+	})
 }
