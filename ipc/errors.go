@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -14,7 +15,8 @@ import (
 // Errors that end links and calls. Compare with [errors.Is].
 var (
 	// ErrClosed: this side has closed the client or the link.
-	ErrClosed = errors.New("tandem: closed")
+	// It is an [os.ErrClosed] and a [net.ErrClosed], too.
+	ErrClosed error = &sentinel{"tandem: closed", []error{os.ErrClosed, net.ErrClosed}}
 	// ErrDisconnected: the link was disconnected; the worker may live on.
 	ErrDisconnected = errors.New("tandem: disconnected")
 	// ErrPeerGone: the process at the other end has ended or closed the link.
@@ -23,9 +25,22 @@ var (
 	ErrProtocol = errors.New("tandem: protocol error")
 	// ErrQueued: the peer serves another one, and its hello will come later.
 	ErrQueued = errors.New("tandem: queued")
-	// ErrUnsupported: this system lacks what the driver needs.
-	ErrUnsupported = errors.New("tandem: not supported on this system")
+	// ErrUnsupported: the driver, or the system, cannot do what was asked for. It is
+	// an [errors.ErrUnsupported], too.
+	ErrUnsupported error = &sentinel{"tandem: not supported", []error{errors.ErrUnsupported}}
 )
+
+// sentinel is an error that is also those of the standard library that mean the
+// same.
+type sentinel struct {
+	text string
+	also []error
+}
+
+func (e *sentinel) Error() string { return e.text }
+
+// Unwrap returns the errors of the standard library.
+func (e *sentinel) Unwrap() []error { return e.also }
 
 // A MismatchError says that two sides of a link do not agree.
 type MismatchError struct {
