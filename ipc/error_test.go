@@ -292,3 +292,13 @@ func TestSentinelsAreThoseOfTheStandardLibrary(t *testing.T) {
 	assert.NotErrorIs(t, ipc.ErrDisconnected, os.ErrClosed)
 	assert.ErrorIs(t, cross(t, fmt.Errorf("no such codec: %w", ipc.ErrUnsupported)), errors.ErrUnsupported, "it crosses")
 }
+
+// Code that knows nothing of this package asks an error for its method Timeout.
+func TestTimeoutErrorIsATimeout(t *testing.T) {
+	err := error(&ipc.TimeoutError{What: "x", After: 1})
+	assert.True(t, os.IsTimeout(err))
+	var timeout interface{ Timeout() bool }
+	require.ErrorAs(t, fmt.Errorf("while starting: %w", err), &timeout)
+	assert.True(t, timeout.Timeout())
+	assert.False(t, os.IsTimeout(ipc.ErrClosed))
+}

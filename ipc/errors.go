@@ -91,7 +91,7 @@ func (e *SizeError) Error() string {
 type TimeoutError struct {
 	// What was limited: `call of "text.count"`, "start of the worker" ...
 	What string
-	// Limit is the limit that was in force.
+	// After is the limit that was in force.
 	After time.Duration
 }
 
@@ -101,6 +101,9 @@ func (e *TimeoutError) Error() string {
 
 // Unwrap returns context.DeadlineExceeded.
 func (e *TimeoutError) Unwrap() error { return context.DeadlineExceeded }
+
+// Timeout returns true, so that [os.IsTimeout] and checks like it find the error.
+func (e *TimeoutError) Timeout() bool { return true }
 
 // ExitUnknown is the Code of an [ExitError] if nobody has told this process how the
 // worker ended: it was not a child of this one, as after an attach, or it was reaped by
