@@ -11,11 +11,11 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Attach takes over a worker that another process has started, and mostly also
-// left: it connects to where the worker listens, as connect says, and proves that
-// who answers is the very run that ref names, by its user, its process id with
-// the start time, and its nonce. Before that nothing is trusted, and no process is
-// signalled at any time.
+// Attach takes over a worker that another process has started, and usually also
+// detached: it connects to where the worker listens, as connect says, and proves
+// that the process that answers is the very run that ref names, by its user, its
+// process id with the start time, and its nonce. Before that nothing is trusted,
+// and no process is signalled at any time. It panics if connect is out of range.
 //
 // A worker that has a host refuses a second one with an [*ipc.RefusedError], or
 // lets it wait until ctx ends, as its [Driver].SecondHost says. Other errors wrap

@@ -84,8 +84,12 @@ func (c *Channel) Process() drivers.Process { return c.proc }
 
 // Links calls fn with the present link before it returns, and with each later
 // one before the Reconnect that made it returns. fn must not call Links,
-// Reconnect or Close. Links is called once; a second call panics.
+// Reconnect or Close. Links is called once; a second call panics, and so does one
+// with a nil fn.
 func (c *Channel) Links(fn func(drivers.Link)) {
+	if fn == nil {
+		panic("tandem: socket: Channel.Links is called with a nil function")
+	}
 	c.turn <- struct{}{}
 	defer c.endTurn()
 	c.mu.Lock()

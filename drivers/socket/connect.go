@@ -46,9 +46,13 @@ const (
 
 // check panics if c is out of range.
 func (c Connect) check() {
-	if c.Attempts < 0 || c.Delay < 0 || c.MaxDelay < 0 {
-		panic(fmt.Sprintf("tandem: socket: Connect{Attempts: %d, Delay: %v, MaxDelay: %v} has a negative field",
-			c.Attempts, c.Delay, c.MaxDelay))
+	switch {
+	case c.Attempts < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.Attempts is %d, need 0 or more", c.Attempts))
+	case c.Delay < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.Delay is %v, need 0 or more", c.Delay))
+	case c.MaxDelay < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.MaxDelay is %v, need 0 or more", c.MaxDelay))
 	}
 }
 

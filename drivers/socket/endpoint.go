@@ -125,7 +125,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	limit, err := messageLimit(local.MaxMessage)
+	limit, err := process.MaxMessage(driverName, local.MaxMessage)
 	if err != nil {
 		return nil, err
 	}

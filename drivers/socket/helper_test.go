@@ -21,10 +21,10 @@ func helperMain(mode, arg string) int {
 	case "host", "host-detached": // spawns a worker, says its pid, and waits to be killed
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached", OnDisconnect: socket.KeepAlive}
+		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached"}
 		work := "once"
 		if d.Detached {
-			work = "echo"
+			work, d.OnDisconnect = "echo", socket.KeepAlive
 		}
 		ch, err := d.Spawn(ctx, command(nil, work, arg))
 		if err != nil {

@@ -119,7 +119,7 @@ func (r Ref) check() error {
 	switch {
 	case r.Path == "":
 		what = `path "": the worker is not detached, and was given no Driver.Path`
-	case !filepath.IsAbs(r.Path) || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
+	case !filepath.IsAbs(r.Path) || filepath.Dir(r.Path) == r.Path || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
 		what = fmt.Sprintf("path %.*q", maxPath+1, r.Path)
 	case r.PID <= 1 || r.PID > math.MaxInt32:
 		what = fmt.Sprintf("process id %d", r.PID)
@@ -133,7 +133,7 @@ func (r Ref) check() error {
 		what = fmt.Sprintf("codec %.20q", r.Codec)
 	case len(r.Program) > maxProgram:
 		what = fmt.Sprintf("program %.20q", r.Program)
-	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > maxFrame:
+	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > drivers.MaxMaxMessage:
 		what = fmt.Sprintf("largest message of %d bytes", r.MaxMessage)
 	case r.Timeouts.Start < 0 || r.Timeouts.Host < 0 || r.Timeouts.Call < 0 || r.Timeouts.Grace < 0 || r.Resume < 0:
 		what = "a negative limit"
