@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -176,6 +177,8 @@ func Agree(local, remote Hello) error {
 const (
 	// DefaultMaxMessage is the limit where none is given.
 	DefaultMaxMessage = 256 << 20
-	// MinMaxMessage is the least limit that can be agreed on.
+	// MinMaxMessage and MaxMaxMessage are the least and the largest limit that can
+	// be agreed on.
 	MinMaxMessage = 4 << 10
+	MaxMaxMessage = math.MaxInt32 - 16
 )

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -268,4 +269,36 @@ func TestErrorPartsAreBounded(t *testing.T) {
 	}).AllocedBytesPerOp()
 	require.Equal(t, ipc.CodeInternal, e.Code)
 	require.Less(t, allocated, int64(64<<10))
+}
+
+// errors.Is finds the sentinels of the standard library in ours.
+func TestSentinelsAreThoseOfTheStandardLibrary(t *testing.T) {
+	for _, c := range []struct {
+		err error
+		is  []error
+	}{
+		{ipc.ErrClosed, []error{os.ErrClosed, fs.ErrClosed, net.ErrClosed}},
+		{ipc.ErrUnsupported, []error{errors.ErrUnsupported}},
+		{&ipc.TimeoutError{What: "x", After: 1}, []error{context.DeadlineExceeded}},
+	} {
+		wrapped := fmt.Errorf("while closing: %w", c.err)
+		for _, is := range c.is {
+			assert.ErrorIs(t, wrapped, is)
+			assert.NotErrorIs(t, is, c.err, "the other way round it does not hold")
+		}
+		assert.ErrorIs(t, wrapped, c.err)
+	}
+	assert.NotErrorIs(t, ipc.ErrClosed, ipc.ErrUnsupported)
+	assert.NotErrorIs(t, ipc.ErrDisconnected, os.ErrClosed)
+	assert.ErrorIs(t, cross(t, fmt.Errorf("no such codec: %w", ipc.ErrUnsupported)), errors.ErrUnsupported, "it crosses")
+}
+
+// Code that knows nothing of this package asks an error for its method Timeout.
+func TestTimeoutErrorIsATimeout(t *testing.T) {
+	err := error(&ipc.TimeoutError{What: "x", After: 1})
+	assert.True(t, os.IsTimeout(err))
+	var timeout interface{ Timeout() bool }
+	require.ErrorAs(t, fmt.Errorf("while starting: %w", err), &timeout)
+	assert.True(t, timeout.Timeout())
+	assert.False(t, os.IsTimeout(ipc.ErrClosed))
 }

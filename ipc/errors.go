@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -14,7 +15,8 @@ import (
 // Errors that end links and calls. Compare with [errors.Is].
 var (
 	// ErrClosed: this side has closed the client or the link.
-	ErrClosed = errors.New("tandem: closed")
+	// It is an [os.ErrClosed] and a [net.ErrClosed], too.
+	ErrClosed error = &sentinel{"tandem: closed", []error{os.ErrClosed, net.ErrClosed}}
 	// ErrDisconnected: the link was disconnected; the worker may live on.
 	ErrDisconnected = errors.New("tandem: disconnected")
 	// ErrPeerGone: the process at the other end has ended or closed the link.
@@ -23,9 +25,22 @@ var (
 	ErrProtocol = errors.New("tandem: protocol error")
 	// ErrQueued: the peer serves another one, and its hello will come later.
 	ErrQueued = errors.New("tandem: queued")
-	// ErrUnsupported: this system lacks what the driver needs.
-	ErrUnsupported = errors.New("tandem: not supported on this system")
+	// ErrUnsupported: the driver, or the system, cannot do what was asked for. It is
+	// an [errors.ErrUnsupported], too.
+	ErrUnsupported error = &sentinel{"tandem: not supported", []error{errors.ErrUnsupported}}
 )
+
+// sentinel is an error that is also those of the standard library that mean the
+// same.
+type sentinel struct {
+	text string
+	also []error
+}
+
+func (e *sentinel) Error() string { return e.text }
+
+// Unwrap returns the errors of the standard library.
+func (e *sentinel) Unwrap() []error { return e.also }
 
 // A MismatchError says that two sides of a link do not agree.
 type MismatchError struct {
@@ -76,7 +91,7 @@ func (e *SizeError) Error() string {
 type TimeoutError struct {
 	// What was limited: `call of "text.count"`, "start of the worker" ...
 	What string
-	// Limit is the limit that was in force.
+	// After is the limit that was in force.
 	After time.Duration
 }
 
@@ -86,6 +101,9 @@ func (e *TimeoutError) Error() string {
 
 // Unwrap returns context.DeadlineExceeded.
 func (e *TimeoutError) Unwrap() error { return context.DeadlineExceeded }
+
+// Timeout returns true, so that [os.IsTimeout] and checks like it find the error.
+func (e *TimeoutError) Timeout() bool { return true }
 
 // ExitUnknown is the Code of an [ExitError] if nobody has told this process how the
 // worker ended: it was not a child of this one, as after an attach, or it was reaped by

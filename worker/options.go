@@ -103,8 +103,8 @@ func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, 
 // message can take a multiple of its size, by the types of the method, so use small bounds
 // with peers that are not trusted.
 func WithMaxMessage(bytes int) Option {
-	if bytes < drivers.MinMaxMessage {
-		panic(fmt.Sprintf("tandem: largest message of %d bytes, need at least %d", bytes, drivers.MinMaxMessage))
+	if bytes < drivers.MinMaxMessage || bytes > drivers.MaxMaxMessage {
+		panic(fmt.Sprintf("tandem: largest message of %d bytes, allowed are %d to %d", bytes, drivers.MinMaxMessage, drivers.MaxMaxMessage))
 	}
 	return func(s *Settings) { s.maxMessage = bytes }
 }

@@ -32,7 +32,7 @@ func WithResume(maxBytes int) Option {
 
 func (s *Settings) checkResume(driver string, caps drivers.Capabilities) error {
 	if s.resume > 0 && !caps.Reconnect {
-		return fmt.Errorf("%w: driver %s cannot reconnect, so that WithResume makes no sense", ipc.ErrUnsupported, driver)
+		return fmt.Errorf("%w by driver %s, which cannot reconnect: WithResume", ipc.ErrUnsupported, driver)
 	}
 	return nil
 }

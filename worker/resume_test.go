@@ -502,6 +502,7 @@ func TestHostTimeout(t *testing.T) {
 func TestResumeNeedsADriverThatReconnects(t *testing.T) {
 	_, err := worker.Spawn(t.Context(), worker.Self("resume"), shm.Driver{}, worker.WithResume(1))
 	require.ErrorIs(t, err, ipc.ErrUnsupported)
+	require.ErrorContains(t, err, "not supported by driver shm, which cannot reconnect")
 	require.Panics(t, func() { worker.WithResume(0) })
 }
 

@@ -70,29 +70,41 @@ func (Driver) Name() string { return Name }
 // Capabilities returns SharedMemory only.
 func (Driver) Capabilities() drivers.Capabilities { return drivers.Capabilities{SharedMemory: true} }
 
-// check returns d with its sizes completed.
-func (d Driver) check() (Driver, error) {
+// complete returns d with its sizes completed, or says which option is out of range.
+func (d Driver) complete() (Driver, error) {
 	switch {
 	case d.RingSize == 0:
 		d.RingSize = DefaultRingSize
 	case d.RingSize < ring.MinSize || d.RingSize > ring.MaxSize:
-		return d, fmt.Errorf("tandem: shm: ring of %d bytes, allowed are %d to %d", d.RingSize, ring.MinSize, ring.MaxSize)
+		return d, fmt.Errorf("tandem: shm: Driver.RingSize is %d bytes, allowed are %d to %d", d.RingSize, ring.MinSize, ring.MaxSize)
 	default:
 		d.RingSize = 1 << bits.Len(uint(d.RingSize-1))
 	}
 	if d.Wait != Adaptive && d.Wait != Spin && d.Wait != Park {
-		return d, fmt.Errorf("tandem: shm: unknown way to wait %d, use shm.Adaptive, shm.Spin or shm.Park", d.Wait)
-	}
-	if err := ring.Supported(); err != nil {
-		return d, fmt.Errorf("%w: shm: %w", ipc.ErrUnsupported, err)
+		return d, fmt.Errorf("tandem: shm: Driver.Wait is %d, use shm.Adaptive, shm.Spin or shm.Park", d.Wait)
 	}
 	return d, nil
 }
 
-// Spawn starts a worker and links it. Package worker calls it.
+// supported returns an error unless the system has what the driver needs.
+func supported() error {
+	if err := ring.Supported(); err != nil {
+		return fmt.Errorf("%w: shm: %w", ipc.ErrUnsupported, err)
+	}
+	return nil
+}
+
+// Spawn starts a worker and links it. Package worker calls it. It panics if an
+// option is out of range.
 func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
-	d, err := d.check()
+	d, err := d.complete()
 	if err != nil {
+		panic(err.Error())
+	}
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	if cmd.Startup.MaxMessage, err = process.MaxMessage(Name, cmd.Startup.MaxMessage); err != nil {
 		return nil, err
 	}
 	cmd.Startup.Driver = Name
@@ -125,9 +137,15 @@ type Channel struct {
 // Process returns the worker's process.
 func (c *Channel) Process() drivers.Process { return c.process }
 
-// Links calls fn with the channel's only link.
+// Links calls fn with the channel's only link. It panics if fn is nil, and if it is
+// called twice.
 func (c *Channel) Links(fn func(drivers.Link)) {
-	c.shared.Store(true)
+	switch {
+	case fn == nil:
+		panic("tandem: shm: Channel.Links is called with a nil function")
+	case c.shared.Swap(true):
+		panic("tandem: shm: Channel.Links is called twice")
+	}
 	fn(c.link)
 }
 
@@ -148,7 +166,10 @@ func (d Driver) Open(s *drivers.StartupData, _ *slog.Logger) (drivers.Endpoint, 
 	if err := ipc.CBOR.Decode(s.DriverData, &o); err != nil {
 		return nil, fmt.Errorf("tandem: shm: decode the host's options: %w", err)
 	}
-	d, err := Driver(o).check()
+	d, err := Driver(o).complete()
+	if err == nil {
+		err = supported()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 			_, _, err = theirs.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
 			require.NoError(t, err)
 
-			d, err := Driver{}.check()
+			d, err := Driver{}.complete()
 			require.NoError(t, err)
 			_, err = d.link(ours, localHello())
 			for _, want := range c.want {
@@ -114,7 +114,7 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 // What comes over the control socket after the hellos is no end, but an offence.
 func TestDataOnControlSocket(t *testing.T) {
 	a, b := pair(t)
-	d, err := Driver{RingSize: 64 << 10}.check()
+	d, err := Driver{RingSize: 64 << 10}.complete()
 	require.NoError(t, err)
 	links := make(chan *link, 2)
 	for _, c := range []*net.UnixConn{a, b} {
@@ -147,16 +147,16 @@ func TestDataOnControlSocket(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for size, want := range map[int]int{0: DefaultRingSize, 4096: 4096, 5000: 8192, 1 << 20: 1 << 20, 1<<20 + 1: 2 << 20} {
-		d, err := Driver{RingSize: size}.check()
+		d, err := Driver{RingSize: size}.complete()
 		require.NoError(t, err)
 		require.Equal(t, want, d.RingSize)
 	}
 	for _, size := range []int{-1, 1, 4095, ring.MaxSize + 1} {
-		_, err := Driver{RingSize: size}.check()
+		_, err := Driver{RingSize: size}.complete()
 		require.ErrorContains(t, err, "allowed are 4096 to 1073741824")
 	}
-	_, err := Driver{Wait: 9}.check()
-	require.ErrorContains(t, err, "unknown way to wait 9")
+	_, err := Driver{Wait: 9}.complete()
+	require.ErrorContains(t, err, "Driver.Wait is 9")
 }
 
 // Both sides use the size and the strategy that the host chose.

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxHandshakes bounds the connections that have not said hello yet.
+	// maxHandshakes bounds the connections that have not sent a hello yet.
 	maxHandshakes = 64
 	// acceptPause is the pause after a failure to accept, such as a lack of
 	// descriptors.
@@ -24,13 +24,13 @@ const (
 )
 
 // acceptLoop takes connections, also while a host is being served, so that a
-// second one is told so instead of being left to wait.
+// second one is refused instead of being left to wait.
 func (e *endpoint) acceptLoop() {
 	for {
 		conn, err := e.ln.AcceptUnix()
 		switch {
 		case err == nil:
-			e.greet(conn)
+			e.startHandshake(conn)
 		case errors.Is(err, net.ErrClosed):
 			return
 		default:
@@ -44,9 +44,9 @@ func (e *endpoint) acceptLoop() {
 	}
 }
 
-// greet hears the hello of conn in a goroutine of its own, so that one that
-// stays silent keeps nobody waiting.
-func (e *endpoint) greet(conn netConn) {
+// startHandshake receives the hello of conn in a goroutine of its own, so that a
+// silent peer holds up nobody.
+func (e *endpoint) startHandshake(conn netConn) {
 	if cred, err := peerCredentials(conn); err != nil || cred.checkUser(e.uids...) != nil {
 		e.log.Warn("tandem: socket: a wrong peer was turned away", "uid", cred.uid, "pid", cred.pid, "err", err)
 		conn.Close()
@@ -55,7 +55,7 @@ func (e *endpoint) greet(conn netConn) {
 	select {
 	case e.sem <- struct{}{}:
 	default:
-		refuse(conn, "too many connections have not said hello yet")
+		refuse(conn, "too many connections have not sent a hello yet")
 		return
 	}
 	e.mu.Lock()
@@ -65,29 +65,29 @@ func (e *endpoint) greet(conn netConn) {
 		conn.Close()
 		return
 	}
-	e.shaking[conn] = struct{}{}
+	e.handshaking[conn] = struct{}{}
 	_ = conn.SetDeadline(time.Now().Add(helloTimeout))
 	e.wg.Go(func() {
 		defer func() { <-e.sem }()
 		hello, err := drivers.ReadHello(conn)
-		e.heard(conn, hello, err)
+		e.enqueue(conn, hello, err)
 	})
 }
 
-// heard puts conn into the queue for the next Accept. Unless hosts are to wait
-// there, that is for one, while no host is being served.
-func (e *endpoint) heard(conn netConn, hello drivers.Hello, err error) {
+// enqueue puts conn into the queue for the next Accept. Unless SecondHost is
+// Queue, the queue takes one host, and none while a host is being served.
+func (e *endpoint) enqueue(conn netConn, hello drivers.Hello, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.shaking, conn)
+	delete(e.handshaking, conn)
 	var mismatch *ipc.MismatchError
 	switch {
 	case errors.As(err, &mismatch):
 		refuse(conn, mismatch.Error())
 	case err != nil, e.closed:
-		conn.Close() // it said nothing, or nothing of sense
+		conn.Close() // it sent no hello, or none that can be read
 	default:
-		e.forgetGone()
+		e.dropGone()
 		if why := e.full(); why != "" {
 			refuse(conn, why)
 			return

@@ -11,18 +11,18 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Attach takes over a worker that another process has started, and mostly also
-// left: it connects to where the worker listens, as connect says, and proves that
-// who answers is the very run that ref names, by its user, its process id with
-// the start time, and its nonce. Before that nothing is trusted, and no process is
-// signalled at any time.
+// Attach takes over a worker that another process has started, and usually also
+// detached: it connects to where the worker listens, as connect says, and proves
+// that the process that answers is the very run that ref names, by its user, its
+// process id with the start time, and its nonce. Before that nothing is trusted,
+// and no process is signalled at any time. It panics if connect is out of range.
 //
 // A worker that has a host refuses a second one with an [*ipc.RefusedError], or
 // lets it wait until ctx ends, as its [Driver].SecondHost says. Other errors wrap
 //
 //   - [ErrStale], at once, if the process has ended, also if its id is that of another
 //     process now; its private directory, if that was left, is removed;
-//   - [ErrStranger], at once, if somebody else listens at the path, or the user is
+//   - [ErrWrongPeer], at once, if another process listens at the path, or the user is
 //     another one;
 //   - [ErrBadRef] if ref cannot name a worker;
 //   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to

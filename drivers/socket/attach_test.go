@@ -250,7 +250,7 @@ func TestAttachToStaleRef(t *testing.T) {
 
 // The process id of the reference is that of another process now, ours.
 func TestAttachToRecycledPID(t *testing.T) {
-	ref := listenAs(t, func(c net.Conn) { t.Error("a stranger was spoken to") })
+	ref := listenAs(t, func(c net.Conn) { t.Error("a wrong peer was spoken to") })
 	ref.StartTime--
 	_, err := socket.Attach(testContext(t), ref, socket.Connect{}, nil)
 	require.ErrorIs(t, err, socket.ErrStale)
@@ -281,7 +281,7 @@ func listenAs(t *testing.T, answer func(net.Conn)) socket.Ref {
 	return ref
 }
 
-func TestAttachToStrangers(t *testing.T) {
+func TestAttachToWrongPeers(t *testing.T) {
 	other := spawn(t, socket.Driver{Path: filepath.Join(t.TempDir(), "s")}, "echo", "")
 	require.NoError(t, other.Disconnect())
 	for _, c := range []struct {
@@ -321,7 +321,7 @@ func TestAttachToStrangers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := socket.Attach(testContext(t), c.ref(t), socket.Connect{}, nil)
-			require.ErrorIs(t, err, socket.ErrStranger)
+			require.ErrorIs(t, err, socket.ErrWrongPeer)
 			require.ErrorContains(t, err, c.want)
 		})
 	}
@@ -370,7 +370,7 @@ func TestAttachAsAnotherUser(t *testing.T) {
 		return string(out)
 	}
 	ref := h.Ref()
-	require.Contains(t, try(ref), "true tandem: socket: a stranger: the worker belongs to user 0")
+	require.Contains(t, try(ref), "true tandem: socket: wrong peer: the worker belongs to user 0")
 	ref.UID = nobody
 	require.Contains(t, try(ref), "permission denied", "a reference that lies gets nobody in")
 	require.NoError(t, os.Chmod(ref.Path, 0o777))

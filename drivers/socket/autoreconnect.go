@@ -14,7 +14,7 @@ type StateKind uint8
 
 // The states of a connection.
 const (
-	// Connected: there is a link. It is also the first state that is told.
+	// Connected: there is a link. OnState is first called with it.
 	Connected StateKind = iota + 1
 	// Disconnected: the link has ended. State.Err says why: it wraps
 	// [ipc.ErrDisconnected] if this side has ended it, and otherwise
@@ -43,7 +43,7 @@ func (k StateKind) String() string {
 	return fmt.Sprintf("state(%d)", uint8(k))
 }
 
-// State is what [Connect].OnState is told.
+// State is what [Connect].OnState is called with.
 type State struct {
 	Kind StateKind
 	// Attempt is the number of the attempt, counted from 1, of Reconnecting.
@@ -52,33 +52,33 @@ type State struct {
 	Err error
 }
 
-// watch begins to watch over the link, if somebody wants to know or the channel
-// connects by itself. It is called once, with the first link.
+// watch starts to supervise the links if OnState or Auto asks for that. It is
+// called once, with the first link.
 func (c *Channel) watch() {
 	if !c.connect.Auto && c.connect.OnState == nil {
 		return
 	}
 	c.watching.Go(func() {
-		for l := c.present(); l != nil; l = c.lookAfter(l) {
+		for l := c.current(); l != nil; l = c.supervise(l) {
 		}
 	})
 }
 
-// lookAfter tells of link l, waits for its end, connects again if that is
-// wanted, and returns the next link, or nil when the channel is closed.
-func (c *Channel) lookAfter(l *link) *link {
-	c.tell(State{Kind: Connected})
+// supervise calls OnState for link l, waits for its end, reconnects if Auto asks
+// for that, and returns the next link, or nil when the channel is closed.
+func (c *Channel) supervise(l *link) *link {
+	c.notify(State{Kind: Connected})
 	select {
 	case <-l.done:
 	case <-c.closing:
 		return nil
 	}
 	end := *l.end.Load()
-	c.tell(State{Kind: Disconnected, Err: end})
+	c.notify(State{Kind: Disconnected, Err: end})
 	if c.connect.Auto && errors.Is(end, ipc.ErrPeerGone) {
-		err := c.reconnectUnasked(l)
-		if err != nil && !errors.Is(err, errAsked) && !errors.Is(err, ipc.ErrClosed) {
-			c.tell(State{Kind: GaveUp, Err: err})
+		err := c.autoReconnect(l)
+		if err != nil && !errors.Is(err, errUserDisconnected) && !errors.Is(err, ipc.ErrClosed) {
+			c.notify(State{Kind: GaveUp, Err: err})
 		}
 	}
 	for {
@@ -87,18 +87,18 @@ func (c *Channel) lookAfter(l *link) *link {
 			return nil
 		case <-c.adopted:
 		}
-		if next := c.present(); next != l {
+		if next := c.current(); next != l {
 			return next
 		}
 	}
 }
 
-// maxStates bounds the states that wait for a slow OnState; beyond it the oldest
-// is left out.
+// maxStates bounds the states that wait for a slow OnState. Of more, the oldest is
+// dropped.
 const maxStates = 64
 
-// tell lets OnState know. Nobody waits for it.
-func (c *Channel) tell(s State) {
+// notify has OnState called with s, and does not wait for that.
+func (c *Channel) notify(s State) {
 	if c.connect.OnState == nil {
 		return
 	}
@@ -108,17 +108,18 @@ func (c *Channel) tell(s State) {
 		c.states = c.states[1:]
 	}
 	c.states = append(c.states, s)
-	if !c.telling {
-		c.telling = true
-		go c.tellAll()
+	if !c.notifying {
+		c.notifying = true
+		go c.notifyAll()
 	}
 }
 
-func (c *Channel) tellAll() {
+// notifyAll calls OnState until no state is left.
+func (c *Channel) notifyAll() {
 	for {
 		c.mu.Lock()
 		if len(c.states) == 0 || c.closed {
-			c.telling = false
+			c.notifying = false
 			c.mu.Unlock()
 			return
 		}
@@ -129,28 +130,29 @@ func (c *Channel) tellAll() {
 	}
 }
 
-func (c *Channel) present() *link {
+// current returns the present link, or the last one.
+func (c *Channel) current() *link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.link
 }
 
-// settleTime is waited before an automatic Reconnect: the end of a process is seen
+// autoReconnectDelay is the pause before an automatic Reconnect: the end of a process is seen
 // a moment after the end of its link, and then no attempt is to be made.
-const settleTime = 50 * time.Millisecond
+const autoReconnectDelay = 50 * time.Millisecond
 
-// errAsked: the user has taken the connection into their own hands.
-var errAsked = errors.New("tandem: socket: Disconnect was called")
+// errUserDisconnected ends an automatic Reconnect: the user has called Disconnect.
+var errUserDisconnected = errors.New("tandem: socket: Disconnect was called")
 
-// reconnectUnasked connects again in the place of link l, unless Disconnect is
+// autoReconnect connects again in the place of link l, unless Disconnect is
 // called meanwhile.
-func (c *Channel) reconnectUnasked(l *link) error {
+func (c *Channel) autoReconnect(l *link) error {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	c.mu.Lock()
-	if c.asked {
+	if c.userDisconnected {
 		c.mu.Unlock()
-		return errAsked
+		return errUserDisconnected
 	}
 	c.stopAuto = cancel
 	c.mu.Unlock()
@@ -159,7 +161,7 @@ func (c *Channel) reconnectUnasked(l *link) error {
 		c.stopAuto = nil
 		c.mu.Unlock()
 	}()
-	pause(ctx, settleTime, c.proc.Done())
+	pause(ctx, autoReconnectDelay, c.proc.Done())
 	if err := c.takeTurn(ctx); err != nil {
 		return err
 	}
@@ -167,10 +169,10 @@ func (c *Channel) reconnectUnasked(l *link) error {
 	switch {
 	case c.proc.Exit() != nil:
 		return c.exited()
-	case c.present() != l:
+	case c.current() != l:
 		return nil // a Reconnect was faster
 	}
 	return c.establish(ctx, func(attempt int, last error) {
-		c.tell(State{Kind: Reconnecting, Attempt: attempt, Err: last})
+		c.notify(State{Kind: Reconnecting, Attempt: attempt, Err: last})
 	})
 }

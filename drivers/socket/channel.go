@@ -27,10 +27,10 @@ type Channel struct {
 	handover *handover // how the worker gets its connections, if it has no path
 
 	closing  chan struct{} // closed by Close and Detach
-	tidied   chan struct{} // closed when the goroutine that waits for the file's end has left
+	removed  chan struct{} // closed when removeAtExit has returned
 	watching sync.WaitGroup
 
-	// turn is held by whoever changes the link or tells of it: Links, Reconnect.
+	// turn is held while the link is changed or passed on: by Links and Reconnect.
 	turn    chan struct{}
 	adopted chan struct{} // capacity 1: link has changed
 
@@ -39,18 +39,19 @@ type Channel struct {
 	shared   bool       // link was passed to fn
 	fn       func(drivers.Link)
 	closed   bool
-	left     bool                    // by Detach
-	asked    bool                    // Disconnect was called, and no Reconnect has succeeded since
-	stopAuto context.CancelCauseFunc // ends an automatic Reconnect that runs
+	detached bool // by Detach
+	// userDisconnected: Disconnect was called, and no Reconnect has succeeded since.
+	userDisconnected bool
+	stopAuto         context.CancelCauseFunc // ends an automatic Reconnect that runs
 
-	states  []State // to be told
-	telling bool    // a goroutine tells them
+	states    []State // that OnState was not called with yet
+	notifying bool    // notifyAll runs
 }
 
 var _ drivers.Channel = (*Channel)(nil)
 
 func (c *Channel) init() {
-	c.closing, c.tidied = make(chan struct{}), make(chan struct{})
+	c.closing, c.removed = make(chan struct{}), make(chan struct{})
 	c.turn, c.adopted = make(chan struct{}, 1), make(chan struct{}, 1)
 	if c.handover == nil {
 		c.site.identify()
@@ -60,17 +61,17 @@ func (c *Channel) init() {
 // begin starts what runs beside a channel that has its first link.
 func (c *Channel) begin() {
 	if c.handover == nil {
-		go c.tidy()
+		go c.removeAtExit()
 	} else {
-		close(c.tidied)
+		close(c.removed)
 	}
 	c.watch()
 }
 
-// tidy removes the worker's socket when the worker has ended and may not have
-// been able to.
-func (c *Channel) tidy() {
-	defer close(c.tidied)
+// removeAtExit removes the worker's socket when the worker has ended: it may not
+// have been able to.
+func (c *Channel) removeAtExit() {
+	defer close(c.removed)
 	select {
 	case <-c.proc.Done():
 		c.site.remove()
@@ -83,8 +84,12 @@ func (c *Channel) Process() drivers.Process { return c.proc }
 
 // Links calls fn with the present link before it returns, and with each later
 // one before the Reconnect that made it returns. fn must not call Links,
-// Reconnect or Close. Links is called once; a second call panics.
+// Reconnect or Close. Links is called once; a second call panics, and so does one
+// with a nil fn.
 func (c *Channel) Links(fn func(drivers.Link)) {
+	if fn == nil {
+		panic("tandem: socket: Channel.Links is called with a nil function")
+	}
 	c.turn <- struct{}{}
 	defer c.endTurn()
 	c.mu.Lock()
@@ -114,7 +119,7 @@ func (c *Channel) Connected() bool {
 func (c *Channel) Detached() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.left
+	return c.detached
 }
 
 // Done returns a channel that is closed by Close and Detach.
@@ -132,18 +137,18 @@ func (c *Channel) Done() <-chan struct{} { return c.closing }
 func (c *Channel) Disconnect() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.asked = true
+	c.userDisconnected = true
 	if c.stopAuto != nil {
-		c.stopAuto(errAsked)
+		c.stopAuto(errUserDisconnected)
 	}
 	c.link.Shutdown()
 	return nil
 }
 
-// leaveTimeout bounds how long Detach waits for room to say that it leaves.
-const leaveTimeout = 5 * time.Second
+// detachTimeout bounds how long Detach waits for room to send its frame.
+const detachTimeout = 5 * time.Second
 
-// Detach leaves the worker for good: it tells it to stay, whatever its
+// Detach gives the worker up for good: it tells it to stay, whatever its
 // OnDisconnect says, for [Driver].HostTimeout at most, disconnects, and closes the
 // channel. Calls that are pending fail with [ipc.ErrDisconnected]. The Ref it
 // returns is for [Attach].
@@ -161,9 +166,9 @@ func (c *Channel) Detach() (Ref, error) {
 	if closed {
 		return Ref{}, ipc.ErrClosed
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), detachTimeout)
 	defer cancel()
-	if err := l.Send(ctx, drivers.Frame{Kind: kindLeave}); err != nil {
+	if err := l.Send(ctx, drivers.Frame{Kind: kindDetach}); err != nil {
 		return Ref{}, fmt.Errorf("tandem: socket: detach worker (pid %d): cannot tell it: %w", c.ref.PID, err)
 	}
 	c.end(true)
@@ -171,13 +176,13 @@ func (c *Channel) Detach() (Ref, error) {
 }
 
 // end closes the channel, but frees nothing.
-func (c *Channel) end(left bool) {
+func (c *Channel) end(detached bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return
 	}
-	c.closed, c.left = true, left
+	c.closed, c.detached = true, detached
 	close(c.closing)
 	if c.link != nil {
 		c.link.finish(errChannelClosed)
@@ -194,7 +199,7 @@ func (c *Channel) Close() error {
 	c.turn <- struct{}{} // a Reconnect that ran has left
 	defer c.endTurn()
 	c.watching.Wait()
-	<-c.tidied
+	<-c.removed
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,7 +210,7 @@ func (c *Channel) Close() error {
 		c.handover.close()
 	} else {
 		if c.proc.Exit() != nil {
-			c.site.remove() // tidy may have chosen the other case
+			c.site.remove() // removeAtExit may have chosen the other case
 		}
 		c.site.close()
 	}

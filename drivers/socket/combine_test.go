@@ -52,22 +52,22 @@ func fillUp(t *testing.T, l drivers.Link) (n int) {
 	}
 }
 
-// leaves sends a frame while somebody else holds the lock.
-func leaves(t *testing.T, l *link, f drivers.Frame) {
+// combines sends a frame while another sender holds the lock.
+func combines(t *testing.T, l *link, f drivers.Frame) {
 	t.Helper()
 	require.True(t, l.writer.lock.TryLock())
 	l.writer.stalled.Store(false)
 	require.NoError(t, l.Send(t.Context(), f))
-	require.True(t, l.writer.hasLeft.Load(), "it was left to the holder of the lock")
+	require.True(t, l.writer.hasCombined.Load(), "the frame was combined")
 }
 
-// What was left to a sender that gives up before its own turn is sent all the same,
-// though nobody sends anything more.
-func TestLeftToOneThatGivesUp(t *testing.T) {
+// A frame combined with that of a sender that gives up before its own turn is sent
+// all the same, though nobody sends anything more.
+func TestCombinedWithASenderThatGivesUp(t *testing.T) {
 	a, b := Pair(t, 1<<24)
 	l := a.(*link)
 	n := fillUp(t, a)
-	leaves(t, l, note(1<<40, 10))
+	combines(t, l, note(1<<40, 10))
 	l.writer.lock.Unlock() // as if the holder had just looked
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -78,15 +78,15 @@ func TestLeftToOneThatGivesUp(t *testing.T) {
 	require.Equal(t, uint64(1<<40), reads(t, b).Tx)
 }
 
-// The same where the frame of the one that gives up was cut.
-func TestLeftBehindAFrameThatWasCut(t *testing.T) {
+// The same where the frame of the sender that gives up was cut.
+func TestCombinedBehindAnAbandonedFrame(t *testing.T) {
 	a, b := Pair(t, 1<<24)
 	l := a.(*link)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, a.Send(ctx, note(1, 10<<20)), context.DeadlineExceeded)
-	require.NotZero(t, l.writer.debt)
-	leaves(t, l, note(2, 10))
+	require.NotZero(t, l.writer.abandoned)
+	combines(t, l, note(2, 10))
 	unlocked := make(chan struct{})
 	go func() { l.unlock(); close(unlocked) }()
 	select {
@@ -97,7 +97,7 @@ func TestLeftBehindAFrameThatWasCut(t *testing.T) {
 	require.Equal(t, uint64(2), reads(t, b).Tx)
 }
 
-// A sender returns though others go on to leave frames to it.
+// A sender returns though others go on to add combined frames.
 func TestSenderIsNotKept(t *testing.T) {
 	a, b := Pair(t, 1<<20)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -126,15 +126,15 @@ func TestSenderIsNotKept(t *testing.T) {
 }
 
 // A goodbye is behind all that was sent before, and in the system.
-func TestGoodbyeIsNotLeft(t *testing.T) {
+func TestGoodbyeIsNotCombined(t *testing.T) {
 	a, b := Pair(t, 1<<20)
 	l := a.(*link)
-	leaves(t, l, note(1, 10))
+	combines(t, l, note(1, 10))
 	said := make(chan error)
 	go func() { said <- a.Send(context.Background(), drivers.Frame{Kind: drivers.KindGoodbye}) }()
 	select {
 	case <-said:
-		t.Fatal("it was left")
+		t.Fatal("it was combined")
 	case <-time.After(10 * time.Millisecond):
 	}
 	l.unlock()
@@ -160,7 +160,7 @@ func TestShutdownSendsWhatWasLeft(t *testing.T) {
 		}
 	}
 	a, b := Pair(t, 1<<20)
-	leaves(t, a.(*link), note(1, 10))
+	combines(t, a.(*link), note(1, 10))
 	go a.(*link).unlock()
 	a.Shutdown()
 	require.Equal(t, uint64(1), reads(t, b).Tx)
@@ -264,16 +264,16 @@ func TestWhatIsLeftIsBounded(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	l.writer.leftMu.Lock()
-	left := cap(l.writer.left)
-	l.writer.leftMu.Unlock()
-	require.Less(t, left, 4*maxBatch)
+	l.writer.combinedMu.Lock()
+	n := cap(l.writer.combined)
+	l.writer.combinedMu.Unlock()
+	require.Less(t, n, 4*maxBatch)
 	for range sent {
 		require.Len(t, reads(t, b).Payload, 3000)
 	}
 	require.NoError(t, a.Send(t.Context(), note(2, 1)))
 	require.Equal(t, uint64(2), reads(t, b).Tx)
-	require.Less(t, cap(l.writer.rest), 8*maxBatch)
+	require.Less(t, cap(l.writer.tail), 8*maxBatch)
 }
 
 // A frame over the limit of the peer is refused wherever in a batch it is.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"github.com/tandemipc/tandem/internal/delay"
 )
 
 // Connect says how [Channel.Reconnect] and [Attach] try to reach a worker. The zero
@@ -42,16 +42,17 @@ const (
 	defaultAttempts = 5
 	defaultDelay    = 100 * time.Millisecond
 	defaultMaxDelay = 5 * time.Second
-
-	delayGrowth = 2
-	delayJitter = 0.25
 )
 
 // check panics if c is out of range.
 func (c Connect) check() {
-	if c.Attempts < 0 || c.Delay < 0 || c.MaxDelay < 0 {
-		panic(fmt.Sprintf("tandem: socket: Connect{Attempts: %d, Delay: %v, MaxDelay: %v} has a negative field",
-			c.Attempts, c.Delay, c.MaxDelay))
+	switch {
+	case c.Attempts < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.Attempts is %d, need 0 or more", c.Attempts))
+	case c.Delay < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.Delay is %v, need 0 or more", c.Delay))
+	case c.MaxDelay < 0:
+		panic(fmt.Sprintf("tandem: socket: Connect.MaxDelay is %v, need 0 or more", c.MaxDelay))
 	}
 }
 
@@ -71,16 +72,12 @@ func (c Connect) delays() func(attempt int) time.Duration {
 	}
 	next := c.DelayFunc
 	if next == nil {
-		b := &backoff.ExponentialBackOff{
-			InitialInterval:     c.Delay,
-			RandomizationFactor: delayJitter,
-			Multiplier:          delayGrowth,
-			MaxInterval:         limit,
+		first := c.Delay
+		if first == 0 {
+			first = defaultDelay
 		}
-		if b.InitialInterval == 0 {
-			b.InitialInterval = defaultDelay
-		}
-		next = func(int) time.Duration { return b.NextBackOff() }
+		growing := delay.New(first, limit)
+		next = func(int) time.Duration { return growing.Next() }
 	}
 	return func(attempt int) time.Duration { return min(max(next(attempt), 0), limit) }
 }

@@ -44,7 +44,7 @@ func TestDetachedWorkerOutlivesItsHost(t *testing.T) {
 	_ = hostProcess.Wait()
 
 	c := dialRaw(t, arg+".sock")
-	sayHello(t, c)
+	sendHello(t, c)
 	hello, err := drivers.ReadHello(c)
 	require.NoError(t, err)
 	require.Equal(t, pid, hello.PID)

@@ -25,7 +25,7 @@
 // zeros, for then the receiver drops the message. A size over the agreed limit,
 // a bit set in the three bytes of zeros, another end and a header that cannot
 // be parsed end the link with an error that wraps [ipc.ErrProtocol]. The tag 0x40,
-// with a tx of 0 and no more, is the driver's own: the host leaves for good, and the
+// with a tx of 0 and no more, is the driver's own: the host detaches, and the
 // worker is to stay.
 //
 // # Trust

@@ -46,15 +46,15 @@ type Driver struct {
 	Path string
 	// Detached gives the worker a session of its own and lets it outlive the
 	// host. Its stdin, stdout and stderr have to be files; what else was set
-	// is replaced by the null device. [Channel.Detach] leaves it, and [Attach]
+	// is replaced by the null device. [Channel.Detach] gives it up, and [Attach]
 	// finds it again. Any other worker ends with the process that started it.
 	Detached bool
 	// OnDisconnect says what becomes of a detached worker whose host's process
-	// has ended without Detach. For other workers it means nothing.
+	// has ended without Detach. KeepAlive is for detached workers only.
 	OnDisconnect OnDisconnect
 	// HostTimeout bounds how long a detached worker waits for a host, after
 	// Disconnect or Detach or the end of its host, and then ends; 0 means no limit.
-	// For it, this takes the place of worker.WithHostTimeout.
+	// It takes the place of worker.WithHostTimeout, which is for any other worker.
 	HostTimeout time.Duration
 	// SecondHost says what becomes of a host that connects while another one is
 	// served.
@@ -83,7 +83,7 @@ type SecondHost uint8
 const (
 	// Refuse: the second host gets an [*ipc.RefusedError].
 	Refuse SecondHost = iota
-	// Queue: the second host waits until the first one leaves or its own context
+	// Queue: the second host waits until the first one disconnects or its own context
 	// ends. Up to eight wait, in the order in which they came; more are refused.
 	Queue
 )
@@ -96,7 +96,7 @@ func (Driver) Capabilities() drivers.Capabilities {
 	return drivers.Capabilities{Reconnect: true, Detach: true}
 }
 
-// options are what the worker is told of its driver.
+// options are the options of the driver that the worker has to know.
 type options struct {
 	// Private: the worker makes the directory of the socket, and removes it.
 	Private bool `cbor:"1,keyasint,omitempty"`
@@ -109,26 +109,34 @@ type options struct {
 	Handover int `cbor:"5,keyasint,omitempty"`
 }
 
-// check panics if an option is out of range.
+// check panics if an option is out of range, or has no meaning beside the others.
 func (d Driver) check() {
 	d.Connect.check()
-	if d.OnDisconnect > KeepAlive || d.SecondHost > Queue || d.HostTimeout < 0 {
-		panic(fmt.Sprintf("tandem: socket: Driver{OnDisconnect: %d, SecondHost: %d, HostTimeout: %v} is out of range",
-			d.OnDisconnect, d.SecondHost, d.HostTimeout))
+	switch {
+	case d.OnDisconnect > KeepAlive:
+		panic(fmt.Sprintf("tandem: socket: Driver.OnDisconnect is %d, use socket.Shutdown or socket.KeepAlive", d.OnDisconnect))
+	case d.SecondHost > Queue:
+		panic(fmt.Sprintf("tandem: socket: Driver.SecondHost is %d, use socket.Refuse or socket.Queue", d.SecondHost))
+	case d.HostTimeout < 0:
+		panic(fmt.Sprintf("tandem: socket: Driver.HostTimeout is %v, need 0 or more", d.HostTimeout))
+	case d.OnDisconnect == KeepAlive && !d.Detached:
+		panic("tandem: socket: Driver.OnDisconnect is KeepAlive, and Driver.Detached is false: no other worker outlives its host")
+	case d.HostTimeout > 0 && !d.Detached:
+		panic("tandem: socket: Driver.HostTimeout is set, and Driver.Detached is false: use worker.WithHostTimeout")
 	}
 }
 
-// Spawn starts cmd and returns when the worker listens and has said hello, or
+// Spawn starts cmd and returns when the worker listens and has sent its hello, or
 // when ctx ends. A Path that is too long or in use is an error before anything
 // is started; so is a system without Unix sockets, and then the error wraps
 // [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.
-// It panics if an option is out of range.
+// It panics if an option is out of range, or has no meaning beside the others.
 func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
 	d.check()
 	if err := supported(); err != nil {
 		return nil, err
 	}
-	limit, err := messageLimit(cmd.Startup.MaxMessage)
+	limit, err := process.MaxMessage(driverName, cmd.Startup.MaxMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -203,15 +211,4 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit
 	c.init()
 	c.begin()
 	return c, nil
-}
-
-// messageLimit completes and checks the largest message of a host or worker.
-func messageLimit(n int) (int, error) {
-	switch {
-	case n == 0:
-		return drivers.DefaultMaxMessage, nil
-	case n < drivers.MinMaxMessage || n > maxFrame:
-		return 0, fmt.Errorf("tandem: socket: largest message of %d bytes: choose %d to %d", n, drivers.MinMaxMessage, maxFrame)
-	}
-	return n, nil
 }

@@ -39,8 +39,8 @@ func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, 
 		return nil, err
 	}
 	e.control = control
-	// Who made the control socket is the host, which may have started this
-	// process as another user.
+	// The host has made the control socket, and may have started this process as
+	// another user.
 	if cred, err := peerCredentials(control); err == nil {
 		e.uids = append(e.uids, cred.uid)
 	}
@@ -53,8 +53,8 @@ func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *end
 		uids: []int{os.Geteuid()},
 		opts: opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
-		shaking: make(map[netConn]struct{}),
-		sem:     make(chan struct{}, maxHandshakes),
+		handshaking: make(map[netConn]struct{}),
+		sem:         make(chan struct{}, maxHandshakes),
 	}
 	if s.Address == "" {
 		e.ln, err = takeInherited(opts.Handover)
@@ -96,16 +96,16 @@ type endpoint struct {
 	wg      sync.WaitGroup
 	sem     chan struct{} // one for each handshake that runs
 
-	mu      sync.Mutex           // guards the following
-	control netConn              // until the first Accept
-	live    *link                // the last one yielded
-	host    *process.Foreign     // whose it is, if we end with it and the system can tell
-	queue   []candidate          // have said hello and wait for an Accept
-	shaking map[netConn]struct{} // say hello just now
-	closed  bool
+	mu          sync.Mutex           // guards the following
+	control     netConn              // until the first Accept
+	live        *link                // the last one yielded
+	host        *process.Foreign     // whose it is, if we end with it and the system can tell
+	queue       []candidate          // hosts that wait for an Accept
+	handshaking map[netConn]struct{} // their hellos are awaited
+	closed      bool
 }
 
-// candidate is a host that has said hello and was not answered yet.
+// candidate is a host that has sent its hello and was not answered yet.
 type candidate struct {
 	conn  netConn
 	hello drivers.Hello
@@ -118,14 +118,14 @@ var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.E
 const hostCheck = 200 * time.Millisecond
 
 // Accept yields the link over the control socket first. Then it waits for a
-// host to connect; one that does not agree is told so and does not end it. It
+// host to connect. A host that does not agree gets an error, and Accept goes on. It
 // fails when the host has ended without Detach, unless OnDisconnect is KeepAlive;
 // and if the worker is not detached, when the process that started it has ended.
 func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	limit, err := messageLimit(local.MaxMessage)
+	limit, err := process.MaxMessage(driverName, local.MaxMessage)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	control := e.control
 	e.control = nil
 	if control != nil {
-		e.shaking[control] = struct{}{}
+		e.handshaking[control] = struct{}{}
 	}
 	e.mu.Unlock()
 	if control != nil {
@@ -149,7 +149,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	check := time.NewTicker(hostCheck)
 	defer check.Stop()
 	for {
-		if c, ok := e.first(); ok {
+		if c, ok := e.dequeue(); ok {
 			l, err := e.answer(c, local)
 			if err == nil {
 				return l, nil
@@ -175,11 +175,11 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	}
 }
 
-// first takes the first host that still waits off the queue.
-func (e *endpoint) first() (candidate, bool) {
+// dequeue takes the first host that still waits off the queue.
+func (e *endpoint) dequeue() (candidate, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.forgetGone()
+	e.dropGone()
 	if len(e.queue) == 0 {
 		return candidate{}, false
 	}
@@ -188,8 +188,8 @@ func (e *endpoint) first() (candidate, bool) {
 	return c, true
 }
 
-// forgetGone drops the hosts that have left the queue. e.mu is held.
-func (e *endpoint) forgetGone() {
+// dropGone drops the hosts in the queue that have hung up. e.mu is held.
+func (e *endpoint) dropGone() {
 	e.queue = slices.DeleteFunc(e.queue, func(c candidate) bool {
 		if !gone(c.conn) {
 			return false
@@ -202,10 +202,10 @@ func (e *endpoint) forgetGone() {
 // hostGone returns an error if the worker is to end because its host has.
 func (e *endpoint) hostGone() error {
 	e.mu.Lock()
-	host, left := e.host, e.live != nil && e.live.reader.left.Load()
+	host, detached := e.host, e.live != nil && e.live.reader.detached.Load()
 	e.mu.Unlock()
 	switch {
-	case e.opts.Detached && (left || e.opts.OnDisconnect == KeepAlive):
+	case e.opts.Detached && (detached || e.opts.OnDisconnect == KeepAlive):
 		return nil
 	case host != nil:
 		if host.Exit() != nil {
@@ -245,7 +245,7 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.
 		err = context.Cause(ctx)
 	}
 	e.mu.Lock()
-	delete(e.shaking, conn)
+	delete(e.handshaking, conn)
 	if e.closed {
 		err = errEndpointClosed
 	}
@@ -263,9 +263,9 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.
 	return l, nil
 }
 
-// answer says hello to a candidate and makes its link.
+// answer sends our hello to a candidate and makes its link.
 func (e *endpoint) answer(c candidate, local drivers.Hello) (drivers.Link, error) {
-	if err := sayHello(c.conn, local); err != nil {
+	if err := sendHello(c.conn, local); err != nil {
 		return nil, err
 	}
 	if err := drivers.Agree(local, c.hello); err != nil {
@@ -284,7 +284,7 @@ func (e *endpoint) yield(conn netConn, local, remote drivers.Hello) (drivers.Lin
 	if err != nil {
 		return nil, err
 	}
-	l.writer.alone = e.keeps
+	l.writer.noCombine = e.keeps
 	e.live = l
 	e.watchHost(conn, remote)
 	if e.opts.SecondHost == Refuse && len(e.queue) > 0 && l.alive() {
@@ -316,7 +316,7 @@ func (e *endpoint) Close() error {
 	if e.host != nil {
 		e.host.Close()
 	}
-	for conn := range e.shaking {
+	for conn := range e.handshaking {
 		_ = conn.SetDeadline(past) // its goroutine closes it
 	}
 	e.mu.Unlock()

@@ -30,7 +30,7 @@ type local struct {
 // of the first link too.
 func localEndpoint(t *testing.T) (*local, drivers.Link) {
 	e, startup, control := openEndpoint(t)
-	sayHello(t, control)
+	sendHello(t, control)
 	l := &local{Endpoint: e, path: startup.Address, hello: drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}}
 	var err error
 	l.link, err = e.Accept(testContext(t), l.hello)
@@ -54,7 +54,7 @@ func TestEndpointAccept(t *testing.T) {
 	// Nobody is answered before there is an Accept.
 	require.NoError(t, first.Close())
 	conn := dialRaw(t, e.path)
-	sayHello(t, conn)
+	sendHello(t, conn)
 	l, err := e.Accept(testContext(t), e.hello)
 	require.NoError(t, err)
 	_, err = drivers.ReadHello(conn)
@@ -80,7 +80,7 @@ func TestEndpointAccept(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 
 	good := dialRaw(t, e.path)
-	sayHello(t, good)
+	sendHello(t, good)
 	_, err = drivers.ReadHello(good)
 	require.NoError(t, err)
 	l = <-links

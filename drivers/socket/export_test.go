@@ -52,8 +52,9 @@ func LinkOf(t testing.TB, c *net.UnixConn, limit int, worker bool) drivers.Link 
 	return l
 }
 
-// HoldSender keeps all senders of a link away until release is called, which ends as
-// a Send does. Others leave it their frames, though there may be no room for them.
+// HoldSender holds the lock of the senders of a link until release is called, which ends as
+// a Send does. Other senders combine their frames with it, though there may be no
+// room for them.
 func HoldSender(t testing.TB, l drivers.Link) (release func()) {
 	require.True(t, l.(*link).writer.lock.TryLock())
 	l.(*link).writer.stalled.Store(false)

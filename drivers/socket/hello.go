@@ -15,24 +15,24 @@ type netConn = *net.UnixConn
 // It is a variable for the tests.
 var helloTimeout = 5 * time.Second
 
-// exchange says hello, hears the peer's and compares the two. A hello is far
-// smaller than what a socket buffers, so both sides can speak first.
+// exchange sends our hello, receives the peer's and compares the two. A hello is
+// far smaller than what a socket buffers, so both sides can send first.
 func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
-	return process.HearHello(conn, local, sayHello(conn, local))
+	return process.HearHello(conn, local, sendHello(conn, local))
 }
 
-func sayHello(conn netConn, local drivers.Hello) error {
+func sendHello(conn netConn, local drivers.Hello) error {
 	b, err := drivers.AppendHello(nil, local)
 	if err != nil {
 		return err
 	}
 	if _, err := conn.Write(b); err != nil {
-		return fmt.Errorf("tandem: socket: say hello: %w", err)
+		return fmt.Errorf("tandem: socket: send the hello: %w", err)
 	}
 	return nil
 }
 
-// refuse says why there will be no hello, and hangs up.
+// refuse sends the reason why there will be no hello, and closes the connection.
 func refuse(conn netConn, reason string) {
 	_ = conn.SetWriteDeadline(time.Now().Add(helloTimeout))
 	_, _ = conn.Write(drivers.AppendRefusal(nil, reason))

@@ -21,10 +21,10 @@ func helperMain(mode, arg string) int {
 	case "host", "host-detached": // spawns a worker, says its pid, and waits to be killed
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached", OnDisconnect: socket.KeepAlive}
+		d := socket.Driver{Path: arg + ".sock", Detached: mode == "host-detached"}
 		work := "once"
 		if d.Detached {
-			work = "echo"
+			work, d.OnDisconnect = "echo", socket.KeepAlive
 		}
 		ch, err := d.Spawn(ctx, command(nil, work, arg))
 		if err != nil {
@@ -62,7 +62,7 @@ func helperMain(mode, arg string) int {
 		if err == nil {
 			_, err = socket.Attach(context.Background(), ref, socket.Connect{Attempts: 1}, nil)
 		}
-		fmt.Println(errors.Is(err, socket.ErrStranger), err)
+		fmt.Println(errors.Is(err, socket.ErrWrongPeer), err)
 		return 0
 	case "take-names", "swap-dir": // attackers
 		dir, victim, _ := strings.Cut(arg, ":")

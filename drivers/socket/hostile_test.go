@@ -34,7 +34,7 @@ func goodHello(t testing.TB) []byte {
 	return b
 }
 
-func sayHello(t testing.TB, c net.Conn) {
+func sendHello(t testing.TB, c net.Conn) {
 	_, err := c.Write(goodHello(t))
 	require.NoError(t, err)
 }
@@ -77,7 +77,7 @@ func TestHostileHost(t *testing.T) {
 		var conn *net.UnixConn
 		eventually(t, "the worker takes a host", func() bool {
 			conn = dialRaw(t, path)
-			sayHello(t, conn)
+			sendHello(t, conn)
 			_, err := drivers.ReadHello(conn)
 			if err != nil {
 				conn.Close()

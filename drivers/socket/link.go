@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,13 +13,8 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-const (
-	// maxFrame is the largest frame, header and payload, that an int of any
-	// width and the prefix can count.
-	maxFrame = math.MaxInt32 - 2*prefixSize
-	// socketBuffer is what is asked for on each side of a link, in bytes.
-	socketBuffer = 512 << 10
-)
+// socketBuffer is what is asked for on each side of a link, in bytes.
+const socketBuffer = 512 << 10
 
 // side says whose end of a connection a link is.
 type side uint8
@@ -71,7 +65,7 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 	}
 	l := &link{
 		conn: conn, raw: raw, peer: remote, side: side,
-		limit: min(local.MaxMessage, remote.MaxMessage, maxFrame),
+		limit: min(local.MaxMessage, remote.MaxMessage, drivers.MaxMaxMessage),
 		done:  make(chan struct{}),
 	}
 	if err := raw.Control(func(fd uintptr) { l.fd = int(fd) }); err != nil {
@@ -98,7 +92,7 @@ func (l *link) Shutdown() {
 // Close ends the link and frees its descriptor.
 func (l *link) Close() error {
 	l.Shutdown()
-	// Whoever waits in the netpoller has been told, and leaves.
+	// Shutdown has woken the goroutines that wait in the netpoller.
 	l.waiter.mu.Lock()
 	defer l.waiter.mu.Unlock()
 	l.fdMu.Lock()

@@ -430,11 +430,11 @@ func TestSendAllocatesNothing(t *testing.T) {
 	}
 }
 
-// What senders leave to another one arrives, in order, though that one's own frame was
+// Frames combined with that of another sender arrive, in order, though its own frame was
 // cut, or nobody sends anything else.
 func TestLeftFrames(t *testing.T) {
 	notify := func(tx uint64) drivers.Frame {
-		return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: []byte("left")}
+		return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: []byte("combined")}
 	}
 	// cut sends a part of a frame, and returns when the system has no room any more.
 	cut := func(t *testing.T, l drivers.Link) {
@@ -454,7 +454,7 @@ func TestLeftFrames(t *testing.T) {
 				require.NoError(t, a.Send(ctx, notify(tx)))
 			}
 			if name == "another sender gives up" {
-				// Another sender takes over what was left, and gives up.
+				// Another sender takes over the combined frames, and gives up.
 				blocked := make(chan error, 1)
 				short, cancel := context.WithCancel(ctx)
 				go func() {

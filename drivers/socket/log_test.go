@@ -69,7 +69,7 @@ func TestEndpointLogsToItsLogger(t *testing.T) {
 	e, err := socket.Driver{}.Open(s, l.logger())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
-	sayHello(t, control)
+	sendHello(t, control)
 	hello := drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}
 	first, err := e.Accept(testContext(t), hello)
 	require.NoError(t, err)

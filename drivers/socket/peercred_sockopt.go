@@ -14,7 +14,7 @@ func onFD(conn netConn, get func(fd int) (credentials, error)) (c credentials, e
 		err = ctlErr
 	}
 	if err != nil {
-		return c, fmt.Errorf("tandem: socket: who is the peer: %w", err)
+		return c, fmt.Errorf("tandem: socket: credentials of the peer: %w", err)
 	}
 	return c, nil
 }

@@ -44,6 +44,9 @@ func userPlace(path string, uid int) (place, error) {
 	if len(abs) > maxPath {
 		return place{}, fmt.Errorf("tandem: socket: path %q has %d bytes, largest allowed %d: choose a shorter Driver.Path, or none", abs, len(abs), maxPath)
 	}
+	if filepath.Dir(abs) == abs {
+		return place{}, fmt.Errorf("tandem: socket: path %q is a directory: choose another Driver.Path", abs)
+	}
 	p := place{path: abs}
 	s := newSite(p, uid)
 	defer s.close()

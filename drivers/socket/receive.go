@@ -24,7 +24,7 @@ type reader struct {
 	// buf[r:w] has arrived and was not returned yet.
 	buf  []byte
 	r, w int
-	held bool // somebody keeps a part of buf: nothing in it must change any more
+	held bool // a caller of Hold keeps a part of buf: nothing in it must change any more
 
 	// large is a frame that is too large for buf, of which got bytes have
 	// arrived; nil between such frames. Its tag is largeTag.
@@ -38,8 +38,8 @@ type reader struct {
 	// complete says whether Next would return something without the socket.
 	complete atomic.Bool
 
-	// left: the host has said that it leaves and the worker is to stay.
-	left atomic.Bool
+	// detached: the host has detached, and the worker is to stay.
+	detached atomic.Bool
 
 	spin spinner
 
@@ -160,8 +160,8 @@ func (rd *reader) take(limit int) (f drivers.Frame, ok, dropped bool, err error)
 			if rd.small++; prefixSize+need > keepBuffer {
 				rd.small = 0
 			}
-			if f, ok, err = parseFrame(tag, body, size); err != nil && drivers.Kind(tag) == kindLeave && size == 8 {
-				rd.left.Store(true)
+			if f, ok, err = parseFrame(tag, body, size); err != nil && drivers.Kind(tag) == kindDetach && size == 8 {
+				rd.detached.Store(true)
 				return f, false, true, nil
 			}
 			return f, ok, !ok && err == nil, err

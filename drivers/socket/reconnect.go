@@ -17,7 +17,7 @@ import (
 //
 //   - with an error that wraps the worker's [*ipc.ExitError], at once, when the
 //     process has ended or ends meanwhile;
-//   - with an error that wraps [ErrStranger], at once, when another process, or
+//   - with an error that wraps [ErrWrongPeer], at once, when another process, or
 //     another run of the program, answers in the worker's place, or one that does
 //     not agree in its hello;
 //   - when ctx ends, with its error;
@@ -25,7 +25,7 @@ import (
 //   - with the error of the last attempt when no attempt succeeded, for example
 //     an [*ipc.RefusedError] while the worker serves another host.
 //
-// The link that was disconnected stays with who got it, and has to be closed.
+// The link that was disconnected still has to be closed by its owner.
 func (c *Channel) Reconnect(ctx context.Context) error {
 	if err := c.takeTurn(ctx); err != nil {
 		return err
@@ -55,7 +55,7 @@ func (c *Channel) takeTurn(ctx context.Context) error {
 func (c *Channel) endTurn() { <-c.turn }
 
 // establish connects and adopts the link. trying, if not nil, makes this an
-// automatic Reconnect, and is told of each attempt.
+// automatic Reconnect, and is called before each attempt.
 func (c *Channel) establish(ctx context.Context, trying func(attempt int, last error)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -92,20 +92,20 @@ func (c *Channel) exited() error {
 }
 
 // adopt makes l the present link.
-func (c *Channel) adopt(l *link, unasked bool) error {
+func (c *Channel) adopt(l *link, auto bool) error {
 	c.mu.Lock()
 	switch {
 	case c.closed:
 		c.mu.Unlock()
 		return ipc.ErrClosed
-	case unasked && c.asked:
+	case auto && c.userDisconnected:
 		c.mu.Unlock()
-		return errAsked
+		return errUserDisconnected
 	}
 	if !c.shared && c.link != nil {
 		_ = c.link.Close() // nobody else can
 	}
-	c.link, c.asked = l, false
+	c.link, c.userDisconnected = l, false
 	fn := c.fn
 	c.mu.Unlock()
 	select {
@@ -118,10 +118,11 @@ func (c *Channel) adopt(l *link, unasked bool) error {
 	return nil
 }
 
-// strangerError: who answered is not the worker, so trying again is no use.
-type strangerError struct{ error }
+// wrongPeerError is the error of an attempt that met a process other than the
+// worker. More attempts would meet it again.
+type wrongPeerError struct{ error }
 
-func (e strangerError) Unwrap() []error { return []error{ErrStranger, e.error} }
+func (e wrongPeerError) Unwrap() []error { return []error{ErrWrongPeer, e.error} }
 
 // attempt dials until an attempt succeeds, or no further one would.
 func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, error) {
@@ -136,8 +137,8 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 			return l, nil
 		}
 		lastErr = err
-		var stranger strangerError
-		if ctx.Err() != nil || errors.As(err, &stranger) {
+		var wrongPeer wrongPeerError
+		if ctx.Err() != nil || errors.As(err, &wrongPeer) {
 			return nil, err
 		}
 		if n == last {
@@ -171,7 +172,7 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 			conn.Close()
 		}
 	}()
-	remote, err := c.greet(ctx, conn)
+	remote, err := c.exchangeHellos(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 		{"nonce", c.ref.Nonce, remote.Nonce},
 	} {
 		if f.first != f.then {
-			return nil, strangerError{fmt.Errorf("tandem: socket: who answers is not the worker: its %s is %d, the worker's is %d", f.what, f.then, f.first)}
+			return nil, wrongPeerError{fmt.Errorf("tandem: socket: another process answers in the worker's place: its %s is %d, the worker's is %d", f.what, f.then, f.first)}
 		}
 	}
 	return newLink(conn, c.local, remote, hostSide)
@@ -205,7 +206,7 @@ func (c *Channel) connectOnce(ctx context.Context) (netConn, error) {
 	cred, err := peerCredentials(conn)
 	if err == nil {
 		if wrong := errors.Join(cred.checkUser(c.ref.UID), cred.checkProcess(c.proc.PID(), c.ref.PID)); wrong != nil {
-			err = strangerError{wrong}
+			err = wrongPeerError{wrong}
 		}
 	}
 	if err != nil {
@@ -215,31 +216,31 @@ func (c *Channel) connectOnce(ctx context.Context) (netConn, error) {
 	return conn, nil
 }
 
-// greet exchanges hellos, within helloTimeout; but if the worker has a host and
+// exchangeHellos sends and receives a hello, within helloTimeout; but if the worker has a host and
 // says that we are to wait for our turn, for as long as ctx allows.
-func (c *Channel) greet(ctx context.Context, conn netConn) (drivers.Hello, error) {
+func (c *Channel) exchangeHellos(ctx context.Context, conn netConn) (drivers.Hello, error) {
 	short, cancel := withHelloTimeout(ctx)
 	defer cancel()
-	remote, err := c.hear(short, conn, sayHello(conn, c.local))
+	remote, err := c.receiveHello(short, conn, sendHello(conn, c.local))
 	if errors.Is(err, ipc.ErrQueued) {
 		remote, err = c.awaitTurn(ctx, conn)
 	}
 	var mismatch *ipc.MismatchError
 	if errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued) {
-		err = strangerError{err}
+		err = wrongPeerError{err}
 	}
 	return remote, err
 }
 
 // awaitTurn waits in the worker's queue.
 func (c *Channel) awaitTurn(ctx context.Context, conn netConn) (drivers.Hello, error) {
-	return c.hear(ctx, conn, nil)
+	return c.receiveHello(ctx, conn, nil)
 }
 
-// hear hears the worker's hello. said is what saying ours came to.
-func (c *Channel) hear(ctx context.Context, conn netConn, said error) (drivers.Hello, error) {
+// receiveHello receives the worker's hello. sent is the error of sending ours.
+func (c *Channel) receiveHello(ctx context.Context, conn netConn, sent error) (drivers.Hello, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
-	remote, err := process.HearHello(conn, c.local, said)
+	remote, err := process.HearHello(conn, c.local, sent)
 	if !stop() {
 		return remote, context.Cause(ctx)
 	}

@@ -212,7 +212,7 @@ func TestSecondHostIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	h := spawn(t, socket.Driver{Path: path, Connect: socket.Connect{Attempts: 1}}, "echo", "")
 	c := dialRaw(t, path)
-	sayHello(t, c)
+	sendHello(t, c)
 	_, err := drivers.ReadHello(c)
 	var refused *ipc.RefusedError
 	require.ErrorAs(t, err, &refused)
@@ -222,7 +222,7 @@ func TestSecondHostIsRefused(t *testing.T) {
 	// While another host is served, ours is told so.
 	require.NoError(t, h.Disconnect())
 	other := dialRaw(t, path)
-	sayHello(t, other)
+	sendHello(t, other)
 	_, err = drivers.ReadHello(other)
 	require.NoError(t, err)
 	require.ErrorAs(t, h.Reconnect(h.ctx), &refused)

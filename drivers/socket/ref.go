@@ -14,7 +14,7 @@ import (
 )
 
 // A Ref names one run of a worker, so that another process can take it over with
-// [Attach]. It holds what proves that who answers is that run. It is a plain
+// [Attach]. With it Attach proves that the process that answers is that run. It is a plain
 // value that may be stored and passed on: as text, in JSON and in CBOR. It is no
 // secret, and of no use to other users.
 type Ref struct {
@@ -46,9 +46,9 @@ var (
 	// ErrStale: there is no worker any more that the [Ref] names. It wraps
 	// [ipc.ErrPeerGone].
 	ErrStale = fmt.Errorf("tandem: socket: stale reference: %w", ipc.ErrPeerGone)
-	// ErrStranger: who listens or answers in the worker's place is not the worker.
-	ErrStranger = errors.New("tandem: socket: a stranger")
-	// ErrBadRef: what was given as a [Ref] is none.
+	// ErrWrongPeer: another process than the worker listens or answers in its place.
+	ErrWrongPeer = errors.New("tandem: socket: wrong peer")
+	// ErrBadRef: a [Ref], or its text, cannot name a worker.
 	ErrBadRef = errors.New("tandem: socket: not a reference of a worker")
 )
 
@@ -119,7 +119,7 @@ func (r Ref) check() error {
 	switch {
 	case r.Path == "":
 		what = `path "": the worker is not detached, and was given no Driver.Path`
-	case !filepath.IsAbs(r.Path) || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
+	case !filepath.IsAbs(r.Path) || filepath.Dir(r.Path) == r.Path || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
 		what = fmt.Sprintf("path %.*q", maxPath+1, r.Path)
 	case r.PID <= 1 || r.PID > math.MaxInt32:
 		what = fmt.Sprintf("process id %d", r.PID)
@@ -133,7 +133,7 @@ func (r Ref) check() error {
 		what = fmt.Sprintf("codec %.20q", r.Codec)
 	case len(r.Program) > maxProgram:
 		what = fmt.Sprintf("program %.20q", r.Program)
-	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > maxFrame:
+	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > drivers.MaxMaxMessage:
 		what = fmt.Sprintf("largest message of %d bytes", r.MaxMessage)
 	case r.Timeouts.Start < 0 || r.Timeouts.Host < 0 || r.Timeouts.Call < 0 || r.Timeouts.Grace < 0 || r.Resume < 0:
 		what = "a negative limit"
@@ -146,7 +146,7 @@ func (r Ref) check() error {
 // checkOwner returns an error if this process's user cannot be the worker's.
 func (r Ref) checkOwner() error {
 	if me := os.Geteuid(); me != 0 && me != r.UID {
-		return fmt.Errorf("%w: the worker belongs to user %d, this process to user %d", ErrStranger, r.UID, me)
+		return fmt.Errorf("%w: the worker belongs to user %d, this process to user %d", ErrWrongPeer, r.UID, me)
 	}
 	return nil
 }

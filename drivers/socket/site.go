@@ -13,8 +13,8 @@ import (
 )
 
 // site is a place whose directory is held open. Paths are only followed to open
-// it: whatever becomes of them later, and whoever has a hand in that, names are
-// looked up in the directory that was opened. Symbolic links in it are not
+// it: whatever another process makes of them later, names are looked up in the
+// directory that was opened. Symbolic links in it are not
 // followed.
 type site struct {
 	place

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/internal/delay"
 )
 
 // lockWait bounds how long a directory's lock is waited for: it only guards two
@@ -21,12 +23,12 @@ const lockWait = time.Second
 // file behind.
 func (s *site) lock() (unlock func()) {
 	fd := int(s.dir.Fd())
-	for wait := time.Millisecond; ; wait *= 2 {
+	pauses := delay.New(time.Millisecond, lockWait/8)
+	for begin := time.Now(); ; time.Sleep(pauses.Next()) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EWOULDBLOCK && err != unix.EINTR || wait > lockWait {
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Since(begin) > lockWait {
 			return func() { _ = unix.Flock(fd, unix.LOCK_UN) }
 		}
-		time.Sleep(wait)
 	}
 }
 

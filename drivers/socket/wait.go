@@ -113,7 +113,7 @@ func (s *spinner) next() bool {
 	return false
 }
 
-// found is told that a frame came, perhaps after some tries.
+// found is called when a frame came, perhaps after some tries.
 func (s *spinner) found() {
 	if s.tries > 0 {
 		s.budget = min(max(2*s.tries, s.budget), maxSpin)

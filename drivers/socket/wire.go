@@ -17,13 +17,13 @@ const (
 	// up, so it has an end byte that says whether it is good.
 	wholeWrite = 2 << 10
 
-	endGood    = 1 // the frame is whole
-	endGivenUp = 0 // the sender gave up: what is missing was filled with zeros
+	endGood      = 1 // the frame is whole
+	endAbandoned = 0 // the sender gave up: what is missing was filled with zeros
 )
 
-// kindLeave is the driver's own frame, with a tag that no other frame has: the host
-// leaves for good and the worker is to stay. It has a tx, 0, and nothing else.
-const kindLeave drivers.Kind = 0x40
+// kindDetach is the driver's own frame, with a tag that no other frame has: the host
+// detaches, and the worker is to stay. It has a tx, 0, and nothing else.
+const kindDetach drivers.Kind = 0x40
 
 // endSize returns how many bytes follow a frame of this size.
 func endSize(size int) int {
@@ -59,7 +59,7 @@ func parseFrame(tag byte, b []byte, size int) (f drivers.Frame, ok bool, err err
 	if endSize(size) > 0 {
 		switch end := b[size]; end {
 		case endGood:
-		case endGivenUp:
+		case endAbandoned:
 			return f, false, nil
 		default:
 			return f, false, fmt.Errorf("%w: a frame of %d bytes ends with byte %#02x, expected 0 or 1", ipc.ErrProtocol, size, end)

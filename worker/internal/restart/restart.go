@@ -5,8 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
+	"github.com/tandemipc/tandem/internal/delay"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -24,16 +23,13 @@ const (
 	defaultMaxDelay    = 10 * time.Second
 	defaultMaxRestarts = 10
 	defaultInterval    = time.Minute
-
-	growth = 2
-	jitter = 0.25
 )
 
 // Counter counts the restarts of one worker. It is not safe for concurrent use.
 type Counter struct {
-	Policy                            // completed
-	delays backoff.ExponentialBackOff // before jitter they never shrink but by Reset
-	recent []time.Time                // restarts within Interval
+	Policy // completed
+	delays *delay.Growing
+	recent []time.Time // restarts within Interval
 }
 
 // NewCounter returns a count for a worker that was not restarted yet.
@@ -49,10 +45,7 @@ func NewCounter(p Policy) *Counter {
 	if p.MaxRestarts == 0 {
 		p.MaxRestarts = defaultMaxRestarts
 	}
-	p.Delay = min(p.Delay, p.MaxDelay)
-	return &Counter{Policy: p, delays: backoff.ExponentialBackOff{
-		InitialInterval: p.Delay, MaxInterval: p.MaxDelay, Multiplier: growth, RandomizationFactor: jitter,
-	}}
+	return &Counter{Policy: p, delays: delay.New(p.Delay, p.MaxDelay)}
 }
 
 // InVain reports whether to start a worker again would fail with err again: its program
@@ -65,7 +58,7 @@ func InVain(err error) bool {
 // Next counts a restart of a worker that has lived for so long, 0 if it could not be
 // started. It returns how long to wait before the restart, or false if there were too
 // many.
-func (c *Counter) Next(lived time.Duration) (delay time.Duration, ok bool) {
+func (c *Counter) Next(lived time.Duration) (pause time.Duration, ok bool) {
 	now := time.Now()
 	if c.MaxRestarts > 0 {
 		for len(c.recent) > 0 && now.Sub(c.recent[0]) > c.Interval {
@@ -79,5 +72,5 @@ func (c *Counter) Next(lived time.Duration) (delay time.Duration, ok bool) {
 	if lived > c.MaxDelay {
 		c.delays.Reset()
 	}
-	return min(c.delays.NextBackOff(), c.MaxDelay), true
+	return c.delays.Next(), true
 }

@@ -12,7 +12,7 @@ func TestRestartDelays(t *testing.T) {
 	r := NewCounter(Policy{MaxRestarts: -1})
 	near := func(want, got time.Duration) {
 		t.Helper()
-		require.InDelta(t, want, got, float64(want)*jitter+1)
+		require.InDelta(t, want, got, float64(want)*0.25+1)
 		require.LessOrEqual(t, got, 10*time.Second)
 	}
 	for want := 100 * time.Millisecond; want < 10*time.Second; want *= 2 {
