@@ -83,20 +83,18 @@ var walls = map[string][]string{
 	"ipc":  {},
 	"ring": {},
 
-	"internal/delay": {},
-
 	"drivers":                   {"ipc"},
 	"drivers/drivertest":        {"ipc", "drivers"},
 	"drivers/internal/fdpass":   {},
 	"drivers/internal/sendlock": {},
 	"drivers/internal/process":  {"ipc", "drivers"},
 	"drivers/shm":               {"ipc", "ring", "drivers", "drivers/internal/..."},
-	"drivers/socket":            {"ipc", "drivers", "drivers/internal/...", "internal/delay"},
+	"drivers/socket":            {"ipc", "drivers", "drivers/internal/..."},
 
 	"worker/internal/wait":    {},
 	"worker/internal/queue":   {"worker/internal/wait"},
 	"worker/internal/retry":   {"ipc"},
-	"worker/internal/restart": {"ipc", "internal/delay"},
+	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
 	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/tandemipc/tandem/internal/delay"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // Connect says how [Channel.Reconnect] and [Attach] try to reach a worker. The zero
@@ -76,7 +76,7 @@ func (c Connect) delays() func(attempt int) time.Duration {
 		if first == 0 {
 			first = defaultDelay
 		}
-		growing := delay.New(first, limit)
+		growing := drivers.NewBackoff(first, limit)
 		next = func(int) time.Duration { return growing.Next() }
 	}
 	return func(attempt int) time.Duration { return min(max(next(attempt), 0), limit) }

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/internal/delay"
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // lockWait bounds how long a directory's lock is waited for: it only guards two
@@ -23,7 +23,7 @@ const lockWait = time.Second
 // file behind.
 func (s *site) lock() (unlock func()) {
 	fd := int(s.dir.Fd())
-	pauses := delay.New(time.Millisecond, lockWait/8)
+	pauses := drivers.NewBackoff(time.Millisecond, lockWait/8)
 	for begin := time.Now(); ; time.Sleep(pauses.Next()) {
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Since(begin) > lockWait {

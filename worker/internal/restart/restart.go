@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/tandemipc/tandem/internal/delay"
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -28,7 +28,7 @@ const (
 // Counter counts the restarts of one worker. It is not safe for concurrent use.
 type Counter struct {
 	Policy // completed
-	delays *delay.Growing
+	delays *drivers.Backoff
 	recent []time.Time // restarts within Interval
 }
 
@@ -45,7 +45,7 @@ func NewCounter(p Policy) *Counter {
 	if p.MaxRestarts == 0 {
 		p.MaxRestarts = defaultMaxRestarts
 	}
-	return &Counter{Policy: p, delays: delay.New(p.Delay, p.MaxDelay)}
+	return &Counter{Policy: p, delays: drivers.NewBackoff(p.Delay, p.MaxDelay)}
 }
 
 // InVain reports whether to start a worker again would fail with err again: its program

@@ -1,4 +1,4 @@
-package delay_test
+package drivers_test
 
 import (
 	"math"
@@ -7,12 +7,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tandemipc/tandem/internal/delay"
+	"github.com/tandemipc/tandem/drivers"
 )
 
-func TestPausesGrowUpToTheLimit(t *testing.T) {
+func TestBackoffGrowsUpToTheLimit(t *testing.T) {
 	for range 100 {
-		g := delay.New(time.Second, 6*time.Second)
+		g := drivers.NewBackoff(time.Second, 6*time.Second)
 		for range 2 {
 			for _, want := range []time.Duration{1, 2, 4, 6, 6, 6} {
 				got := g.Next()
@@ -24,10 +24,10 @@ func TestPausesGrowUpToTheLimit(t *testing.T) {
 	}
 }
 
-func TestExtremePauses(t *testing.T) {
+func TestExtremeBackoffs(t *testing.T) {
 	for _, first := range []time.Duration{1, time.Hour, math.MaxInt64/2 + 1, math.MaxInt64 - 1, math.MaxInt64} {
 		for _, limit := range []time.Duration{1, time.Hour, math.MaxInt64/2 + 1, math.MaxInt64 - 1, math.MaxInt64} {
-			g := delay.New(first, limit)
+			g := drivers.NewBackoff(first, limit)
 			for range 100 {
 				got := g.Next()
 				require.GreaterOrEqual(t, got, min(first, limit)/4, "%v, %v", first, limit)
