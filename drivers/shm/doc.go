@@ -8,7 +8,7 @@
 // # Start
 //
 // Host and worker share a control socket, a socketpair that the worker inherits.
-// Over it each side says hello, and passes the descriptor of the memory that it
+// Over it each side sends its hello, with the descriptor of the memory that it
 // will write. There is no name in any file system and nothing in /dev/shm, so
 // nothing can be left behind.
 //

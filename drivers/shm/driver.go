@@ -94,12 +94,12 @@ func supported() error {
 	return nil
 }
 
-// Spawn starts a worker and links it. Package worker calls it. It panics if an
-// option is out of range.
+// Spawn starts a worker and links it. Package worker calls it. A field that is
+// out of range is an error before anything is started.
 func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
 	d, err := d.complete()
 	if err != nil {
-		panic(err.Error())
+		return nil, err
 	}
 	if err := supported(); err != nil {
 		return nil, err

@@ -90,20 +90,20 @@ func (d Driver) link(control *net.UnixConn, local drivers.Hello) (*link, error) 
 	return l, nil
 }
 
-// exchange says hello with our memory, hears the peer's hello, compares the
+// exchange sends our hello with our memory, receives the peer's hello, compares the
 // two, and maps the peer's memory.
 func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, drivers.Hello, error) {
 	hello, err := drivers.AppendHello(nil, local)
 	if err != nil {
 		return nil, drivers.Hello{}, err
 	}
-	said := fdpass.Send(control, hello, ours.File())
-	if said != nil {
-		said = fmt.Errorf("tandem: shm: say hello: %w", said)
+	sendErr := fdpass.Send(control, hello, ours.File())
+	if sendErr != nil {
+		sendErr = fmt.Errorf("tandem: shm: send the hello: %w", sendErr)
 	}
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
-	remote, err := process.HearHello(&from, local, said)
+	remote, err := process.HearHello(&from, local, sendErr)
 	if errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
 	}

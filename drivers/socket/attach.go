@@ -15,7 +15,8 @@ import (
 // detached: it connects to where the worker listens, as connect says, and proves
 // that the process that answers is the very run that ref names, by its user, its
 // process id with the start time, and its nonce. Before that nothing is trusted,
-// and no process is signalled at any time. It panics if connect is out of range.
+// and no process is signalled at any time. A field of connect that is out of range is
+// an error.
 //
 // A worker that has a host refuses a second one with an [*ipc.RefusedError], or
 // lets it wait until ctx ends, as its [Driver].SecondHost says. Other errors wrap
@@ -34,7 +35,9 @@ import (
 // The worker is not our child. The channel's Process knows when it ends, but not
 // how: its Exit has the code [ipc.ExitUnknown].
 func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*Channel, error) {
-	connect.check()
+	if err := connect.check(); err != nil {
+		return nil, err
+	}
 	if err := supported(); err != nil {
 		return nil, err
 	}

@@ -273,7 +273,7 @@ func TestRuntimeDir(t *testing.T) {
 		require.NoDirExists(t, filepath.Dir(h.Address()))
 	}
 	// A directory whose files anybody may replace is none for a socket.
-	require.NoError(t, os.Chmod(dir, 0o777))
+	require.NoError(t, os.Chmod(dir, 0o777)) // the order of a map is random
 	t.Setenv("TMPDIR", dir)
 	h := spawn(t, socket.Driver{Detached: true}, "echo", "")
 	require.Regexp(t, "^/tmp/tandem-", h.Address())

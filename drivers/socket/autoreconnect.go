@@ -137,8 +137,8 @@ func (c *Channel) current() *link {
 	return c.link
 }
 
-// autoReconnectDelay is the pause before an automatic Reconnect: the end of a process is seen
-// a moment after the end of its link, and then no attempt is to be made.
+// autoReconnectDelay is the pause before an automatic Reconnect: the end of a process
+// is seen a moment after the end of its link, and then no attempt is to be made.
 const autoReconnectDelay = 50 * time.Millisecond
 
 // errUserDisconnected ends an automatic Reconnect: the user has called Disconnect.

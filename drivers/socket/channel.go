@@ -115,7 +115,7 @@ func (c *Channel) Connected() bool {
 	return !c.closed && c.link.alive()
 }
 
-// Detached reports whether the worker was left by Detach, and so outlives the channel.
+// Detached reports whether Detach has given the worker up, so that it outlives the channel.
 func (c *Channel) Detached() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -196,7 +196,7 @@ var errChannelClosed = fmt.Errorf("%w: the channel is closed (%w)", ipc.ErrDisco
 // link by Links still has to close it. The error is always nil.
 func (c *Channel) Close() error {
 	c.end(false)
-	c.turn <- struct{}{} // a Reconnect that ran has left
+	c.turn <- struct{}{} // a Reconnect that ran has returned
 	defer c.endTurn()
 	c.watching.Wait()
 	<-c.removed

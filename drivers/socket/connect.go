@@ -26,14 +26,14 @@ type Connect struct {
 
 	// Auto makes the channel reconnect by itself, in the same way, when the
 	// connection has ended though neither side was to end it: the worker lives,
-	// and there was no Disconnect, Detach or Close. If the attempts come to nothing
-	// that was it, until Reconnect is called. Calls fail with
+	// and there was no Disconnect, Detach or Close. If all attempts fail,
+	// the channel stays disconnected until Reconnect is called. Calls fail with
 	// [ipc.ErrDisconnected] meanwhile, unless worker.WithResume is given.
 	Auto bool
 	// OnState, if set, is called for each change of the connection, Auto or not: in
 	// order, one call at a time, from a goroutine of its own, which holds no lock, so
-	// that it may call any method of the channel. A state that is over before it
-	// could be told may be left out, but never the last one. No call begins
+	// that it may call any method of the channel. A state that is over before OnState
+	// could be called may be skipped, but never the last one. No call begins
 	// after the channel was closed.
 	OnState func(State)
 }
@@ -44,16 +44,17 @@ const (
 	defaultMaxDelay = 5 * time.Second
 )
 
-// check panics if c is out of range.
-func (c Connect) check() {
+// check returns an error that names the first field that is out of range.
+func (c Connect) check() error {
 	switch {
 	case c.Attempts < 0:
-		panic(fmt.Sprintf("tandem: socket: Connect.Attempts is %d, need 0 or more", c.Attempts))
+		return fmt.Errorf("tandem: socket: Connect.Attempts is %d, need 0 or more", c.Attempts)
 	case c.Delay < 0:
-		panic(fmt.Sprintf("tandem: socket: Connect.Delay is %v, need 0 or more", c.Delay))
+		return fmt.Errorf("tandem: socket: Connect.Delay is %v, need 0 or more", c.Delay)
 	case c.MaxDelay < 0:
-		panic(fmt.Sprintf("tandem: socket: Connect.MaxDelay is %v, need 0 or more", c.MaxDelay))
+		return fmt.Errorf("tandem: socket: Connect.MaxDelay is %v, need 0 or more", c.MaxDelay)
 	}
+	return nil
 }
 
 func (c Connect) attempts() int {

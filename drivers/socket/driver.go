@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -109,30 +110,33 @@ type options struct {
 	Handover int `cbor:"5,keyasint,omitempty"`
 }
 
-// check panics if an option is out of range, or has no meaning beside the others.
-func (d Driver) check() {
-	d.Connect.check()
+// check returns an error that names the first field that is out of range, or that
+// contradicts another one.
+func (d Driver) check() error {
 	switch {
 	case d.OnDisconnect > KeepAlive:
-		panic(fmt.Sprintf("tandem: socket: Driver.OnDisconnect is %d, use socket.Shutdown or socket.KeepAlive", d.OnDisconnect))
+		return fmt.Errorf("tandem: socket: Driver.OnDisconnect is %d, use socket.Shutdown or socket.KeepAlive", d.OnDisconnect)
 	case d.SecondHost > Queue:
-		panic(fmt.Sprintf("tandem: socket: Driver.SecondHost is %d, use socket.Refuse or socket.Queue", d.SecondHost))
+		return fmt.Errorf("tandem: socket: Driver.SecondHost is %d, use socket.Refuse or socket.Queue", d.SecondHost)
 	case d.HostTimeout < 0:
-		panic(fmt.Sprintf("tandem: socket: Driver.HostTimeout is %v, need 0 or more", d.HostTimeout))
+		return fmt.Errorf("tandem: socket: Driver.HostTimeout is %v, need 0 or more", d.HostTimeout)
 	case d.OnDisconnect == KeepAlive && !d.Detached:
-		panic("tandem: socket: Driver.OnDisconnect is KeepAlive, and Driver.Detached is false: no other worker outlives its host")
+		return errors.New("tandem: socket: Driver.OnDisconnect is KeepAlive, and Driver.Detached is false: no other worker outlives its host")
 	case d.HostTimeout > 0 && !d.Detached:
-		panic("tandem: socket: Driver.HostTimeout is set, and Driver.Detached is false: use worker.WithHostTimeout")
+		return errors.New("tandem: socket: Driver.HostTimeout is set, and Driver.Detached is false: use worker.WithHostTimeout")
 	}
+	return d.Connect.check()
 }
 
 // Spawn starts cmd and returns when the worker listens and has sent its hello, or
-// when ctx ends. A Path that is too long or in use is an error before anything
-// is started; so is a system without Unix sockets, and then the error wraps
-// [ipc.ErrUnsupported]. After an error no process, descriptor or file is left.
-// It panics if an option is out of range, or has no meaning beside the others.
+// when ctx ends. A field that is out of range or contradicts another one, and a Path
+// that is too long or in use, are errors before anything is started; so is a system
+// without Unix sockets, and then the error wraps [ipc.ErrUnsupported]. After an
+// error no process, descriptor or file is left.
 func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
-	d.check()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
 	if err := supported(); err != nil {
 		return nil, err
 	}

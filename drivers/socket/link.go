@@ -80,7 +80,7 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 	return l, nil
 }
 
-// Peer is what the other side said in its hello.
+// Peer returns the hello of the other side.
 func (l *link) Peer() drivers.Hello { return l.peer }
 
 // Shutdown ends the link and keeps what has arrived.
@@ -120,7 +120,7 @@ func (l *link) finish(err error) error {
 	defer l.fdMu.RUnlock()
 	if !l.closed.Load() {
 		// The peer shall notice even if this link is never closed. Deadlines
-		// wake who waits here; whoever resets one looks at end afterwards.
+		// wake the goroutines that wait here. Code that resets one loads end afterwards.
 		endStream(l.fd)
 		_ = l.conn.SetDeadline(past)
 	}

@@ -39,10 +39,13 @@ type place struct {
 func userPlace(path string, uid int) (place, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return place{}, fmt.Errorf("tandem: socket: path %q: %w", path, err)
+		return place{}, fmt.Errorf("tandem: socket: Driver.Path %q: %w", path, err)
 	}
 	if len(abs) > maxPath {
-		return place{}, fmt.Errorf("tandem: socket: path %q has %d bytes, largest allowed %d: choose a shorter Driver.Path, or none", abs, len(abs), maxPath)
+		return place{}, fmt.Errorf("tandem: socket: path %.*q has %d bytes, largest allowed %d: choose a shorter Driver.Path, or none", maxPath+1, abs, len(abs), maxPath)
+	}
+	if strings.ContainsRune(abs, 0) {
+		return place{}, fmt.Errorf("tandem: socket: path %q has a zero byte: choose another Driver.Path", abs)
 	}
 	if filepath.Dir(abs) == abs {
 		return place{}, fmt.Errorf("tandem: socket: path %q is a directory: choose another Driver.Path", abs)
@@ -51,7 +54,7 @@ func userPlace(path string, uid int) (place, error) {
 	s := newSite(p, uid)
 	defer s.close()
 	if err := s.open(); err != nil {
-		return place{}, fmt.Errorf("tandem: socket: nobody can listen at %s: %w", abs, err)
+		return place{}, fmt.Errorf("tandem: socket: no worker can listen at Driver.Path %q: %w", abs, err)
 	}
 	return p, s.checkFree()
 }

@@ -67,7 +67,7 @@ func (l *link) Next() (f drivers.Frame, ok bool, err error) {
 		var dropped bool
 		f, ok, dropped, err = rd.take(l.limit)
 		if ok || dropped {
-			// After one that was given up, too, Next returns: a peer that sends
+			// After an abandoned one, too, Next returns: a peer that sends
 			// nothing else must not keep its caller here.
 			f.More = rd.holdsFrame(l.limit)
 			rd.setComplete(f.More)
@@ -140,7 +140,7 @@ func (l *link) fill() error {
 }
 
 // take returns a frame if all of it is here. dropped is true if what was here
-// is a frame that its sender gave up.
+// is a frame that its sender has abandoned.
 func (rd *reader) take(limit int) (f drivers.Frame, ok, dropped bool, err error) {
 	if rd.large == nil {
 		if rd.w-rd.r < prefixSize {
@@ -191,7 +191,7 @@ func (rd *reader) holdsFrame(limit int) bool {
 }
 
 // room returns where to read to. What earlier frames have left in front of it
-// is given up, which is why a payload lives until the following Next.
+// is overwritten, which is why a payload lives until the following Next.
 func (rd *reader) room(limit int) []byte {
 	if rd.large != nil {
 		return rd.large[rd.got:]

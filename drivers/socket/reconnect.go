@@ -38,7 +38,7 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 	return c.establish(ctx, nil)
 }
 
-// takeTurn waits for the turn, unless there is no use any more.
+// takeTurn waits for the turn. It fails if the process or ctx ends, or the channel is closed.
 func (c *Channel) takeTurn(ctx context.Context) error {
 	select {
 	case c.turn <- struct{}{}:
@@ -216,8 +216,8 @@ func (c *Channel) connectOnce(ctx context.Context) (netConn, error) {
 	return conn, nil
 }
 
-// exchangeHellos sends and receives a hello, within helloTimeout; but if the worker has a host and
-// says that we are to wait for our turn, for as long as ctx allows.
+// exchangeHellos sends and receives a hello, within helloTimeout. If the worker puts
+// this host into its queue, it waits for the hello for as long as ctx allows.
 func (c *Channel) exchangeHellos(ctx context.Context, conn netConn) (drivers.Hello, error) {
 	short, cancel := withHelloTimeout(ctx)
 	defer cancel()

@@ -148,7 +148,8 @@ func TestConnectOptionsAreRead(t *testing.T) {
 	require.ErrorContains(t, h.Reconnect(h.ctx), "after 3 attempts")
 
 	for _, c := range []socket.Connect{{Attempts: -1}, {Delay: -1}, {MaxDelay: -1}} {
-		require.Panics(t, func() { _, _ = socket.Driver{Connect: c}.Spawn(h.ctx, command(t, "echo", "")) })
+		_, err := socket.Driver{Connect: c}.Spawn(h.ctx, command(t, "echo", ""))
+		require.ErrorContains(t, err, "Connect.")
 	}
 }
 

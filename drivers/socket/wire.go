@@ -54,7 +54,7 @@ func appendPrefix(dst []byte, size int, tag byte) []byte {
 }
 
 // parseFrame takes apart a frame of size bytes and its end byte, if it has one.
-// ok is false if the sender gave the frame up.
+// ok is false if the sender has abandoned the frame.
 func parseFrame(tag byte, b []byte, size int) (f drivers.Frame, ok bool, err error) {
 	if endSize(size) > 0 {
 		switch end := b[size]; end {
