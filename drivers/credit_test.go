@@ -15,7 +15,7 @@ func TestCredit(t *testing.T) {
 	requests, notifications, err := drivers.ParseCredit(b)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, requests)
-	require.EqualValues(t, 1<<40, notifications)
+	require.Equal(t, uint64(1<<40), notifications)
 	for n := range 40 {
 		if _, _, err := drivers.ParseCredit(make([]byte, n)); n != len(b) {
 			require.ErrorIs(t, err, ipc.ErrProtocol, "%d bytes", n)
