@@ -144,6 +144,21 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 			return fatal(err)
 		}
 		return 0
+	case "one": // serves one link, closes its endpoint and lives on
+		a, _ := drivers.Find(s.Driver)
+		e, err := a.Open(s, slog.Default())
+		if err != nil {
+			return fatal(err)
+		}
+		l, err := e.Accept(ctx, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
+		if err != nil {
+			return fatal(err)
+		}
+		_ = echo(ctx, l)
+		l.Close()
+		e.Close()
+		time.Sleep(3 * testTimeout)
+		return 0
 	case "codec":
 		return echoWorker(ctx, s, drivers.Hello{Codec: "json"})
 	case "hello", "bytes": // speaks by hand: "layout", "version", "driver", or bytes after a good hello
