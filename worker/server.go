@@ -31,8 +31,9 @@ type Server struct {
 // ServerOption is an option of [NewServer].
 type ServerOption func(*Server)
 
-// WithServerLogger sets where the worker writes what nobody would learn otherwise.
-// It is [slog.Default] by default. It panics if l is nil.
+// WithServerLogger sets the logger for what happens on the worker's side and no error
+// reports, such as notifications that no handler gets. The default is [slog.Default]. It
+// panics if l is nil.
 func WithServerLogger(l *slog.Logger) ServerOption {
 	mustBeSet("WithServerLogger", l == nil)
 	return func(s *Server) { s.log = l }
@@ -47,16 +48,16 @@ func NewServer(opts ...ServerOption) *Server {
 	return s
 }
 
-// RequireDriver makes Serve insist on a driver, instead of following the host.
-// If the host uses another, both get an error at once.
+// RequireDriver makes Serve accept only one driver. If the host uses another, both get an
+// error at once. Without it the worker uses the host's.
 func (s *Server) RequireDriver(d drivers.Acceptor) { s.driver = d }
 
-// RequireCodec makes Serve insist on a codec, instead of following the host.
-// If the host uses another, both get an error at once.
+// RequireCodec makes Serve accept only one codec. If the host uses another, both get an
+// error at once. Without it the worker uses the host's.
 func (s *Server) RequireCodec(c ipc.Codec) { s.codec = c }
 
-// Dropped returns how many answers could not be delivered, since the connection to
-// the host had gone and they were not kept: see [WithResume].
+// Dropped returns how many answers could not be delivered, because the connection to the
+// host had ended and the worker did not keep them: see [WithResume].
 func (s *Server) Dropped() uint64 { return s.replay.Dropped() }
 
 // Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
