@@ -57,7 +57,7 @@ func (c Code) canonical() Code {
 
 // CodeOf returns the code that describes err best: that of an [*Error] in its
 // tree, CodeUnavailable for a peer that is gone or disconnected, CodeCanceled
-// and CodeDeadlineExceeded for contexts and limits, 0 for nil, and otherwise
+// and CodeDeadlineExceeded for contexts and timeouts, 0 for nil, and otherwise
 // CodeUnknown.
 func CodeOf(err error) Code {
 	var e *Error

@@ -13,7 +13,7 @@ import (
 
 // Codec turns values into bytes and back. A Codec is safe for concurrent use.
 type Codec interface {
-	// Name is what host and worker compare.
+	// Name is the name by which host and worker compare their codecs.
 	Name() string
 	// Append appends the encoding of v to dst. v may be a pointer to the value.
 	Append(dst []byte, v any) ([]byte, error)
@@ -21,7 +21,7 @@ type Codec interface {
 	Decode(data []byte, v any) error
 }
 
-// The codecs. FindCodec knows them by their names.
+// The codecs that a link can have. [FindCodec] finds them by their names.
 var (
 	// CBOR is the default: RFC 8949, compact, and strict about what it takes.
 	// Input with duplicate map keys, indefinite lengths, deep nesting,

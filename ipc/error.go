@@ -13,11 +13,11 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// Error is an error with a code. It is what a handler's error becomes when it
-// crosses to the caller, and what a handler returns to choose the code.
+// Error is an error with a code. A handler's error reaches its caller as an Error. A
+// handler that wants to choose the code returns one.
 //
-// [errors.Is] finds in it, on the caller's side too, the sentinels that were
-// registered with [RegisterError] and that the handler's error had in its tree.
+// If the handler's error wraps a sentinel that was registered with [RegisterError],
+// [errors.Is] finds that sentinel in the caller's error, too.
 type Error struct {
 	// Code says what kind of failure it was.
 	Code Code
@@ -36,7 +36,8 @@ type Error struct {
 // NewError returns an error with a code and a message.
 func NewError(code Code, message string) *Error { return &Error{Code: code, Message: message} }
 
-// Errorf formats a message like [fmt.Errorf], so that %w wraps.
+// Errorf returns an error with a code, and a message that it formats like [fmt.Errorf]; %w
+// wraps.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Code: code, Message: err.Error(), cause: err}
@@ -81,10 +82,10 @@ func init() {
 	RegisterError("errors.ErrUnsupported", errors.ErrUnsupported)
 }
 
-// RegisterError makes a sentinel recognisable across processes under a name
-// that both sides use: errors.Is(err, sentinel) then holds for the caller when
-// it held for the handler. Register in the package that both import. It panics
-// if the name is taken. Some of context, io and io/fs are registered already.
+// RegisterError gives a sentinel error a name that both sides know. If errors.Is finds
+// the sentinel in a handler's error, it then also finds it in the caller's. Call it in a
+// package that host and worker both import. Some sentinels of context, io and io/fs are
+// registered already. RegisterError panics if the name is taken.
 func RegisterError(name string, sentinel error) {
 	if sentinel == nil {
 		panic(fmt.Sprintf("tandem: sentinel error %q is nil", name))

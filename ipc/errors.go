@@ -23,7 +23,7 @@ var (
 	ErrPeerGone = errors.New("tandem: peer is gone")
 	// ErrProtocol: the peer sent what it must not send. The link is dead.
 	ErrProtocol = errors.New("tandem: protocol error")
-	// ErrQueued: the peer serves another one, and its hello will come later.
+	// ErrQueued: the peer serves another host, and its hello will come later.
 	ErrQueued = errors.New("tandem: queued")
 	// ErrUnsupported: the driver, or the system, cannot do what was asked for. It is
 	// an [errors.ErrUnsupported], too.
@@ -44,7 +44,7 @@ func (e *sentinel) Unwrap() []error { return e.also }
 
 // A MismatchError says that two sides of a link do not agree.
 type MismatchError struct {
-	// What they disagree on: "driver", "codec", "protocol version" ...
+	// What the two sides disagree on: "driver", "codec", "protocol version" ...
 	What string
 	// Local is our value, Remote is the peer's.
 	Local, Remote string
@@ -78,7 +78,7 @@ func (e *ChecksumError) Error() string {
 // A SizeError says that a message is larger than the two sides have agreed on. It has not
 // been sent.
 type SizeError struct {
-	// Size of the message and the Limit, in bytes.
+	// Size is the size of the message, and Limit the largest allowed, in bytes.
 	Size, Limit int
 }
 
@@ -86,12 +86,12 @@ func (e *SizeError) Error() string {
 	return fmt.Sprintf("tandem: message of %d bytes, largest allowed %d (see worker.WithMaxMessage)", e.Size, e.Limit)
 }
 
-// A TimeoutError says that a time limit ran out. errors.Is(err, context.DeadlineExceeded)
-// holds for it.
+// A TimeoutError says that something took longer than its timeout. For it
+// errors.Is(err, context.DeadlineExceeded) is true.
 type TimeoutError struct {
-	// What was limited: `call of "text.count"`, "start of the worker" ...
+	// What took too long: `call of "text.count"`, "start of the worker" ...
 	What string
-	// After is the limit that was in force.
+	// After is the timeout.
 	After time.Duration
 }
 
@@ -105,28 +105,28 @@ func (e *TimeoutError) Unwrap() error { return context.DeadlineExceeded }
 // Timeout returns true, so that [os.IsTimeout] and checks like it find the error.
 func (e *TimeoutError) Timeout() bool { return true }
 
-// ExitUnknown is the Code of an [ExitError] if nobody has told this process how the
-// worker ended: it was not a child of this one, as after an attach, or it was reaped by
-// another part of this program, or by the kernel as SIGCHLD is ignored.
+// ExitUnknown is the Code of an [ExitError] if this process cannot know how the worker
+// ended. Then the worker was not its child, as after an attach; or another part of this
+// program has reaped it; or the kernel has, because SIGCHLD is ignored.
 const ExitUnknown = -2
 
 // An ExitError says that the worker's process has ended. Calls that were pending, and
 // later ones, fail with it, whatever the exit code.
 type ExitError struct {
-	// PID of the process.
+	// PID is the process id.
 	PID int
-	// Program that it ran.
+	// Program is the program that the process ran.
 	Program string
 	// Code is the exit code, -1 if Signal ended the process, or [ExitUnknown].
 	Code int
-	// Signal that ended the process, or nil.
+	// Signal is the signal that ended the process, or nil.
 	Signal os.Signal
-	// Stderr is the last 4 KiB of what the process wrote there. If a crash of Go
-	// begins before that, with a line such as "panic: ...", its first 2 KiB stand in
-	// front.
+	// Stderr is the last 4 KiB of what the process wrote to stderr. If Go reported a
+	// crash before that, with a line such as "panic: ...", the first 2 KiB of the
+	// report come first.
 	Stderr string
 	// Cause is why the host killed the process, such as a [*TimeoutError] of its
-	// heartbeat; nil if the host did not, or was closing the client.
+	// heartbeat. It is nil if the host did not kill it, or did so in Close.
 	Cause error
 }
 

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// Fixed passes values on as the memory that they are. Nothing is encoded, so a
-// call with structs costs what a call with as many bytes does. It is for methods
-// whose types have no pointers, see [WithCodec]:
+// Fixed copies the memory of values as it is. It encodes nothing, so a call with structs
+// costs as much as a call with as many bytes. It is for methods whose types have no
+// pointers; choose it with [WithCodec]:
 //
 //	type Tick struct {
 //		Time  int64
@@ -20,12 +20,14 @@ import (
 //
 //	var Quote = ipc.NewMethod[Tick, Tick]("market.quote", ipc.WithCodec(ipc.Fixed))
 //
-// Types may be made of integers, floats, complex numbers, arrays and structs.
-// NewMethod panics for others: pointers, strings, slices, maps and the like, which
-// mean nothing elsewhere; bool, for not every byte is one; and implicit padding,
-// which may differ and would show what was in memory before. The layout of both
-// types is part of the method's id, so two builds that disagree find no handler
-// rather than garbage; the byte order is compared in the hello. Its name is "fixed".
+// Types may be made of integers, floats, complex numbers, arrays and structs. NewMethod
+// panics for all others: pointers, strings, slices, maps and the like, which mean nothing
+// in another process; bool, since not every byte is a valid one; and structs with implicit
+// padding, which would show what was in memory before.
+//
+// The layout of both types is part of the method's id. So if two builds disagree, a call
+// finds no handler, rather than garbage. The hello compares the byte order. The name of
+// Fixed is "fixed".
 var Fixed Codec = fixedCodec{}
 
 type fixedCodec struct{}

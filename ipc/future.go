@@ -17,10 +17,10 @@ type Starter interface {
 
 // Pending is a call that was started. It is for one goroutine at a time.
 type Pending interface {
-	// Wait is the second half of Invoke, within the context and the timeout of Start;
-	// the timeout counts from there. If ctx ends first, over is false, err is the error
-	// of ctx, and the call goes on: Wait may be called again. Otherwise the call is
-	// over, and neither Wait nor Abandon may be called any more.
+	// Wait is the second half of Invoke. The context and the timeout of Start bound the
+	// call, and the timeout counts from there. If ctx ends before the call, over is
+	// false, err is ctx.Err(), and the call goes on: Wait may be called again.
+	// Otherwise the call is over, and neither Wait nor Abandon may be called any more.
 	Wait(ctx context.Context) (response []byte, over bool, err error)
 	// Done reports whether Wait would return at once, as far as is known: an
 	// answer may have come that nobody has read.
@@ -32,19 +32,23 @@ type Pending interface {
 // Batcher is a [Caller] that can send many requests at once.
 type Batcher interface {
 	Caller
-	// Batch is what [Batch] says.
+	// Batch does what the function [Batch] says.
 	Batch(ctx context.Context, f func(Caller) error) error
 }
 
-// Batch calls f with a caller whose notifications ([Method.Notify]) and calls
-// ([Method.Go]) are sent together, which takes far less time for each than sending
-// them one by one. They are on their way when Batch returns, or when they
-// have become many, or when f waits for one of them, or makes an ordinary call. So f
-// should do nothing else that takes time.
+// Batch calls f with a caller that sends notifications ([Method.Notify]) and calls
+// ([Method.Go]) together, which takes far less time for each than sending them one by
+// one. It sends them when Batch returns, when there are many, when f waits for one of
+// them, and when f makes an ordinary call. So f should do nothing else that takes time.
 //
-// What f is given is c's, and must not be used after f has returned; with a Caller
-// that is not a [Batcher] it is c itself. Batch returns the error of f, or else why
-// what was gathered could not be sent.
+// The context or the timeout of one call ends that call alone. ctx bounds the sending
+// of all.
+//
+// f must not use the caller after it has returned. With a Caller that is not a
+// [Batcher], f gets c itself, and nothing is sent together.
+//
+// Batch returns the error of f. If that is nil, it returns the first error of a call or
+// notification that could not be sent.
 func Batch(ctx context.Context, c Caller, f func(Caller) error) error {
 	if b, ok := c.(Batcher); ok {
 		return b.Batch(ctx, f)
@@ -55,7 +59,7 @@ func Batch(ctx context.Context, c Caller, f func(Caller) error) error {
 // ErrAbandoned is what Wait of a [Future] returns after Abandon.
 var ErrAbandoned = errors.New("tandem: the call was abandoned")
 
-// Future is a call in flight. It is safe for concurrent use.
+// Future is a call that [Method.Go] has started. It is safe for concurrent use.
 type Future[Res any] struct {
 	method string
 	codec  Codec
@@ -69,13 +73,14 @@ type Future[Res any] struct {
 	err     error
 }
 
-// Go starts a call and returns without waiting for its result. Many calls can be in
-// flight from one goroutine, and [Batch] sends them together. Requests arrive in
-// the order in which one goroutine sent them. A Future has to be waited for or
-// abandoned: it holds a place among the calls of its link.
+// Go starts a call and returns without waiting for its result. So one goroutine can
+// have many calls in flight, and [Batch] sends them together. A client's requests
+// arrive in the order in which one goroutine sent them. Each Future has to be waited
+// for or abandoned: it holds a place among the calls of its link.
 //
-// ctx and timeouts bound the whole call. Errors are those of [Method.Call] for requests
-// that could not be sent; all others come from Wait.
+// Go waits while the receiver has as many requests as it takes. ctx and the timeout
+// bound the whole call, also while nobody waits for the Future. If the request cannot be
+// sent, Go returns an error as [Method.Call] does; all other errors come from Wait.
 func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
 	var inv Invocation
 	codec, in, err := m.encode(ctx, &inv, c, req, opts)
@@ -100,9 +105,9 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	return f, nil
 }
 
-// Wait waits for the result, until ctx ends at the latest: then it returns ctx.Err(),
-// and the call goes on and can be waited for again. When the call is over Wait returns
-// the same each time. Errors are those of [Method.Call], and [ErrAbandoned].
+// Wait waits for the result. If ctx ends before the call is over, Wait returns ctx.Err();
+// the call goes on, and Wait can be called again. When the call is over, Wait returns
+// the same each time. Its errors are those of [Method.Call], and [ErrAbandoned].
 func (f *Future[Res]) Wait(ctx context.Context) (Res, error) {
 	if err := f.lock(ctx); err != nil {
 		return *new(Res), err
@@ -173,8 +178,9 @@ func (f *Future[Res]) unlock() {
 	}
 }
 
-// Done reports whether Wait would return at once, as far as is known without
-// reading the link. It returns false while another goroutine waits.
+// Done reports whether Wait would return at once. It does not read the link, so it may
+// return false though the answer has arrived. It also returns false while another
+// goroutine waits.
 func (f *Future[Res]) Done() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

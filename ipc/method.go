@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Caller calls methods of a worker, or of a host from within a worker. Clients
-// and pools are Callers, and functions that serve any of them take this
-// interface. It is safe for concurrent use.
+// Caller calls methods of a worker, or of a host from within a worker. Clients and
+// pools are Callers. A function that works with any of them takes this interface. A
+// Caller is safe for concurrent use.
 type Caller interface {
 	// Invoke sends an encoded request and waits for the encoded response.
 	// [Method.Call] does this with types.
@@ -25,23 +25,24 @@ type Invocation struct {
 	Method MethodInfo
 	// Request is the encoded request. It has been sent or copied when Invoke returns.
 	Request []byte
-	// Response is memory that the response may be put into; Invoke takes it
-	// over. What Invoke returns may also be memory of its own; either belongs to
-	// the caller then.
+	// Response is memory that Invoke takes over, and may put the response into. The
+	// response may also be in other memory. What Invoke returns belongs to the caller.
 	Response []byte
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
-	// Timeout bounds the call; 0 means no bound, and DefaultTimeout that of the caller.
+	// Timeout bounds the call. 0 means that nothing bounds it, and [DefaultTimeout]
+	// that the timeout of the caller does.
 	Timeout time.Duration
-	// Attempts is how often the request may be sent in all, should workers end
-	// before they answer; 0 means as often as the caller has for all its calls.
-	// Only what is Idempotent is sent again.
+	// Attempts is how often the request may be sent in all, if workers end before
+	// they answer; 0 means as often as the caller sends any request. Only a request
+	// that is Idempotent is sent again.
 	Attempts int
 	// Idempotent: running the request more than once does what running it once does.
 	Idempotent bool
 }
 
-// DefaultTimeout stands for the timeout that the client has for all its calls.
+// DefaultTimeout stands, as the Timeout of an [Invocation], for the timeout that its caller
+// has for all calls.
 const DefaultTimeout time.Duration = -1
 
 // MethodInfo names a method.
@@ -88,15 +89,22 @@ type timeoutOption time.Duration
 func (l timeoutOption) applyMethod(o *methodOptions) { o.timeout = time.Duration(l) }
 func (l timeoutOption) applyCall(o *callOptions)     { o.timeout = time.Duration(l) }
 
-// WithTimeout bounds how long a call takes, of a method or one call; 0 means no
-// limit. The limit of a call goes before that of its method, and that before
-// the client's. A call over its limit fails with a [*TimeoutError].
+// WithTimeout bounds how long each call of a method takes, or one call; 0 means that no
+// timeout does. The timeout of a call takes precedence over that of its method, and
+// that over the client's.
+//
+// The time counts from the beginning of the call, whatever it waits for: a place in a
+// pool, room to send, the next process, the answer. A call that takes longer fails
+// with a [*TimeoutError], and the context of its handler ends. For a notification the
+// timeout bounds how long sending takes.
+//
+// WithTimeout panics if d is negative.
 func WithTimeout(d time.Duration) interface {
 	MethodOption
 	CallOption
 } {
 	if d < 0 {
-		panic(fmt.Sprintf("tandem: negative limit %v", d))
+		panic(fmt.Sprintf("tandem: negative timeout %v", d))
 	}
 	return timeoutOption(d)
 }
@@ -106,11 +114,13 @@ type attemptsOption int
 func (n attemptsOption) applyMethod(o *methodOptions) { o.attempts = int(n) }
 func (n attemptsOption) applyCall(o *callOptions)     { o.attempts = int(n) }
 
-// WithAttempts is how often a request of a method, or of one call, may be sent in
-// all, should workers end before they answer; 1 is once. The attempts of a call go
-// before those of its method, and those before the client's. They count for
-// methods that are [WithIdempotent], and where there are further workers to send
-// to: those of a pool, or of a client that starts its worker again.
+// WithAttempts sets how often each request of a method, or that of one call, may be sent
+// in all, if workers end before they answer; 1 means once. The attempts of a call take
+// precedence over those of its method, and those over the client's.
+//
+// They matter only for methods that are declared [WithIdempotent], and only where there
+// is another worker to send to: in a pool, or with a client that starts its worker
+// again. WithAttempts panics if n is less than 1.
 func WithAttempts(n int) interface {
 	MethodOption
 	CallOption
@@ -125,24 +135,28 @@ type idempotentOption struct{}
 
 func (idempotentOption) applyMethod(o *methodOptions) { o.idempotent = true }
 
-// WithIdempotent declares that to run a request of the method more than once does
-// what running it once does. Only then may it be sent again when a worker has
-// ended and nobody knows whether the request was run.
+// WithIdempotent declares that running a request of the method several times does the
+// same as running it once. Only such a request may be sent again when a worker has
+// ended and nobody knows whether it has run the request.
 func WithIdempotent() MethodOption { return idempotentOption{} }
 
 type codecOption struct{ codec Codec }
 
 func (c codecOption) applyMethod(o *methodOptions) { o.codec = c.codec }
 
-// WithCodec makes a method use one codec on every link. It is part of what
-// identifies the method, so host and worker have to choose alike.
-func WithCodec(c Codec) MethodOption { return codecOption{c} }
+// WithCodec makes a method use one codec on every link. The codec is part of the
+// method's id, so host and worker have to choose the same. It panics if c is nil.
+func WithCodec(c Codec) MethodOption {
+	if c == nil {
+		panic("tandem: WithCodec(nil)")
+	}
+	return codecOption{c}
+}
 
-// NewMethod declares a method. It panics if name is empty, or if the method is
-// to use a codec that cannot carry its types: Raw for anything but []byte, [Fixed]
-// for types that are more than their memory, and the others, which a method uses that
-// chooses none, for types that cannot travel: see [CBOR]. The panic says which part of a
-// type is the reason.
+// NewMethod declares a method. It panics if name is empty, or if the method's codec
+// cannot carry its types: [Raw] carries only []byte, [Fixed] only types without pointers,
+// and the others, one of which a method uses that chooses none, only types that can travel:
+// see [CBOR]. The panic names the part of the type that is the reason.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
 	if name == "" {
 		panic("tandem: method without a name")
@@ -200,11 +214,13 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 // Call calls the method and waits for its result. If it fails it returns
 //
 //   - an [*Error] with Remote() true, when the handler failed;
-//   - an [*ExitError], or what wraps [ErrPeerGone] or [ErrDisconnected], when
-//     the worker or the connection ended before the answer came;
+//   - an [*ExitError], or an error that wraps [ErrPeerGone] or [ErrDisconnected],
+//     when the worker or the connection ended before the answer came;
 //   - [ErrClosed], ctx.Err() or a [*TimeoutError], when this side gave up;
 //   - a [*SizeError] or an [*Error] with Remote() false, when the request was
-//     not sent at all because it is too large or cannot be encoded.
+//     not sent because it is too large or cannot be encoded.
+//
+// Call waits while the receiver has as many requests as it takes.
 func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (res Res, err error) {
 	var inv Invocation
 	codec, in, err := m.encode(ctx, &inv, c, req, opts)
@@ -228,9 +244,9 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 	return res, nil
 }
 
-// CallInto is [Method.Call], except that it puts the result into *res, whose memory
-// it uses again where it can: with the codecs Raw and Fixed a call then allocates
-// nothing. The memory of a []byte in *res is taken over, from its beginning to its
+// CallInto is [Method.Call], except that it puts the result into *res and uses the
+// memory of *res again where it can. With the codecs Raw and Fixed a call then allocates
+// nothing. CallInto takes over the memory of a []byte in *res, from its beginning to its
 // capacity, so nothing else may refer to it. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
 	var inv Invocation
@@ -306,11 +322,15 @@ func (m *Method[Req, Res]) notDecoded(err error) error {
 	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
 }
 
-// Notify sends a request that is not answered, and returns when it is on its way. It
-// waits while the receiver has as much as it takes. Whether the handler failed is not
-// told. Requests arrive in the order in which one goroutine sent them, and a handler
-// runs them in that order, one at a time, unless it is declared concurrent. Errors are
-// those of [Method.Call] for requests that could not be sent.
+// Notify sends a request without an answer, and returns when it was sent. The sender does
+// not learn whether the handler ran or failed.
+//
+// Notify waits while the receiver has as many notifications as it takes, within ctx and
+// the timeout. It returns an error, as [Method.Call] does, only if the request could not
+// be sent.
+//
+// The handler of a client's worker gets notifications in the order in which one goroutine
+// sent them, one at a time, unless it is declared with worker.WithConcurrency.
 func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
 	var inv Invocation
 	_, in, err := m.encode(ctx, &inv, c, req, opts)

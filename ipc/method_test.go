@@ -55,7 +55,8 @@ func TestNewMethodPanics(t *testing.T) {
 		assert.Panics(t, declare)
 	}
 	assert.NotPanics(t, func() { ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw)) })
-	assert.PanicsWithValue(t, "tandem: negative limit -1ns", func() { ipc.WithTimeout(-1) })
+	assert.PanicsWithValue(t, "tandem: negative timeout -1ns", func() { ipc.WithTimeout(-1) })
+	assert.PanicsWithValue(t, "tandem: WithCodec(nil)", func() { ipc.WithCodec(nil) })
 }
 
 func TestMethodCodec(t *testing.T) {

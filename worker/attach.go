@@ -11,16 +11,16 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Attach takes over a worker that another process has started and left, which ref
-// names; see [socket.Attach], also for the errors and for connect. The client
-// works as that of a worker that was started here: Close ends the worker, and
-// Channel().Detach leaves it to the next host.
+// Attach takes over the worker that ref names, which another process has started and left.
+// [socket.Attach] explains the errors and connect. The client works like that of a worker
+// that was started here: Close ends the worker, and Channel().Detach leaves it to the
+// next host.
 //
-// Codec, largest message and limits are what the worker was started with.
-// [WithCallTimeout] and [WithGrace] change those of this host, and ctx and
-// [WithStartTimeout] bound the time until the worker has said hello. Options for
-// starting a process, [WithRestart] and [WithRetry] among them, are an error: the
-// worker is not our child, and how to start it is not known here.
+// Codec, largest message and timeouts are those that the worker was started with.
+// [WithCallTimeout] and [WithGrace] change the timeouts of this host. ctx and
+// [WithStartTimeout] bound the time until the worker has said hello. Options for starting
+// a process, such as [WithRestart] and [WithRetry], are an error: this process does not
+// know how to start the worker.
 func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ...Option) (*Client[*socket.Channel], error) {
 	codec, ok := ipc.FindCodec(ref.Codec)
 	if !ok {

@@ -18,15 +18,15 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
-// ExitError is how calls fail when the worker's process has ended.
+// ExitError is the error of calls whose worker's process has ended: see [ipc.ExitError].
 type ExitError = ipc.ExitError
 
 // Client is a host's handle of one worker. It is an [ipc.Caller], and safe for
-// concurrent use. What else it can do depends on its driver, and is found on its
-// Channel.
+// concurrent use. What only its driver can do is done with its Channel.
 //
-// A worker is one process, or one after the other: with [WithRestart] the client
-// starts it again when it has ended unasked, and stays usable, with its handlers.
+// With [WithRestart] a worker is one process after the other: when a process has ended
+// though nobody closed the client, the client starts the next one, and stays usable,
+// with its handlers.
 type Client[C drivers.Channel] struct {
 	Handlers
 
@@ -58,38 +58,38 @@ type Client[C drivers.Channel] struct {
 }
 
 // Spawn starts cmd as a worker, linked to this process by a driver, and returns
-// when the worker is ready to be called. The driver's type determines the type
-// of the client; a nil driver of type drivers.Driver[*socket.Channel] stands for
-// socket.Driver{}, and see [Start].
+// when the worker takes calls. The driver's type determines the type of the client. A
+// nil driver of type drivers.Driver[*socket.Channel] stands for socket.Driver{}; see
+// [Start].
 //
-// cmd is a template: Spawn starts a copy, with its Path, Args, Env, Dir, Stdin,
-// Stdout, Stderr, ExtraFiles, SysProcAttr and WaitDelay, and so does each restart.
-// They mean what they mean to os/exec. A relative Path or Dir is made absolute by
-// Spawn; a Dir that is empty is the host's working directory at each start. A
-// command that was started, that has a Cancel, as exec.CommandContext sets it, or
-// pipes by StdoutPipe and the like, is an error. Spawn panics if cmd is nil.
+// cmd is a template: Spawn and each restart start a copy with the same Path, Args, Env,
+// Dir, Stdin, Stdout, Stderr, ExtraFiles, SysProcAttr and WaitDelay. They mean what they
+// mean to os/exec. Spawn makes a relative Path or Dir absolute; if Dir is empty each
+// process starts in the directory where the host is then. Spawn returns an error if cmd
+// was started, if it has a Cancel, as exec.CommandContext sets it, or if it has pipes by
+// StdoutPipe and the like. It panics if cmd is nil.
 //
-// A Stderr that is nil means the host's os.Stderr, unless [WithOutput] is given; set it to
-// [io.Discard] to keep the worker quiet. What the worker said last on stderr is kept
-// for errors in any case. A Stdin or Stdout that is nil is the null device, as with
-// os/exec, and for a detached worker so is Stderr.
+// If Stderr is nil the worker's stderr is the host's os.Stderr, unless [WithOutput] is
+// given; set it to [io.Discard] to keep the worker quiet. Errors have what the worker
+// wrote last to stderr in any case. If Stdin or Stdout is nil, it is the null device, as
+// with os/exec. A detached worker has the null device for all that is not a file.
 //
-// Readers and writers that are no files are copied from and to, as with os/exec. One
-// that several workers share, such as those of a pool or one after the other by
-// restarts, gets one Read or Write at a time, if its type can be compared. One that
-// blocks delays nothing but its own stream. When the process has ended, what it has
-// left is copied for half a second, or for the WaitDelay of cmd; then a copy that has
-// not ended is given up. What it had read from Stdin is lost.
+// Spawn copies from and to readers and writers that are no files, as os/exec does. One
+// that several processes use, in a pool or after restarts, gets one Read or Write at a
+// time, if its type can be compared. If one blocks, only its own stream waits. When the
+// process has ended, what it has left is copied for half a second, or for the WaitDelay
+// of cmd. What the process had read from Stdin is lost.
 //
-// ctx bounds the start, as does [WithStartTimeout], and not the worker's life. If
-// Spawn fails, it leaves no process, and the error says why and holds the
-// worker's last words: an [*ExitError] is in its tree if the worker exited, an
-// [*ipc.MismatchError] or [*ipc.RefusedError] if the two could not agree, an
-// [*ipc.TimeoutError] if the limit ran out.
+// ctx and [WithStartTimeout] bound the start, but not the life of the worker. If Spawn
+// fails it leaves no process. The error says why, with what the worker wrote last to
+// stderr. It wraps an [*ExitError] if the worker exited, an [*ipc.MismatchError] or
+// [*ipc.RefusedError] if host and worker do not agree, and an [*ipc.TimeoutError] if the
+// timeout ran out.
 //
-// A worker may start workers of its own. One that does before it calls [Server.Serve]
-// may take itself for the host: three such in a row that run the same program with the
-// same arguments, or nine of any kind, are an error.
+// A worker may start workers of its own. If a program takes itself for the host in its
+// worker, too, it would start processes without end. So Spawn returns an error in the
+// third process in a row that runs the same program with the same arguments and has not
+// called [Server.Serve], and in the ninth of any kind.
 //
 // The client has to be closed.
 func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers.Driver[C], opts ...Option) (*Client[C], error) {
@@ -160,12 +160,12 @@ func importPath(driver any) string {
 	return t.PkgPath()
 }
 
-// Channel returns the driver's channel, with what only this driver can do. After
-// a restart it is another one.
+// Channel returns the driver's channel, whose methods are what only this driver can do.
+// After a restart there is another channel.
 func (c *Client[C]) Channel() C { return c.current.Load().channel }
 
-// PID returns the process id of the worker: of the present process, or of the
-// last one if there is none now.
+// PID returns the id of the worker's process: the present one, or the last one if there
+// is none now.
 func (c *Client[C]) PID() int { return c.Process().PID() }
 
 // Process returns the worker's process: the present one, or the last one if there is
@@ -175,8 +175,8 @@ func (c *Client[C]) Process() drivers.Process { return c.Channel().Process() }
 // Capabilities returns what the driver can do.
 func (c *Client[C]) Capabilities() drivers.Capabilities { return c.caps }
 
-// Active reports whether the client takes calls at once: it is connected, and not
-// being closed.
+// Active reports whether calls are sent at once: the client is connected, and nobody
+// closes it.
 func (c *Client[C]) Active() bool { return !c.closing.Load() && c.Connected() }
 
 // Connected reports whether there is a link to the worker.
@@ -202,9 +202,9 @@ func (c *Client[C]) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, err
 	return c.session().Invoke(ctx, inv)
 }
 
-// Start is the first half of Invoke: it returns when the request was sent. It is
-// what [ipc.Method.Go] is built on. A started call belongs to the present link: if
-// that ends the call fails, whatever [WithRetry] and [WithResume] do for others.
+// Start is the first half of Invoke: it returns when the request was sent. It is what
+// [ipc.Method.Go] is built on. A started call belongs to the present link. If the link
+// ends the call fails, even with [WithRetry] or [WithResume].
 func (c *Client[C]) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
@@ -212,8 +212,8 @@ func (c *Client[C]) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending,
 	return c.session().Start(ctx, inv)
 }
 
-// Batch calls f with a caller that sends requests together: see [ipc.Batch]. All go
-// over the present link, as with [Client.Start].
+// Batch calls f with a caller that sends requests together: see [ipc.Batch]. They belong
+// to the present link, as with [Client.Start].
 func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 	if c.closing.Load() {
 		return ipc.ErrClosed
@@ -229,8 +229,8 @@ func (c *Client[C]) handlers() *engine.Registry {
 	return c.Handlers.handlers()
 }
 
-// LateResponses returns how many answers came after their callers had given up, over the
-// present link.
+// LateResponses returns how many answers have come over the present link after their
+// callers had given up.
 func (c *Client[C]) LateResponses() uint64 { return c.session().LateResponses() }
 
 // session is the present one, or the last.

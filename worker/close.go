@@ -17,26 +17,25 @@ const (
 	killDelay = 5 * time.Second
 )
 
-// Close ends the worker: it takes no more calls, waits for those that are
-// pending, says goodbye so that the worker can finish in order, and if it does
-// not end within the grace ([WithGrace]) sends SIGTERM to its process group, and
-// two seconds later SIGKILL. Pending calls that outlast the grace fail with
-// [ipc.ErrClosed], and so do those that wait for the worker to be started again;
-// it is not any more.
+// Close ends the worker. It refuses further calls, waits for pending ones, and tells the
+// worker to finish. If the worker does not end within the grace ([WithGrace]), Close sends
+// SIGTERM to its process group, and two seconds later SIGKILL. Pending calls that outlast
+// the grace fail with [ipc.ErrClosed], and so do calls that wait for a restart: there are
+// no further restarts.
 //
-// The process has been reaped when Close returns, which is at the latest after
-// twice the grace and 8 seconds, whatever the worker does: also if it is stopped or
-// in an endless loop. Only a process that SIGKILL does not end, since it is stuck in
-// the kernel, is left behind with an error.
+// When Close returns, the process has been reaped. That takes twice the grace and 8
+// seconds at most, even if the worker is stopped or in an endless loop. Only if SIGKILL
+// does not end the process, because it is stuck in the kernel, Close leaves it behind and
+// returns an error.
 //
-// Close then waits until what the worker has written has come to the writers of its
-// command, for half a second at most, or its WaitDelay. After that nothing is written
-// to them, unless a Write still blocks.
+// Close then waits until the writers of the worker's command have what the worker wrote,
+// for half a second at most, or for the command's WaitDelay. After that nothing writes to
+// them, unless a Write still blocks.
 //
-// Close returns an [*ExitError] if the worker had not ended with exit code 0. A code
-// that is not known ([ipc.ExitUnknown]) is no error, unless Close had to kill.
-// Further calls return the same. A worker that its channel has detached is left
-// alone, and Close only frees what the client holds.
+// Close returns an [*ExitError] if the worker ended with another exit code than 0. If the
+// code is not known ([ipc.ExitUnknown]), that is an error only if Close had to kill the
+// process. Further calls return the same. If the channel has detached the worker, Close
+// leaves it alone and only frees what the client holds.
 func (c *Client[C]) Close() error {
 	c.closing.Store(true)
 	c.stop()

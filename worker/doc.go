@@ -14,11 +14,16 @@
 //	worker.Handle(s, Count, count)
 //	if err := s.Serve(ctx); err != nil { ... }
 //
-// A [Pool] shares calls among many workers, and [Map] calls a method for each
-// request of a sequence. A client can outlive its process: see [WithRestart],
-// [WithRetry], [WithHeartbeat] and [WithEvents]; and with the socket driver a
-// process its host: see [Attach].
+// Package pool, in this directory, shares calls among many workers, and calls a method
+// for each request of a sequence.
 //
-// The driver is the host's choice; the worker finds it in what the host passed,
-// among those that are linked in. [Self] and [Main] let one program be both.
+// A client can outlive its process: see [WithRestart], [WithRetry], [WithHeartbeat] and
+// [WithEvents]. With the socket driver a process can outlive its host: see [Attach].
+//
+// A sender waits for a receiver that is behind. Each side takes 16 MiB of requests, and
+// as many of notifications, that it has not finished with; more wait at their sender.
+// Nothing is refused or lost for that.
+//
+// The host chooses the driver. The worker uses the same one, if its program imports the
+// driver's package. [Self] and [Main] let one program be both host and worker.
 package worker

@@ -15,7 +15,7 @@ type EventKind uint8
 //	Started -> Ready -> (Disconnected -> Reconnected)* -> Exited -> Restarting -> Started ...
 //	Started -> Exited                                            -> GaveUp
 const (
-	// EventStarted: a process runs, and has not said hello yet.
+	// EventStarted: a process was started, and has not said hello yet.
 	EventStarted EventKind = iota + 1
 	// EventReady: the process takes calls. If Attempt is more than 1 the worker
 	// was restarted.
@@ -25,9 +25,9 @@ const (
 	EventDisconnected
 	// EventReconnected: there is a new link to the same process.
 	EventReconnected
-	// EventExited: the process has ended and was reaped. Err is an [*ExitError],
-	// or if the process was never ready the error of the start; then PID is 0 if
-	// there was no process at all.
+	// EventExited: the process has ended and was reaped, and Err is an [*ExitError].
+	// If it was never ready, Err is the error of the start, and PID is 0 if there was
+	// no process at all.
 	EventExited
 	// EventRestarting: the worker will be started again after Delay. Err is why
 	// it has to be.
@@ -62,34 +62,34 @@ func (k EventKind) String() string {
 type Event struct {
 	Kind EventKind
 	Time time.Time
-	// PID is the process that it happened to. For EventRestarting and EventGaveUp
-	// it is the last one that was ready.
+	// PID is the id of the process. For EventRestarting and EventGaveUp it is that of
+	// the last process that was ready.
 	PID int
 	// Attempt counts the starts of the worker: 1 is the one by [Spawn].
 	Attempt int
-	// Err is why it happened, if there is a reason.
+	// Err is why it happened, or nil.
 	Err error
 	// Delay is the pause before a restart.
 	Delay time.Duration
-	// Missed is how many events before this one were dropped, since their
-	// receiver was too slow.
+	// Missed is how many events before this one were dropped, because the function
+	// of WithEvents was too slow.
 	Missed int
 }
 
-// WithEvents calls f with what happens to the worker, in order, one at a time,
-// from a goroutine of its own. The client does not wait for f. While f is busy the
-// client keeps 256 events. When there are more it drops the oldest, and says in the next
-// one how many.
+// WithEvents calls f with each event in the life of the worker, in order, one at a time,
+// from a goroutine of its own. The client does not wait for f: while f is busy, up to
+// [MaxEvents] events wait. If there are more the client drops the oldest, and the next
+// event says how many.
 //
-// All events have been delivered when [Client.Close] returns, unless f takes
-// longer than the grace ([WithGrace]) for those that are left. So f should not
-// call Close itself, but in a goroutine. It panics if f is nil.
+// When [Client.Close] returns, f has had all events, unless it takes longer for them than
+// the grace ([WithGrace]). So f should call Close only in a goroutine. WithEvents panics
+// if f is nil.
 func WithEvents(f func(Event)) Option {
 	mustBeSet("WithEvents", f == nil)
 	return func(s *Settings) { s.Events = f }
 }
 
-// MaxEvents is how many events wait for a receiver that is busy.
+// MaxEvents is how many events wait for a function of [WithEvents] that is busy.
 const MaxEvents = 256
 
 func newEvents(deliver func(Event)) *queue.Queue[Event] {

@@ -8,37 +8,38 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/engine"
 )
 
-// Handlers is a set of handlers, to which [Handle] adds. A [Server] and a [Client] have
-// one each; [WithHandlers] makes several clients share one. Its zero value is empty. It
-// is safe for concurrent use.
+// Handlers is a set of handlers. [Handle] adds to it. Each [Server] and each [Client] has
+// one, and [WithHandlers] makes several clients share one. The zero value is an empty
+// set. Handlers is safe for concurrent use.
 type Handlers struct{ registry engine.Registry }
 
 func (h *Handlers) handlers() *engine.Registry { return &h.registry }
 
-// Registrar takes handlers: a [Server], a [Client] whose worker calls back, or what has
-// [Handlers].
+// Registrar is what [Handle] adds a handler to: a [Server], a [Client] whose worker calls
+// back, a pool, or [Handlers].
 type Registrar interface{ handlers() *engine.Registry }
 
-// Handle makes f answer calls of m. It may be called while links are up. f is
-// called concurrently, with a context that ends when the caller gives up, its
-// deadline passes, the handler has returned, or the link ends. The deadline of the
-// context is that of the caller, or the end of the timeout of the call if that comes
-// earlier. What f gets is its own to keep.
+// Handle makes f answer calls of m. It may be called at any time, also while calls come.
+// f runs concurrently with itself and others, and may keep the request.
 //
-// An error that f returns reaches the caller as an [*ipc.Error]: with its code
-// if it is one, otherwise with the code that [ipc.CodeOf] finds. A panic becomes
-// CodeInternal with the stack, and the worker lives on. A request whose caller has
-// given up before f was called is not run.
+// The context of f ends when the caller gives up, when its deadline passes, when f has
+// returned, or when the link ends. Its deadline is the deadline of the caller's context
+// or the end of the call's timeout, whichever is earlier; then its error is
+// [context.DeadlineExceeded]. If the caller gives up before f was called, f is not
+// called.
 //
-// Notifications that one peer sends to a method with [ipc.Method.Notify] are handled in
-// their order, one at a time, unless the handler is declared [WithConcurrency]. There is
-// no order between notifications of different methods, nor between notifications and
-// calls.
+// An error that f returns reaches the caller as an [*ipc.Error]. If it is one, it keeps
+// its code; otherwise [ipc.CodeOf] finds the code. If f panics, the caller gets
+// CodeInternal with the stack, and the worker lives on.
 //
-// A handler that has been quick lately is run by the goroutine that reads the
-// link, and any other in a goroutine of its own; one that turns slow or blocks
-// holds up the link for about a millisecond, and then has to be quick many times
-// before the reader runs it again. [WithInline] and [WithConcurrency] decide otherwise.
+// f gets the notifications of one peer ([ipc.Method.Notify]) in order, one at a time,
+// unless it is declared [WithConcurrency]. Their contexts have no deadline. There is no
+// order between notifications of different methods, nor between notifications and calls.
+//
+// If f has been quick lately, the goroutine that reads the link runs it; otherwise f runs
+// in a goroutine of its own. If f then turns slow or blocks, it holds the link up for
+// about a millisecond, and has to be quick many times before the reader runs it again.
+// [WithInline] and [WithConcurrency] change this.
 //
 // Handle panics if m has a handler already, and if m or f is nil.
 func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error), opts ...HandlerOption) {
@@ -87,16 +88,16 @@ func register(r Registrar, h *engine.Handler, opts []HandlerOption) {
 // HandlerOption is an option of [Handle] and [HandleInPlace].
 type HandlerOption func(*engine.Handler)
 
-// WithInline makes the goroutine that reads the link run the handler, always. That
-// saves the start of a goroutine where the handler is known to be quick, even if it was
-// slow now and then. A run that takes long all the same holds the link up for a
-// millisecond at most, for another reader takes over.
+// WithInline makes the goroutine that reads the link run the handler, always. This saves
+// the start of a goroutine. It is for handlers that are quick, though perhaps not every
+// time: if a run takes long, another goroutine takes over reading after about a
+// millisecond.
 func WithInline() HandlerOption { return (*engine.Handler).Inline }
 
-// WithConcurrency makes each run of the handler use a goroutine of its own, of which n
-// run at once, on all links together. More requests wait for their turn, in the order in
-// which they came. With n of 1 notifications are handled in their order, with more
-// they are not. It panics if n is not positive.
+// WithConcurrency runs the handler in goroutines of its own, at most n at a time on all
+// links together. Further requests wait, in the order in which they came. With an n of
+// 1, notifications are handled in order; with a larger n they are not. It panics if n is
+// not positive.
 func WithConcurrency(n int) HandlerOption {
 	if n <= 0 {
 		panic(fmt.Sprintf("tandem: WithConcurrency(%d): need a positive number", n))
@@ -104,8 +105,8 @@ func WithConcurrency(n int) HandlerOption {
 	return func(h *engine.Handler) { h.Concurrent(n) }
 }
 
-// Host returns a [ipc.Caller] for the process whose call ctx, the context of a
-// handler, belongs to: with it a handler calls back. It returns nil for any
-// other context. The caller is for the handler and the goroutines that it starts; a
+// Host returns a caller with which a handler calls back the process that has called it.
+// ctx is the context of the handler, or derived from it; for any other context Host
+// returns nil. The caller is for the handler and the goroutines that it starts. A
 // handler in place may not keep it.
 func Host(ctx context.Context) ipc.Caller { return engine.CallerOf(ctx) }

@@ -8,18 +8,17 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
-// WithHeartbeat asks a worker for a sign of life when nothing has come from it for
-// interval, and again each interval; any message is one. A worker that has given
-// none for the timeout after it was asked is taken for dead: its process group is
-// killed, calls end with an [*ExitError] whose Cause is an [*ipc.TimeoutError], and
-// [WithRestart] applies. So a worker that hangs is noticed after two intervals and
-// the timeout at the latest.
+// WithHeartbeat ends a worker that hangs. When nothing has come from the worker for
+// interval, the client asks it for an answer, and again after each interval. If nothing
+// at all comes within timeout, the client kills the worker's process group: calls end
+// with an [*ExitError] whose Cause is an [*ipc.TimeoutError], and [WithRestart] applies.
+// This happens after two intervals and the timeout at the latest.
 //
-// The answer comes from the goroutine that reads the worker's link, and not from a
-// handler, so a worker may be busy for as long as it likes. But the timeout has to
-// be longer than the largest message takes to be sent, and than the worker's system
-// may keep the process from running. Time in which the host itself did not run is
-// not counted. It panics if a duration is not positive.
+// The goroutine that reads the worker's link answers, and no handler, so handlers may be
+// busy for as long as they like. But the timeout has to be longer than the largest
+// message takes to be sent, and than the system may keep the process from running. Time
+// in which the host itself did not run does not count. WithHeartbeat panics if a duration
+// is not positive.
 func WithHeartbeat(interval, timeout time.Duration) Option {
 	if interval <= 0 || timeout <= 0 {
 		panic(fmt.Sprintf("tandem: heartbeat with an interval of %v and a timeout of %v", interval, timeout))

@@ -13,25 +13,25 @@ import (
 // Option is an option of [Spawn], [Start] and [Attach].
 type Option func(*Settings)
 
-// Settings are what options set. Only authors of callers that are made of clients, such
-// as package pool, need them: they [Resolve] options, change some settings, and pass
-// them on as an [Option].
+// Settings are what options set. Only authors of callers that consist of clients need
+// them, as package pool does: it calls [Resolve], changes some settings, and passes them
+// on with [Settings.Option].
 type Settings struct {
-	// Codec is that of methods that choose none.
+	// Codec is the codec of methods that do not choose one.
 	Codec ipc.Codec
 	// Timeouts bound how long things may take.
 	Timeouts drivers.Timeouts
-	// Logger gets what nobody would learn otherwise.
+	// Logger is that of [WithLogger].
 	Logger *slog.Logger
-	// Restart says how the worker is started again; nil is never.
+	// Restart says how the worker is started again; nil means never.
 	Restart *Restart
-	// Attempts is how often a request may be sent in all, 0 is once; RetryAll says that
-	// this holds for methods that are not idempotent, too.
+	// Attempts is how often a request may be sent in all; 0 means once. RetryAll says
+	// that this also holds for methods that are not idempotent.
 	Attempts int
 	RetryAll bool
-	// Events gets what happens to the worker, if it is not nil.
+	// Events is the function of [WithEvents], or nil.
 	Events func(Event)
-	// Handlers are those for calls of the worker; nil stands for the client's own.
+	// Handlers answer the worker's calls; nil stands for the client's own.
 	Handlers *Handlers
 
 	data          any
@@ -49,10 +49,10 @@ func defaultSettings() *Settings {
 	return &Settings{Codec: ipc.CBOR, Timeouts: drivers.DefaultTimeouts(), maxMessage: drivers.DefaultMaxMessage, Logger: slog.Default()}
 }
 
-// Resolve returns the settings that options come to.
+// Resolve returns the settings that opts lead to, defaults included.
 func Resolve(opts ...Option) *Settings { return defaultSettings().apply(opts) }
 
-// Option returns an option that sets all settings to s.
+// Option returns an option that replaces all settings by s.
 func (s *Settings) Option() Option { return func(each *Settings) { *each = *s } }
 
 // apply applies opts to s, and returns it.
@@ -80,10 +80,10 @@ func mustNotBeNegative(option string, d time.Duration) {
 	}
 }
 
-// WithCodec sets the codec of methods that do not choose one. It is
-// [ipc.CBOR] by default. The worker follows, unless it insists on another with
-// [Server.RequireCodec]. It panics for nil, and for [ipc.Fixed], which methods have to
-// choose for themselves, since it does not fit all types.
+// WithCodec sets the codec of methods that do not choose one; the default is [ipc.CBOR].
+// The worker uses the same codec, unless it demands another with [Server.RequireCodec].
+// WithCodec panics for nil, and for [ipc.Fixed], which does not fit all types: methods
+// choose that one with [ipc.WithCodec].
 func WithCodec(c ipc.Codec) Option {
 	if c == ipc.Fixed {
 		panic("tandem: codec fixed is for methods: ipc.NewMethod(name, ipc.WithCodec(ipc.Fixed))")
@@ -92,16 +92,18 @@ func WithCodec(c ipc.Codec) Option {
 	return func(s *Settings) { s.Codec = c }
 }
 
-// WithData passes v, of any type that CBOR can encode, to the worker, which
-// finds it with [drivers.StartupData.Data]. Encoded it takes up to about 80 KiB.
+// WithData passes v to the worker, which reads it with drivers.Startup().Data: see
+// [drivers.StartupData.Data]. v may be of any type that CBOR can encode, in up to about
+// 80 KiB.
 func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, true } }
 
-// WithMaxMessage sets the largest message, in bytes, header included, that the
-// host sends and accepts: [drivers.DefaultMaxMessage] by default. The sender of a
-// larger one gets an [*ipc.SizeError]. A peer can make this side hold one such message
-// in addition to its window of 16 MiB of requests and one of notifications. To decode a
-// message can take a multiple of its size, by the types of the method, so use small bounds
-// with peers that are not trusted.
+// WithMaxMessage sets the size of the largest message, in bytes, header included, that
+// both sides send and accept; the default is [drivers.DefaultMaxMessage], 256 MiB. The
+// sender of a larger one gets an [*ipc.SizeError]. A peer can make this side hold one such
+// message beyond a window of 16 MiB of requests, and one beyond a window of notifications.
+// To decode a message can take a multiple of its size, by the types of the method: choose a
+// small bound for peers that are not trusted. WithMaxMessage panics if bytes is less than
+// [drivers.MinMaxMessage] or more than [drivers.MaxMaxMessage].
 func WithMaxMessage(bytes int) Option {
 	if bytes < drivers.MinMaxMessage || bytes > drivers.MaxMaxMessage {
 		panic(fmt.Sprintf("tandem: largest message of %d bytes, allowed are %d to %d", bytes, drivers.MinMaxMessage, drivers.MaxMaxMessage))
@@ -109,75 +111,80 @@ func WithMaxMessage(bytes int) Option {
 	return func(s *Settings) { s.maxMessage = bytes }
 }
 
-// WithStartTimeout bounds the time from starting the process to its hello: 10 s
-// by default, 0 for no bound. It panics if d is negative.
+// WithStartTimeout bounds the time from the start of the process until the worker is
+// ready. The default is 10 s; 0 means no timeout. It panics if d is negative.
 func WithStartTimeout(d time.Duration) Option {
 	mustNotBeNegative("WithStartTimeout", d)
 	return func(s *Settings) { s.Timeouts.Start = d }
 }
 
-// WithHostTimeout bounds how long the worker waits for a host, at its start and
-// after the link was disconnected: 30 s by default, 0 for no bound. It then
-// ends. It panics if d is negative.
+// WithHostTimeout bounds how long the worker waits for a host, at its start and after a
+// disconnection; then the worker ends. The default is 30 s; 0 means no timeout. For a
+// detached worker, socket.Driver.HostTimeout takes its place. It panics if d is negative.
 func WithHostTimeout(d time.Duration) Option {
 	mustNotBeNegative("WithHostTimeout", d)
 	return func(s *Settings) { s.Timeouts.Host = d }
 }
 
-// WithCallTimeout bounds each call: 5 min by default, 0 for no limit. Methods and
-// calls can have timeouts of their own: see [ipc.WithTimeout].
+// WithCallTimeout bounds how long each call may take, with all that it waits for. The
+// default is 5 minutes; 0 means no timeout. Methods and calls can have timeouts of their
+// own: see [ipc.WithTimeout]. The calls that the worker makes to its host have the same
+// default. WithCallTimeout panics if d is negative.
 func WithCallTimeout(d time.Duration) Option {
 	mustNotBeNegative("WithCallTimeout", d)
 	return func(s *Settings) { s.Timeouts.Call = d }
 }
 
-// WithGrace bounds how long Close, on either side, waits for pending calls to
-// finish: 5 s by default, 0 not to wait. It panics if d is negative.
+// WithGrace bounds how long [Client.Close] and [Server.Serve] wait for pending calls
+// before they give them up. The default is 5 s; 0 means that they do not wait. It panics
+// if d is negative.
 func WithGrace(d time.Duration) Option {
 	mustNotBeNegative("WithGrace", d)
 	return func(s *Settings) { s.Timeouts.Grace = d }
 }
 
-// WithLogger sets where the client writes what nobody would learn otherwise. It is
-// [slog.Default] by default. It panics if l is nil.
+// WithLogger sets the logger for what happens on the host's side and no error reports,
+// such as notifications that no handler gets. The default is [slog.Default]. It panics if
+// l is nil.
 func WithLogger(l *slog.Logger) Option {
 	mustBeSet("WithLogger", l == nil)
 	return func(s *Settings) { s.Logger = l }
 }
 
-// WithHandlers makes the worker's calls back use h, which several clients can share,
-// instead of handlers of the client's own. It panics if h is nil.
+// WithHandlers makes the handlers in h, which several clients can share, answer the
+// worker's calls, instead of the client's own. It panics if h is nil.
 func WithHandlers(h *Handlers) Option {
 	mustBeSet("WithHandlers", h == nil)
 	return func(s *Settings) { s.Handlers = h }
 }
 
-// WithOutput sends what the worker writes to stdout and stderr to l, line by line,
-// with the attributes pid and stream ("stdout" or "stderr"). It serves those of the
-// two that the command leaves nil. Close returns when the last line, ended or not,
-// was logged, unless the logger is slow.
+// WithOutput sends what the worker writes to stdout and stderr to l, line by line, with
+// the attributes pid and stream ("stdout" or "stderr"). It takes only those of the two
+// that the command leaves nil. When Close returns, the last line was logged, even if it
+// has no end, unless the logger is slow.
 //
-// A line that a [slog.JSONHandler] of the worker has written keeps its time, level,
-// message and attributes; attributes pid and stream of its own that say the same
-// are not repeated. Any other line is a message of [slog.LevelInfo], on either
-// stream. Empty lines are left out. A line longer than 64 KiB is cut into pieces of
-// that size, each a message.
+// If a [slog.JSONHandler] of the worker wrote a line, the record keeps its time, level,
+// message and attributes; its attributes pid and stream are not repeated if they say the
+// same. Any other line becomes a message of [slog.LevelInfo]. Empty lines are left out.
+// A line longer than 64 KiB becomes several messages.
 //
-// The worker never waits for the logger: lines of up to 1 MiB together may wait for
-// it, what comes beyond that is dropped, and the number of dropped lines is logged.
+// The worker never waits for the logger. Up to 1 MiB of lines wait for it; more are
+// dropped, and their number is logged.
 //
-// With a detached worker, which may outlive its host, this option is an error. It panics
-// if l is nil.
+// This option is an error with a detached worker, since that may outlive its host. It
+// panics if l is nil.
 func WithOutput(l *slog.Logger) Option {
 	mustBeSet("WithOutput", l == nil)
 	return func(s *Settings) { s.output = l }
 }
 
-// WithChecksum makes the start fail with an [*ipc.ChecksumError], and nothing run,
-// unless the SHA-256 of the program's file is sum. On Linux the file that was read
-// is the one that runs, even if another takes its path meanwhile; the user has to be
-// allowed to read it, and /proc to be mounted. Elsewhere the file is read just before
-// the start. Neither helps against somebody who can write to the file itself.
+// WithChecksum starts the program only if the SHA-256 of its file is sum. Otherwise the
+// start fails with an [*ipc.ChecksumError], and nothing runs.
+//
+// On Linux the file that was read is the file that runs, even if another one takes its
+// path meanwhile. This needs a mounted /proc, and the user has to be allowed to read the
+// file. On other systems the file is read just before the start. On no system does it
+// help against somebody who can write to the file itself.
 func WithChecksum(sum [sha256.Size]byte) Option {
 	return func(s *Settings) { s.checksum = &sum }
 }

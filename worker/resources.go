@@ -9,45 +9,45 @@ import "fmt"
 // fail with an error that wraps [ipc.ErrUnsupported]. A limit that the host may not
 // set, such as more open files than it may have itself, makes it fail as well.
 
-// WithMaxMemory bounds the worker's memory, in bytes. Go's collector is told to keep
-// below 90 % of it, by the variable GOMEMLIMIT. On Linux the kernel is told, too
-// (RLIMIT_DATA): it refuses the worker private memory beyond bytes and an allowance,
-// for it counts what a Go program maps and hardly uses: 64 MiB, and 8 MiB for each of
-// 16 threads and of two for each processor. Shared memory, the rings' and that of
-// files, does not count. A worker that is refused memory ends by itself: its
-// [ExitError] has exit code 2, as after a panic, and it has written
-// "fatal error: runtime: out of memory" to stderr, or the like. Since a traceback
-// follows, set the command's Stderr or [WithOutput] to see it.
+// WithMaxMemory bounds the worker's memory, in bytes. The variable GOMEMLIMIT makes Go's
+// collector keep below 90 % of it.
 //
-// Elsewhere GOMEMLIMIT is all there is, which a program can exceed. An entry of
-// GOMEMLIMIT in the command's Env wins over this option; one that is only in the host's
-// own environment does not. Programs built for the race detector need some 400 MiB
-// more. It panics unless bytes is positive.
+// On Linux the kernel also refuses the worker private memory beyond bytes and an
+// allowance (RLIMIT_DATA). The allowance is for what a Go program maps and hardly uses:
+// 64 MiB, and 8 MiB for each of 16 threads and of two more for each processor. Shared
+// memory, such as that of rings and files, does not count. If the kernel refuses memory,
+// Go ends the worker: its [ExitError] has exit code 2, as after a panic, and Stderr has
+// "fatal error: runtime: out of memory" or the like.
+//
+// On other systems there is only GOMEMLIMIT, which a program can exceed. An entry of
+// GOMEMLIMIT in the command's Env takes precedence over this option; one that is only in
+// the host's own environment does not. Programs built for the race detector need some
+// 400 MiB more. WithMaxMemory panics unless bytes is positive.
 func WithMaxMemory(bytes int64) Option {
 	mustBePositive("WithMaxMemory", bytes)
 	return func(s *Settings) { s.resources.Memory = bytes }
 }
 
 // WithMaxCPU bounds how many processors the worker uses at a time, by the variable
-// GOMAXPROCS, and on Linux also by binding it to n of the processors that the host
-// may use: to others for each worker, in turn, before it runs. An entry of
-// GOMAXPROCS in the command's Env wins over the variable; one that is only in the
-// host's own environment does not. It panics unless n is positive.
+// GOMAXPROCS. On Linux it also binds the worker, before that runs, to n of the processors
+// that the host may use; each worker gets the next n of them in turn. An entry of
+// GOMAXPROCS in the command's Env takes precedence over the variable; one that is only
+// in the host's own environment does not. WithMaxCPU panics unless n is positive.
 func WithMaxCPU(n int) Option {
 	mustBePositive("WithMaxCPU", int64(n))
 	return func(s *Settings) { s.resources.CPUs = n }
 }
 
-// WithMaxFiles bounds how many descriptors the worker can have (RLIMIT_NOFILE):
-// every file, connection, pipe, and a few that Go and this library need, about
-// sixteen. Linux only. It panics unless n is positive.
+// WithMaxFiles bounds how many descriptors the worker can have (RLIMIT_NOFILE): for
+// files, connections, pipes, and about sixteen that Go and this library need. It is for
+// Linux only. It panics unless n is positive.
 func WithMaxFiles(n int) Option {
 	mustBePositive("WithMaxFiles", int64(n))
 	return func(s *Settings) { s.resources.Files = n }
 }
 
 // WithoutCoreDumps keeps the kernel from writing a core file when the worker is ended
-// by a signal that asks for one (RLIMIT_CORE). Linux only.
+// by a signal that asks for one (RLIMIT_CORE). It is for Linux only.
 func WithoutCoreDumps() Option { return func(s *Settings) { s.resources.NoCoreDumps = true } }
 
 func mustBePositive(option string, n int64) {

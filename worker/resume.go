@@ -10,19 +10,20 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/engine"
 )
 
-// WithResume makes calls survive a disconnection: those that are pending when the
-// link is disconnected, and were received by the worker, wait for the channel to
-// reconnect, within their contexts and timeouts, and get their answers then. Handlers
-// run once, and each answer is delivered once. The worker keeps up to maxBytes of
-// answers meanwhile; one beyond that is dropped, and its call fails with
-// [ipc.ErrDisconnected], and so does one that the worker had not received. The end
-// of the process, Close and Detach end the waiting, and it ends for good when
-// another host takes the worker over. Calls that begin while there is no link fail at
-// once.
+// WithResume makes calls survive a disconnection. A call that is pending then, and that
+// the worker has received, waits until the channel has reconnected, within its context
+// and timeout, and then gets its answer. Each handler runs once, and each answer is
+// delivered once.
 //
-// Spawn fails, with an error that wraps [ipc.ErrUnsupported], if the driver cannot
-// reconnect. WithResume panics unless maxBytes is more than 0. A worker that is
-// attached keeps what its first host has said.
+// The worker keeps up to maxBytes of answers meanwhile. If there are more, it drops
+// answers, and their calls fail with [ipc.ErrDisconnected]. So do calls that the worker
+// had not received. Calls that begin while there is no link fail at once. Calls do not
+// wait longer than until the process ends, the client is closed, the channel is
+// detached, or another host takes the worker over.
+//
+// Spawn fails with an error that wraps [ipc.ErrUnsupported] if the driver cannot
+// reconnect. An attached worker keeps as many bytes as its first host said. WithResume
+// panics unless maxBytes is positive.
 func WithResume(maxBytes int) Option {
 	if maxBytes <= 0 {
 		panic(fmt.Sprintf("tandem: WithResume of %d bytes, need more than 0", maxBytes))

@@ -11,22 +11,22 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
-// WithRetry sends a request again, up to so many attempts in all, when the worker
-// has ended before it answered, if its method is declared [ipc.WithIdempotent]. The
-// attempts, and the waiting for the next process, share the timeout and the context
-// of the call. Methods and calls can have attempts of their own: see
+// WithRetry sends a request again when the worker has ended before it answered, if the
+// request's method is declared [ipc.WithIdempotent]. attempts is how often a request is
+// sent in all. All attempts, and the waiting for the next process, share the timeout and
+// the context of the call. Methods and calls can have attempts of their own: see
 // [ipc.WithAttempts].
 //
-// It implies [WithRestart] with its zero value if that is not given. It panics if
-// attempts is less than 1.
+// Without [WithRestart], WithRetry implies that option with the zero [Restart]. WithRetry
+// panics if attempts is less than 1.
 //
-// A request that has certainly not been sent, since the worker was down, is sent
-// later in any case, of whichever method.
+// If a request has certainly not been sent, because the worker was down, it is sent
+// later, whatever its method is declared.
 func WithRetry(attempts int) Option { return withRetry(attempts, false) }
 
 // WithRetryAll is [WithRetry] for all methods, also those that are not declared
-// idempotent. It is dangerous: the worker may have run the request, in part or to
-// its end, before it ended, and will then run it again.
+// idempotent. It is dangerous: the worker may have run the request, in part or to its
+// end, before it ended, and the next one then runs it again.
 func WithRetryAll(attempts int) Option { return withRetry(attempts, true) }
 
 func withRetry(attempts int, all bool) Option {

@@ -37,9 +37,9 @@ func init() {
 	}
 }
 
-// Self returns a command that runs this program again as a worker, in the entry
-// that [Main] has under this name. So one file can be host and worker, and
-// go run works on it. Args of the program can be appended to the command's Args.
+// Self returns a command that runs this program again, as a worker: there [Main] with the
+// same name runs its entry. So one program can be both host and worker, also with go run.
+// Arguments for the worker can be appended to the command's Args.
 func Self(name string) *exec.Cmd {
 	path, err := os.Executable()
 	if runtime.GOOS == "linux" {
@@ -49,10 +49,10 @@ func Self(name string) *exec.Cmd {
 	return &exec.Cmd{Path: path, Args: []string{selfPrefix + name}, Err: err}
 }
 
-// Main runs entry and ends the process, if a host started this process with
-// [Self] and this name; otherwise it does nothing. Call it first thing in main,
-// once for each name; in tests, first thing in TestMain. If entry fails, or what the
-// host has passed cannot be read, the error goes to stderr and the exit code is 1.
+// Main does nothing, unless a host started this process with [Self] and the same name.
+// Then it runs entry and ends the process. Call it first in main, or in TestMain, once
+// for each name. If entry fails, or if what the host passed cannot be read, Main writes
+// the error to stderr, and the exit code is 1.
 func Main(name string, entry func() error) {
 	if os.Args[0] != selfPrefix+name {
 		return

@@ -31,8 +31,9 @@ type Server struct {
 // ServerOption is an option of [NewServer].
 type ServerOption func(*Server)
 
-// WithServerLogger sets where the worker writes what nobody would learn otherwise.
-// It is [slog.Default] by default. It panics if l is nil.
+// WithServerLogger sets the logger for what happens on the worker's side and no error
+// reports, such as notifications that no handler gets. The default is [slog.Default]. It
+// panics if l is nil.
 func WithServerLogger(l *slog.Logger) ServerOption {
 	mustBeSet("WithServerLogger", l == nil)
 	return func(s *Server) { s.log = l }
@@ -47,24 +48,22 @@ func NewServer(opts ...ServerOption) *Server {
 	return s
 }
 
-// RequireDriver makes Serve insist on a driver, instead of following the host.
-// If the host uses another, both get an error at once.
-// RequireDriver panics if d is nil.
+// RequireDriver makes Serve accept only one driver. If the host uses another, both get an
+// error at once. Without it the worker uses the host's. It panics if d is nil.
 func (s *Server) RequireDriver(d drivers.Acceptor) {
 	mustBeSet("RequireDriver", d == nil)
 	s.driver = d
 }
 
-// RequireCodec makes Serve insist on a codec, instead of following the host.
-// If the host uses another, both get an error at once.
-// RequireCodec panics if c is nil.
+// RequireCodec makes Serve accept only one codec. If the host uses another, both get an
+// error at once. Without it the worker uses the host's. It panics if c is nil.
 func (s *Server) RequireCodec(c ipc.Codec) {
 	mustBeSet("RequireCodec", c == nil)
 	s.codec = c
 }
 
-// Dropped returns how many answers could not be delivered, since the connection to
-// the host had gone and they were not kept: see [WithResume].
+// Dropped returns how many answers could not be delivered, because the connection to the
+// host had ended and the worker did not keep them: see [WithResume].
 func (s *Server) Dropped() uint64 { return s.replay.Dropped() }
 
 // Startup returns what the host passed to this process, or nil if no host started it:
@@ -72,27 +71,29 @@ func (s *Server) Dropped() uint64 { return s.replay.Dropped() }
 // is shared and must not be changed.
 func Startup() *drivers.StartupData { return drivers.Startup() }
 
-// Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends.
-// It then lets the handlers finish, for as long as the host's grace allows
-// ([WithGrace]), ends their contexts, and returns nil. If the host goes without
-// a goodbye Serve ends the contexts of the handlers at once and returns an error
-// that wraps [ipc.ErrPeerGone]. With a driver that can reconnect it first waits for
-// the host to come back ([WithHostTimeout]); meanwhile the handlers go on, and their
-// answers are dropped, or kept ([WithResume]). The contexts of such handlers end as
-// soon as Serve is to return, which waits for them within the same grace.
+// Serve answers calls until the host says goodbye, SIGTERM comes, or ctx ends. Then it
+// waits for the handlers, within the host's grace ([WithGrace]), ends their contexts, and
+// returns nil.
 //
-// When the host's process has ended, a worker that is not detached has a second in all
-// to end itself. Then it is killed, and with it its children, if it leads its process
-// group, as it does unless SysProcAttr or a wrapper put it into another. SIGTERM has
-// told them before, maybe more than once; Serve may return nil then. Children that
-// have not left the group are also told to end, by SIGTERM, when Serve returns because
-// of SIGTERM or an error. For a second after that, SIGTERM does not end the process.
+// If the host goes without a goodbye, Serve ends the contexts of the handlers at once and
+// returns an error that wraps [ipc.ErrPeerGone]. With a driver that can reconnect it first
+// waits for the host to come back ([WithHostTimeout]). Meanwhile the handlers go on, and
+// their answers are dropped, or kept ([WithResume]). Before Serve returns, it ends the
+// contexts of these handlers, too, and waits for them within the grace.
 //
-// While Serve runs and after it, writing to a stdout or stderr that nobody reads any
-// more is an error, as it is for other files, and does not end the process.
+// When the host's process has ended, a worker that is not detached gets SIGTERM, perhaps
+// more than once, and has one second to end itself; Serve may return nil then. After the
+// second SIGKILL ends the worker. If the worker leads its process group, as it does unless
+// SysProcAttr or a wrapper changed that, its children get both signals, too.
 //
-// It returns an error at once, which the host gets too, if no host started this
-// process, or they do not agree. A process can serve its host once.
+// When Serve returns because of SIGTERM or with an error, the children in the worker's
+// process group get SIGTERM. For a second after that, SIGTERM does not end the process.
+//
+// From Serve on, writing to a stdout or stderr that nobody reads any more is an error, as
+// it is for other files, and does not end the process.
+//
+// If no host started this process, or if host and worker do not agree, Serve returns an
+// error at once, and so does the start on the host's side. A process can call Serve once.
 func (s *Server) Serve(ctx context.Context) error {
 	if err := checkEntry(); err != nil {
 		return err

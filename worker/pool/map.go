@@ -20,18 +20,18 @@ type mapOptions struct {
 	goOn      bool
 }
 
-// WithUnordered makes [Map] yield results as they come, instead of in the order of
-// the requests: a slow call then holds up no other.
+// WithUnordered makes [Map] yield results as they come, instead of in the order of the
+// requests. Then a slow call does not hold up the results of others.
 func WithUnordered() MapOption { return func(o *mapOptions) { o.unordered = true } }
 
-// WithContinueOnError makes [Map] yield the error of a call, as a [*MapError], and go
-// on with the next one, instead of ending.
+// WithContinueOnError makes [Map] go on with the next call after it has yielded the error
+// of a call, as a [*MapError], instead of ending.
 func WithContinueOnError() MapOption { return func(o *mapOptions) { o.goOn = true } }
 
-// WithWindow sets how many requests [Map] has taken from the sequence and not yet
-// yielded the results of, which is also the most calls that it makes at a time.
-// The default is what a [Pool] runs at a time when it is as large as it may be,
-// and twice GOMAXPROCS for other callers.
+// WithWindow sets how many requests [Map] takes from the sequence ahead of the results
+// that it has yielded. So many calls run at a time at most. The default for a [Pool] is
+// as many calls as it runs at a time at its largest size, and for other callers twice
+// GOMAXPROCS.
 func WithWindow(n int) MapOption {
 	if n < 1 {
 		panic(fmt.Sprintf("tandem: window of %d requests", n))
@@ -75,20 +75,18 @@ func (v *view) forMap() (int, ipc.Caller) {
 //		...
 //	}
 //
-// It takes any [ipc.Caller], and is a function because a method of a pool could
-// not have types of its own. It holds no more than a window of requests and
-// results ([WithWindow]), however long the sequence is and whichever side is slower;
-// in a pool whose queue is full its calls wait rather than fail.
+// c may be any [ipc.Caller]. If it is a pool whose queue is full, the calls of Map wait
+// instead of failing. Map holds at most one window of requests and results ([WithWindow]),
+// however long the sequence is.
 //
-// A call that fails ends the loop after its error, a [*MapError], was yielded,
-// unless [WithContinueOnError] is given. The end of ctx ends it in any case, with
-// context.Cause(ctx). When the loop ends, also by break, return or panic, calls
-// that still run are cancelled, and nothing is left running: Map waits for the
-// calls, and for requests to return or to yield once more. A sequence that may
-// block should therefore heed ctx.
+// If a call fails, Map yields its error, a [*MapError], and ends the loop, unless
+// [WithContinueOnError] is given. If ctx ends, Map yields context.Cause(ctx) and ends the
+// loop. When the loop ends, also by break, return or panic, Map cancels the calls that
+// still run, and waits for them and until requests returns or yields once more. So a
+// sequence that may block should end when ctx does.
 //
-// requests runs in a goroutine of its own; if it panics so does the loop, after
-// the results of the earlier requests.
+// requests runs in a goroutine of its own. If it panics, so does the loop, after the
+// results of the earlier requests.
 func Map[Req, Res any](ctx context.Context, c ipc.Caller, m *ipc.Method[Req, Res], requests iter.Seq[Req], opts ...MapOption) iter.Seq2[Res, error] {
 	o := mapOptions{window: 2 * runtime.GOMAXPROCS(0)}
 	if mc, ok := c.(mapCaller); ok {

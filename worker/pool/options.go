@@ -48,11 +48,10 @@ func newOptions(size int, opts []Option) *options {
 	return o
 }
 
-// WithWorkers gives options of [worker.Spawn], which go for each worker of the pool. What
-// [worker.WithRestart], [worker.WithRetry] and [worker.WithEvents] say goes for the pool as
-// a whole: a call may be sent again to another worker. Handlers for calls back are those of
-// the pool, so [worker.WithHandlers] has no effect. WithWorkers can be given more than
-// once.
+// WithWorkers sets options of [worker.Spawn] for each worker of the pool. With
+// [worker.WithRetry] a call may be sent again to another worker. [worker.WithEvents] gets
+// the events of all workers. [worker.WithHandlers] has no effect, since the pool has
+// handlers of its own. WithWorkers can be given more than once.
 func WithWorkers(opts ...worker.Option) Option {
 	return func(o *options) {
 		for _, opt := range opts {
@@ -61,15 +60,15 @@ func WithWorkers(opts ...worker.Option) Option {
 	}
 }
 
-// WithMaxSize lets a pool grow to n workers when calls find no room, and shrink
-// again ([WithIdle]). By default it keeps the size that it starts with, which
-// is also the least.
+// WithMaxSize lets a pool grow up to n workers when calls have to wait, and shrink again
+// ([WithIdle]), but not below the size that it starts with. By default a pool keeps that
+// size. [New] panics if n is less than that.
 func WithMaxSize(n int) Option { return func(o *options) { o.maxSize = n } }
 
-// WithIdle sets for how long a pool keeps workers that the calls do not need: a
-// minute by default. Each time that it is over the pool shrinks to as many
-// workers as the most calls at once have needed meanwhile, but not below the size
-// that it started with.
+// WithIdle sets how long a pool keeps workers that no call needs. The default is a minute.
+// Each time that it has passed, the pool shrinks to the most workers that calls have
+// needed at once meanwhile, but not below the size that it started with. WithIdle panics
+// if d is not positive.
 func WithIdle(d time.Duration) Option {
 	if d <= 0 {
 		panic(fmt.Sprintf("tandem: idle time of %v", d))
@@ -77,9 +76,10 @@ func WithIdle(d time.Duration) Option {
 	return func(o *options) { o.idle = d }
 }
 
-// WithConcurrency sets how many calls one worker of a pool runs at a time. The
-// default is GOMAXPROCS, as many as a worker in Go can compute at once. More
-// suits handlers that wait, and 1 programs that do one thing at a time.
+// WithConcurrency sets how many calls each worker of a pool runs at a time. The default is
+// the host's GOMAXPROCS, as many as a worker in Go can compute at once. A larger n suits
+// handlers that wait, and 1 suits programs that do one thing at a time. WithConcurrency
+// panics if n is less than 1.
 func WithConcurrency(n int) Option {
 	if n < 1 {
 		panic(fmt.Sprintf("tandem: %d calls at a time for each worker", n))
@@ -87,7 +87,8 @@ func WithConcurrency(n int) Option {
 	return func(o *options) { o.concurrency = n }
 }
 
-// WithQueue sets how many calls may wait in a pool: 1024 by default, 0 for none.
+// WithQueue sets how many calls may wait in a pool. The default is 1024; 0 means that no
+// call waits. WithQueue panics if n is negative.
 func WithQueue(n int) Option {
 	if n < 0 {
 		panic(fmt.Sprintf("tandem: queue of length %d", n))
@@ -95,26 +96,26 @@ func WithQueue(n int) Option {
 	return func(o *options) { o.queue = n }
 }
 
-// Recycle says when a worker of a pool is replaced though it is in order, such as
-// for a program that leaks. Its successor is started first, and then takes its
-// place; the old worker finishes its calls and is closed. So no call is dropped,
-// and nothing changes if the successor cannot be started but that this is
-// tried again later. One worker of a pool is recycled at a time.
+// Recycle says when a pool replaces a worker that works, for example because its program
+// leaks memory. The pool starts the successor first. Then the successor takes the place
+// of the old worker, which finishes its calls and is closed. So no call is dropped. If
+// the successor cannot be started, the old worker stays, and the pool tries again later.
+// A pool recycles one worker at a time.
 type Recycle struct {
-	// Calls is after how many calls a worker is replaced, 0 for never. It goes
-	// on with further ones until its successor is ready.
+	// Calls is after how many calls a worker is replaced; 0 means never. The worker
+	// takes further calls until its successor is ready.
 	Calls int
 	// Memory is how many bytes of memory a worker's process may occupy (its
-	// resident set), 0 for no limit. It needs Linux; elsewhere New fails
+	// resident set); 0 means any number. It needs Linux; on other systems New fails
 	// with an error that wraps [ipc.ErrUnsupported].
 	Memory int64
-	// Interval is how often the memory is looked at, and the pause before what
-	// failed is tried again; 0 means 5 s.
+	// Interval is how often the pool looks at the memory, and how long it waits
+	// before it tries again what failed; 0 means 5 s.
 	Interval time.Duration
 }
 
-// WithRecycle replaces workers of a pool now and then. It panics if a field is
-// negative.
+// WithRecycle replaces workers of a pool that have had many calls or use much memory: see
+// [Recycle]. It panics if a field is negative.
 func WithRecycle(r Recycle) Option {
 	if r.Calls < 0 || r.Memory < 0 || r.Interval < 0 {
 		panic(fmt.Sprintf("tandem: Recycle{Calls: %d, Memory: %d, Interval: %v} has a negative field", r.Calls, r.Memory, r.Interval))

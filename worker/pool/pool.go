@@ -1,5 +1,6 @@
-// Package pool runs a number of workers as one caller: it shares calls among them,
-// replaces those that end, grows and shrinks. It is built on package worker.
+// Package pool runs several workers as one caller. A [Pool] shares calls among its
+// workers, replaces workers that end, grows and shrinks. [Map] calls a method for each
+// request of a sequence.
 package pool
 
 import (
@@ -25,21 +26,20 @@ import (
 	"github.com/tandemipc/tandem/worker/pool/internal/scheduler"
 )
 
-// Pool is a number of workers that run the same program and share calls. It is
-// an [ipc.Caller], and safe for concurrent use.
+// Pool is several workers that run the same program and share calls. It is an
+// [ipc.Caller], and safe for concurrent use.
 //
-// Each call goes to the worker that runs the fewest, where calls count too that
-// were given up and that the worker has not answered anything since: one that hangs
-// gets few. When every worker runs as
-// many as it may ([WithConcurrency]) calls wait, first come first served, in a
-// queue of bounded length ([WithQueue]); one that finds it full fails at once
-// with an [*ipc.Error] of code CodeResourceExhausted. Time in the queue counts
-// towards the timeout of the call.
+// Each call goes to the worker that runs the fewest calls. A call that was given up counts
+// until its worker answers something, so a worker that hangs gets few calls. When every
+// worker runs as many calls as it may ([WithConcurrency]), further calls wait in a queue,
+// first come first served. If the queue is full ([WithQueue]), a call fails at once with
+// an [*ipc.Error] of code CodeResourceExhausted. Time in the queue counts towards the
+// timeout of the call.
 //
-// A worker whose process or link has ended is replaced, as [worker.WithRestart] says
-// (without it as the zero [worker.Restart] says, for each worker by itself), and calls
-// go to the others meanwhile, or wait if there is none. When all workers have
-// been given up calls fail with an error that wraps the last reason.
+// When a worker's process or link has ended, the pool replaces it as [worker.WithRestart]
+// says, each worker by itself; without that option, as the zero [worker.Restart] says.
+// Meanwhile calls go to the other workers, or wait if there is none. When the pool has
+// given up all workers, calls fail with an error that wraps the last reason.
 //
 // Handlers that [worker.Handle] adds to the pool answer the calls of all its workers.
 type Pool[C drivers.Channel] struct {
@@ -77,9 +77,9 @@ type pool struct {
 // spawnFunc starts a worker with the settings that are the same for all.
 type spawnFunc func(ctx context.Context, cmd *exec.Cmd, settings worker.Settings) (scheduler.Client, error)
 
-// New starts size workers, each as [worker.Spawn] does, and returns when all are
-// ready. If one cannot be started the others are ended, and the error is that of
-// Spawn. ctx bounds the start only. Options of Spawn are given by [WithWorkers].
+// New starts size workers, each as [worker.Spawn] does, and returns when all take calls.
+// If one cannot be started, New ends the others and returns the error of Spawn. ctx
+// bounds only the start. [WithWorkers] takes options of Spawn.
 //
 // New panics if size is less than 1, or more than [WithMaxSize].
 //

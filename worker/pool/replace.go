@@ -10,17 +10,17 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Replace makes all workers of the pool run another program, such as a newer
-// build, without dropping a call. One after the other a worker that runs cmd is
-// started and takes the place of an old one, which finishes its calls and is
-// closed. When Replace returns all further calls go to the new program, and some
-// older calls may still run on the old one. Workers that had been given up are
-// tried again.
+// Replace makes all workers of the pool run another program, such as a newer build,
+// without dropping a call. For one worker after the other, it starts a new worker that
+// runs cmd, which takes the place of the old one; the old one finishes its calls and is
+// closed. When Replace returns, all further calls go to the new program, and earlier
+// calls may still run in the old one. Replace also starts workers that the pool had given
+// up.
 //
-// If a new worker cannot be started, or ctx ends, Replace returns why, and the
-// pool stays with the old program: workers that have been replaced already are
-// replaced back. Should that fail too the error says so, and these workers run the
-// new program until they end; their successors run the old one.
+// If a new worker cannot be started, or if ctx ends, Replace returns the reason, and the
+// pool stays with the old program: Replace replaces the new workers by old ones. If that
+// fails, too, the error says so; then these workers run the new program until they end,
+// and their successors run the old one.
 //
 // One Replace runs at a time; others wait for it.
 func (p *Pool[C]) Replace(ctx context.Context, cmd *exec.Cmd) error { return p.pool.replace(ctx, cmd) }

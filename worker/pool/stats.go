@@ -38,9 +38,9 @@ type Stats struct {
 	Busy, Available time.Duration
 }
 
-// Utilisation returns which part of what the workers could have done since the
-// pool was made they did, from 0 to 1. For that of a shorter time divide the
-// differences of two values of Busy and Available.
+// Utilisation returns Busy divided by Available: how busy the workers have been since the
+// pool was made, from 0 to 1. For a shorter time, take Stats twice, and divide the
+// difference of Busy by that of Available.
 func (s Stats) Utilisation() float64 {
 	if s.Available <= 0 {
 		return 0
@@ -48,8 +48,8 @@ func (s Stats) Utilisation() float64 {
 	return min(float64(s.Busy)/float64(s.Available), 1)
 }
 
-// Latency says how long something took, of all times that it happened. Times are
-// exact to 1 %; those over an hour count as an hour.
+// Latency says how long something took, over all the times that it happened. Times are
+// exact to 1 %; a time over an hour counts as an hour.
 type Latency struct {
 	Count                     int64
 	Mean, P50, P99, P999, Max time.Duration
