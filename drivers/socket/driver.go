@@ -53,8 +53,8 @@ type Driver struct {
 	// has ended without Detach. For other workers it means nothing.
 	OnDisconnect OnDisconnect
 	// HostTimeout bounds how long a detached worker waits for a host, after
-	// Disconnect or Detach or the end of its host, and then ends; 0 means no limit.
-	// For it, this takes the place of worker.WithHostTimeout.
+	// Disconnect or Detach or the end of its host, and then ends; 0 means no timeout.
+	// For a detached worker it takes the place of worker.WithHostTimeout.
 	HostTimeout time.Duration
 	// SecondHost says what becomes of a host that connects while another one is
 	// served.

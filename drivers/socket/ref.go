@@ -31,7 +31,7 @@ type Ref struct {
 	UID       int    `cbor:"6,keyasint"`
 	// Program is what errors call the worker.
 	Program string `cbor:"7,keyasint,omitempty"`
-	// Codec, MaxMessage and Limits are what host and worker have agreed on.
+	// Codec, MaxMessage and Timeouts are what host and worker have agreed on.
 	Codec      string           `cbor:"8,keyasint"`
 	MaxMessage int              `cbor:"9,keyasint"`
 	Timeouts   drivers.Timeouts `cbor:"10,keyasint"`
