@@ -16,13 +16,13 @@ type Channel interface {
 	// later one when the channel reconnects. It is called once.
 	Links(fn func(Link))
 	// Close releases what the driver holds, and ends the present link without
-	// closing it: that is for whoever Links gave it to. It neither ends nor
-	// signals the process. Close may be called more than once and concurrently.
+	// closing it: who got the link from Links closes it. Close neither ends nor
+	// signals the process. It may be called more than once and concurrently.
 	Close() error
 }
 
-// Detachable is a [Channel] that can leave its worker to itself: one of a driver
-// with the capability Detach.
+// Detachable is a [Channel] of a driver with the capability Detach: it can leave its
+// worker alone.
 type Detachable interface {
 	Channel
 	// Detached reports whether the channel has left the worker, which then
@@ -30,8 +30,8 @@ type Detachable interface {
 	Detached() bool
 }
 
-// Reconnectable is a [Channel] that can have one link after the other: one of a
-// driver with the capability Reconnect.
+// Reconnectable is a [Channel] of a driver with the capability Reconnect: it can have
+// one link after the other.
 type Reconnectable interface {
 	Channel
 	// Done returns a channel that is closed when there will be no further link,
@@ -54,12 +54,12 @@ type Process interface {
 	Stderr() string
 }
 
-// Copier is a [Process] whose stdin, stdout or stderr this side copies from or to
+// Copier is a [Process] for whose stdin, stdout or stderr the host copies from or to
 // readers and writers that are no files.
 type Copier interface {
 	Process
-	// Copied is closed, a while after Done at the latest, when the copies have ended or
-	// were let go.
+	// Copied is closed when the copies have ended or were given up, a while after Done
+	// at the latest.
 	Copied() <-chan struct{}
 }
 

@@ -7,25 +7,25 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// DefaultWindow is how many bytes of requests, and as many of notifications, each side
-// of a link takes that it has not finished with. A sender that has used its window up
-// waits for credit. Each message counts for its payload and 256 bytes.
+// DefaultWindow is how many bytes of requests, and as many of notifications, each side of
+// a link takes that it has not finished with. Each message counts for its payload and 256
+// bytes. A sender that has used the window up waits for credit ([KindCredit]).
 const DefaultWindow = 16 << 20
 
-// MinWindow is the least window that a peer can have.
+// MinWindow is the least window that a hello may have.
 const MinWindow = 64 << 10
 
 // creditSize is the size of the payload of a frame of KindCredit.
 const creditSize = 16
 
-// AppendCredit appends the payload of a frame of [KindCredit] to dst: how many bytes
-// of requests and of notifications its sender has finished with since the last one.
+// AppendCredit appends the payload of a frame of [KindCredit] to dst: how many bytes of
+// requests and of notifications its sender has finished with since its last such frame.
 func AppendCredit(dst []byte, requests, notifications uint64) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, requests)
 	return binary.LittleEndian.AppendUint64(dst, notifications)
 }
 
-// ParseCredit takes the payload of a frame of [KindCredit] apart.
+// ParseCredit decodes the payload of a frame of [KindCredit].
 func ParseCredit(payload []byte) (requests, notifications uint64, err error) {
 	if len(payload) != creditSize {
 		return 0, 0, fmt.Errorf("%w: credit of %d bytes, not %d", ipc.ErrProtocol, len(payload), creditSize)
@@ -33,8 +33,8 @@ func ParseCredit(payload []byte) (requests, notifications uint64, err error) {
 	return binary.LittleEndian.Uint64(payload), binary.LittleEndian.Uint64(payload[8:]), nil
 }
 
-// Reasons that a frame of [KindCancel] can give, in the one byte of its payload. A
-// frame without payload gives ReasonGivenUp.
+// The reasons of a frame of [KindCancel], in the one byte of its payload. A frame without
+// payload stands for ReasonGivenUp.
 const (
 	// ReasonGivenUp: the caller does not wait any more.
 	ReasonGivenUp byte = 0

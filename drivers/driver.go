@@ -7,9 +7,8 @@ import (
 	"os/exec"
 )
 
-// Driver starts worker processes and links them to the host. C is the concrete
-// channel of the driver, and through it the compiler knows what a client of
-// this driver can do.
+// Driver starts worker processes and links them to the host. C is the driver's type of
+// channel. By it the compiler knows what a client of this driver can do.
 //
 // A driver's options are the fields of the type that implements Driver; its
 // zero value is useful. The type also implements [Acceptor], for the worker's
@@ -40,11 +39,11 @@ type Command struct {
 	// Output, if not nil, gets the lines that the process writes to those of
 	// stdout and stderr that Cmd leaves nil.
 	Output *slog.Logger
-	// Hint is a question that helps if the process ends or goes on without a hello and
-	// without a reason, or empty.
+	// Hint, if not empty, is a question for the error of a process that says neither
+	// hello nor why not.
 	Hint string
-	// Logger gets what the driver has to say on the host's side that no error
-	// tells. If nil, the driver says nothing.
+	// Logger is for what happens in the driver on the host's side and no error
+	// reports. If it is nil the driver logs nothing.
 	Logger *slog.Logger
 	// Started, if set, is called when the process has been started, before its
 	// hello.
@@ -52,7 +51,7 @@ type Command struct {
 }
 
 // Resources bound what a worker's process may use. A field that is 0 or false
-// sets no bound. What the bounds do is told with the options of package worker.
+// sets no bound. The options of package worker explain the bounds.
 type Resources struct {
 	Memory      int64 // in bytes
 	CPUs        int
@@ -66,8 +65,8 @@ type Acceptor interface {
 	Name() string
 	// Capabilities says what the links of this driver can do, as in [Driver].
 	Capabilities() Capabilities
-	// Open prepares the worker's end as s says. log gets what the endpoint has to
-	// say that no error tells. If log is nil, the endpoint says nothing.
+	// Open prepares the worker's end as s says. log is for what happens in the
+	// endpoint and no error reports. If it is nil the endpoint logs nothing.
 	Open(s *StartupData, log *slog.Logger) (Endpoint, error)
 }
 

@@ -17,12 +17,12 @@ const (
 	KindResponse Kind = 2  // the result of a request
 	KindError    Kind = 3  // the failure of a request
 	KindNotify   Kind = 4  // calls a method; never answered
-	KindCancel   Kind = 5  // the caller of a request has gone
+	KindCancel   Kind = 5  // the caller of a request does not wait any more
 	KindGoodbye  Kind = 10 // the sender wants to end the link in good order
 	KindResume   Kind = 11 // numbers a link, or asks for an answer of an earlier one
 	KindPing     Kind = 12 // asks for a sign of life
 	KindPong     Kind = 13 // is one
-	KindCredit   Kind = 14 // gives back what the sender of requests may use again
+	KindCredit   Kind = 14 // gives a part of the window back to the sender of requests
 )
 
 // String returns the name of the kind.
@@ -77,7 +77,8 @@ type Frame struct {
 	Tx uint64
 	// Method is the id of the method, or 0.
 	Method uint64
-	// Remaining is how long the caller will wait from now on; 0 if it did not say.
+	// Remaining is how long the caller will wait from now on. 0 stands for the timeout
+	// that both sides know from the startup data, and math.MaxInt64 for no timeout.
 	Remaining time.Duration
 	// Payload is the encoded request, response or error.
 	Payload []byte

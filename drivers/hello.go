@@ -31,8 +31,8 @@ const (
 // cross as memory, so both sides have to agree.
 var ByteOrderMark = binary.NativeEndian.Uint16([]byte{1, 2})
 
-// Hello is the first thing that each side of a link says. Sides that disagree
-// in a field marked (=) refuse each other.
+// Hello is the first message of each side of a link. If the sides differ in a field that
+// is marked (=), there is no link.
 type Hello struct {
 	// Protocol is ProtocolVersion of the sender (=).
 	Protocol int `cbor:"-"`
@@ -103,10 +103,10 @@ func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
 	return append(dst, body...)
 }
 
-// ReadHello reads one hello from r and nothing beyond it. It fails with a
-// [*ipc.RefusedError] if the peer refused, with [ipc.ErrQueued] if its hello will come
-// later, and with a [*ipc.MismatchError] if its protocol has another version, since the
-// rest can then not be read.
+// ReadHello reads one hello from r and nothing beyond it. It fails with an
+// [*ipc.RefusedError] if the peer refused, with [ipc.ErrQueued] if the hello will come
+// later, and with an [*ipc.MismatchError] if the peer's protocol has another version,
+// since ReadHello cannot read the rest then.
 func ReadHello(r io.Reader) (Hello, error) {
 	var prelude [helloPrelude]byte
 	if _, err := io.ReadFull(r, prelude[:]); err != nil {
@@ -147,8 +147,9 @@ func ReadHello(r io.Reader) (Hello, error) {
 	return h, nil
 }
 
-// Agree compares the hellos of both sides. It returns a [*ipc.MismatchError] that
-// names the first disagreement and both values.
+// Agree compares the hellos of both sides. If they disagree it returns an
+// [*ipc.MismatchError] with the first difference and both values. It also returns an
+// error if the peer's largest message or window is too small.
 func Agree(local, remote Hello) error {
 	for _, f := range []struct {
 		what          string
@@ -173,11 +174,11 @@ func Agree(local, remote Hello) error {
 	return nil
 }
 
-// Limits of the size of a message in bytes, header and payload together.
+// Sizes of the largest message, in bytes, header and payload together.
 const (
-	// DefaultMaxMessage is the limit where none is given.
+	// DefaultMaxMessage is the size where none is given.
 	DefaultMaxMessage = 256 << 20
-	// MinMaxMessage and MaxMaxMessage are the least and the largest limit that can
+	// MinMaxMessage and MaxMaxMessage are the least and the largest size that can
 	// be agreed on.
 	MinMaxMessage = 4 << 10
 	MaxMaxMessage = math.MaxInt32 - 16

@@ -7,14 +7,14 @@ import (
 // Link carries frames, in order and in both directions, between two processes.
 // It lives as long as one connection does, and ends once.
 //
-// A link has one reader at a time: Next, Hold, Spin, Arm and Disarm may be called
-// only by the goroutine that holds the reader role, which the caller of this
-// interface hands around. The other methods are safe for concurrent use.
+// A link has one reader at a time: the caller of this interface sees to it that only one
+// goroutine, the reader, calls Next, Hold, Spin, Arm and Disarm. The other methods are
+// safe for concurrent use.
 type Link interface {
-	// Send sends one frame; it has left f.Payload when it returns. If the peer
-	// does not make room Send blocks, until ctx ends or the link does. A frame
-	// larger than the agreed limit is refused with a [*ipc.SizeError]. If Send fails
-	// the peer does not see the frame, except where the link itself ended.
+	// Send sends one frame, and does not keep f.Payload. While the peer makes no room
+	// Send blocks, until ctx or the link ends. A frame larger than the agreed size is
+	// refused with an [*ipc.SizeError]. If Send fails the peer does not get the frame,
+	// except perhaps if the link has ended.
 	Send(ctx context.Context, f Frame) error
 
 	// SendBatch sends frames in their order, all at once if there is room. The first
@@ -50,7 +50,7 @@ type Link interface {
 	// Sleep returns at once if until reports true, and otherwise blocks until
 	// the peer, if the link is armed, has sent something, the link ends, or Wake
 	// is called. It may also return for no reason. It reads nothing, so another
-	// goroutine may hold the reader role meanwhile. One goroutine at a time.
+	// goroutine may be the reader meanwhile. One goroutine at a time may call it.
 	Sleep(until func() bool)
 	// Wake makes a Sleep that runs, or else the next one, return.
 	Wake()
@@ -58,8 +58,8 @@ type Link interface {
 	// Peer is what the other side said in its hello.
 	Peer() Hello
 	// Close ends the link: blocked and later calls fail with [ipc.ErrDisconnected].
-	// It waits for a running Sleep to return. The reader role must be free or
-	// held by the caller, for Close takes the memory away from under Next.
+	// It waits for a running Sleep to return. No other goroutine may be the reader,
+	// since Close takes away the memory that Next reads.
 	Close() error
 	// Shutdown ends the link like Close but keeps its memory, so that it may be
 	// called at any time. Next still returns what has arrived.

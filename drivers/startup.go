@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-
 	"os"
 	"sync"
 	"sync/atomic"
@@ -38,7 +37,7 @@ type StartupData struct {
 	Control int `cbor:"5,keyasint"`
 	// Address is where hosts can connect later, for drivers that have one.
 	Address string `cbor:"6,keyasint,omitempty"`
-	// DriverData holds the options of the driver that concern the worker.
+	// DriverData has the driver's options for the worker.
 	DriverData cbor.RawMessage `cbor:"7,keyasint,omitempty"`
 	// HostPID is the process id of the host.
 	HostPID int `cbor:"8,keyasint"`
@@ -62,9 +61,9 @@ type StartupData struct {
 	// disconnects and comes back. See worker.WithResume.
 	Resume int `cbor:"16,keyasint,omitempty"`
 
-	// Depth is how many processes in a row, the last being this one, were started as
-	// workers by one that had not served its own host yet. It is 1 for the worker of a
-	// host that is no worker.
+	// Depth is how many processes in a row, up to this one, were each started by a
+	// process that had not served its own host yet. It is 1 for the worker of a host
+	// that is no worker.
 	Depth int `cbor:"17,keyasint,omitempty"`
 
 	// Inodes has the inode of each inherited descriptor, as its host knows it, by the
@@ -75,13 +74,14 @@ type StartupData struct {
 	hostGone chan struct{}
 }
 
-// Timeouts bound how long things may take. 0 means no limit.
+// Timeouts bound how long things may take. 0 means no timeout.
 type Timeouts struct {
 	// Start bounds the time from starting a process to its hello. 10 s by default.
 	Start time.Duration `cbor:"1,keyasint"`
 	// Host bounds how long a worker waits for a host. 30 s by default.
 	Host time.Duration `cbor:"2,keyasint"`
-	// Call bounds a call. 5 min by default. Methods and calls can override it.
+	// Call bounds a call. 5 min by default. Methods and calls can override it. A
+	// request that does not say how long its caller waits has this timeout.
 	Call time.Duration `cbor:"3,keyasint"`
 	// Grace bounds how long either side waits for calls to finish when it
 	// closes. 5 s by default.

@@ -144,7 +144,7 @@ func TestInPlaceFails(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
 		w := s.start(t)
-		for range 30 { // by goroutines, then by the keeper
+		for range 30 { // by goroutines, then by the background reader
 			for what, code := range map[byte]ipc.Code{'x': ipc.CodeNotFound, 'p': ipc.CodeInternal, 'g': ipc.CodeInternal, '2': ipc.CodeInternal} {
 				_, err := place.Call(t.Context(), w, placed(what, 100))
 				require.Equal(t, code, ipc.CodeOf(err), "%c: %v", what, err)
@@ -195,7 +195,7 @@ func TestSlowInPlace(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
 		w, other := s.start(t), s.start(t)
-		for _, warm := range []int{0, 100} { // in a goroutine of its own, then by the keeper
+		for _, warm := range []int{0, 100} { // in a goroutine of its own, then by the background reader
 			for range warm {
 				_, err := place.Call(t.Context(), w, placed('e', 0))
 				require.NoError(t, err)
@@ -335,14 +335,14 @@ func (l *lockedLog) String() string {
 	return l.b.String()
 }
 
-// A handler that the keeper runs may call back for more than the ring takes.
+// A handler that the background reader runs may call back for more than the ring takes.
 func TestLargeCallBackOfQuickHandler(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
 		w := s.start(t)
 		worker.Handle(w, rawEcho, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 		for range 3 {
-			for range 200 { // so that the keeper runs it
+			for range 200 { // so that the background reader runs it
 				_, err := sleep.Call(t.Context(), w, 0)
 				require.NoError(t, err)
 				n, err := largeBack.Call(t.Context(), w, 10)

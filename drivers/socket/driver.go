@@ -54,7 +54,7 @@ type Driver struct {
 	// has ended without Detach. KeepAlive is for detached workers only.
 	OnDisconnect OnDisconnect
 	// HostTimeout bounds how long a detached worker waits for a host, after
-	// Disconnect or Detach or the end of its host, and then ends; 0 means no limit.
+	// Disconnect or Detach or the end of its host, and then ends; 0 means no timeout.
 	// It takes the place of worker.WithHostTimeout, which is for any other worker.
 	HostTimeout time.Duration
 	// SecondHost says what becomes of a host that connects while another one is

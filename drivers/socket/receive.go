@@ -18,8 +18,8 @@ const (
 	maxBuffer = 1<<20 + 4<<10
 )
 
-// reader is the receiving half of a link. Only whoever holds the reader role
-// touches it, except for complete.
+// reader is the receiving half of a link. Only the goroutine that reads the link touches
+// it, except for complete.
 type reader struct {
 	// buf[r:w] has arrived and was not returned yet.
 	buf  []byte

@@ -5,14 +5,13 @@
 //	go run ./examples/detached call world
 //	go run ./examples/detached stop          attaches to it, and ends it
 //
-// A file, named by -ref before the command, holds the reference that finds the worker
-// again. A worker that nobody calls for ten minutes ends by itself. Attaching needs
-// Linux.
+// A file holds the reference by which the next program finds the worker; -ref before the
+// command names another file. If nobody calls the worker for ten minutes, it ends by
+// itself. Attaching needs Linux.
 //
-// go run removes the program that it has built when that exits. The worker, which runs
-// the same program, does not mind, as no process does that runs already. To start
-// a worker from a file that is gone works on Linux only, where worker.Self names
-// the running program itself; elsewhere build the program first.
+// When the program exits, go run removes the file that it has built. The worker runs the
+// same file and goes on without it. On Linux worker.Self names the running program
+// itself, so a start needs no file either; on other systems build the program first.
 package main
 
 import (

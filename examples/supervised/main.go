@@ -1,18 +1,18 @@
-// Supervised calls a worker that is started again whenever it ends, or hangs. Kill
-// it and watch: a call that the killing meets is made again on the next process,
-// and takes a little longer.
+// Supervised calls a worker that is started again whenever it ends or hangs. Kill it and
+// watch: a call that was running then is made again in the next process, and takes a
+// little longer.
 //
 //	go run ./examples/supervised [-driver shm|socket] [-every 1s] [-for 0]
 //
 // In another terminal, with the pid that it prints:
 //
-//	kill -9 PID       the kernel, or a bug, ends the worker
-//	kill -STOP PID    the worker hangs: the heartbeat finds out
+//	kill -9 PID       the worker ends at once, as by a crash
+//	kill -STOP PID    the worker hangs, and the heartbeat finds out
 //	kill PID          the worker ends in order, and is started again, too
 //
-// Ctrl-C ends both in order. So does the end of the host, however it ends: the worker
-// of a host that is killed ends within a second. Whoever kills the worker more than
-// ten times within a minute sees it given up, and the exit status 1.
+// Ctrl-C ends both in order. If the host is killed, the worker ends within a second. If
+// you kill the worker more than ten times within a minute, the host gives it up, and
+// exits with status 1.
 package main
 
 import (
@@ -33,8 +33,8 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
-// Count counts the calls that a worker has answered. That it is idempotent allows to
-// make a call again when its worker has ended before the answer.
+// Count counts the calls that a worker has answered. It is idempotent, so a call is made
+// again when its worker has ended before the answer.
 var Count = ipc.NewMethod[struct{}, Answer]("count", ipc.WithIdempotent())
 
 // Answer is the response of Count.

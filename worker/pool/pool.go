@@ -197,10 +197,9 @@ var keySeed = maphash.MakeSeed()
 // chosen by key: calls with the same key meet the same process and what it has
 // cached. They wait for it when it is full, even if others are not.
 //
-// It is a matter of speed, not of correctness: when workers come or go some keys
-// move, as few as possible. A worker that is recycled or replaced hands its keys
-// to its successor. The keys of one that crashed are with others until it has been
-// started again.
+// Use keys for speed, not for correctness: when workers come or go some keys move to other
+// workers, as few as possible. When a worker is recycled or replaced, its successor gets
+// its keys. When a worker has crashed, others have its keys until it was started again.
 func (p *Pool[C]) For(key string) ipc.Caller {
 	return &view{pool: p.pool, key: max(maphash.String(keySeed, key), 1)}
 }
@@ -308,14 +307,14 @@ func (p *pool) await(ctx context.Context, w *scheduler.Waiter, timeout, spent ti
 	return nil, err
 }
 
-// Close ends the pool: it takes no more calls, lets those that wait or run finish
-// for as long as the grace allows ([worker.WithGrace]), and then closes all workers at
-// once, each as [worker.Client.Close] does. It returns when all processes have been
-// reaped, which is after three times the grace and a few seconds at the latest.
-// Calls that outlast the grace fail with [ipc.ErrClosed].
+// Close ends the pool. It refuses further calls, lets waiting and running calls finish
+// within the grace ([worker.WithGrace]), and then closes all workers at once, each as
+// [worker.Client.Close] does. Calls that outlast the grace fail with [ipc.ErrClosed].
+// Close returns when all processes have been reaped, after three times the grace and a
+// few seconds at the latest.
 //
-// Close returns the errors of the workers that it closed, joined. Further calls
-// return the same.
+// Close returns the joined errors of the workers that it closed. Further calls return
+// the same.
 func (p *Pool[C]) Close() error { return p.pool.close() }
 
 func (p *pool) shutdown() error {

@@ -29,7 +29,7 @@ import (
 // stableAdd may be called more than once.
 var stableAdd = ipc.NewMethod[pair, int]("test.add", ipc.WithIdempotent())
 
-// testPool is what the tests need of a worker.Pool of any driver.
+// testPool is what the tests need of a Pool of any driver.
 type testPool interface {
 	ipc.Caller
 	worker.Registrar

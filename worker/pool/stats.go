@@ -14,9 +14,8 @@ type Stats struct {
 	// Running is how many calls run on workers now, and Queued how many wait.
 	Running, Queued int
 
-	// Calls is how many calls have ended that a worker was given, where each
-	// attempt counts. Failed of them returned an error, that of a handler
-	// included.
+	// Calls is how many calls have ended in a worker; each attempt counts as one.
+	// Failed is how many of them returned an error, including handlers' errors.
 	Calls, Failed uint64
 	// Retried is how many calls were made once more on another worker.
 	Retried uint64
@@ -27,14 +26,12 @@ type Stats struct {
 	// Recycled how many were replaced by WithRecycle.
 	Restarts, Recycled uint64
 
-	// Wait is how long calls waited for a worker; for most of them that is no
-	// time at all. Run is how long they ran, the way to the worker and back
-	// included.
+	// Wait is how long calls waited for a worker; most do not wait at all. Run is how
+	// long they ran, including the way to the worker and back.
 	Wait, Run Latency
 
-	// Busy is the time that calls ran, added up, and Available is the time in
-	// which they could have: that of each worker times its concurrency. See
-	// Utilisation.
+	// Busy is how long calls ran, and Available is how long workers were there for
+	// them, times their concurrency; both are sums over all workers. See Utilisation.
 	Busy, Available time.Duration
 }
 

@@ -107,7 +107,7 @@ func visit(ctx context.Context, w ipc.Caller) error {
 	}
 	fmt.Printf("the worker said %v, with stock %s\n", e.Code, e.Details["stock"])
 
-	// A call has a limit of its own. The handler's context ends with it.
+	// A call can have a timeout of its own. The handler's context ends with it.
 	slow := contract.Inspection{Item: "tandem", Takes: time.Minute}
 	_, err = contract.Inspect.Call(ctx, w, slow, ipc.WithTimeout(50*time.Millisecond))
 	fmt.Printf("errors.Is(err, DeadlineExceeded) is %t: %v\n", errors.Is(err, context.DeadlineExceeded), err)

@@ -145,7 +145,7 @@ func (l *holdingLink) Hold() func() {
 	return sync.OnceFunc(func() { l.held.Add(-1) })
 }
 
-// A handler that was run by the keeper and turns slow holds memory of the link for as
+// A handler that was run by the background reader and turns slow holds memory of the link for as
 // long as it needs its request, and that is to the end only if it works in place.
 func TestDetachedRunReleasesItsRequest(t *testing.T) {
 	reg := new(Registry)

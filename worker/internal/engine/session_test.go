@@ -354,8 +354,8 @@ func TestManyCallers(t *testing.T) {
 	}
 }
 
-// A quick handler is run by the keeper; when it blocks the link is still read,
-// also by the handler's own calls, and the keeper comes back afterwards.
+// A quick handler is run by the background reader; when it blocks the link is still read,
+// also by the handler's own calls, and the background reader comes back afterwards.
 func TestBackgroundReaderIsReplaced(t *testing.T) {
 	reg := new(Registry)
 	release := make(chan struct{})
@@ -385,7 +385,7 @@ func TestBackgroundReaderIsReplaced(t *testing.T) {
 	for s.reader.state.Load()&readerState != readerHandling && s.reader.state.Load()&readerGeneration == before {
 		time.Sleep(time.Microsecond)
 	}
-	// Nobody but a new keeper can read this. It is not run inline any more.
+	// Nobody but a new background reader can read this. It is not run inline any more.
 	request(1003)
 	for blocked.Load() != 2 {
 		time.Sleep(time.Microsecond)

@@ -121,8 +121,8 @@ func (w *sendWindow) refill(n uint64) bool {
 	return true
 }
 
-// receiveWindow is what the peer may send. The reader writes its fields, but for
-// finished.
+// receiveWindow is what the peer may send. The reader writes its fields, but for byOthers
+// and collected.
 type receiveWindow struct {
 	open      int64        // received and not known to be finished with
 	byReader  int64        // what the reader itself has finished with and not given back
