@@ -65,7 +65,7 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 		return response, true, err
 	}
 	s.drop(c, b, err)
-	if errors.Is(err, errTimeout) {
+	if errors.Is(err, ErrTimeout) {
 		err = TimedOut(m.Name, timeout)
 	}
 	return nil, true, err

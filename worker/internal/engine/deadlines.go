@@ -20,11 +20,9 @@ const (
 	maxSweep   = time.Second // and at least this often
 )
 
-// errTimeout is how waiting ends when the timeout of a call runs out.
-var errTimeout = errors.New("timeout")
-
-// ErrTimeout is errTimeout, for a [Resumer].
-var ErrTimeout = errTimeout
+// ErrTimeout is how waiting ends when the timeout of a call runs out, that of a [Resumer]
+// included.
+var ErrTimeout = errors.New("timeout")
 
 // TimedOut returns the error of a call of a method that took longer than timeout.
 func TimedOut(method string, timeout time.Duration) error {

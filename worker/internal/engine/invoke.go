@@ -118,7 +118,7 @@ func (s *Session) remaining(ctx context.Context, timeout time.Duration) (time.Du
 func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration, m ipc.MethodInfo, from *requestContext) ([]byte, error) {
 	if err := s.await(ctx, c, timeout, from); err != nil {
 		s.drop(c, nil, err)
-		if errors.Is(err, errTimeout) {
+		if errors.Is(err, ErrTimeout) {
 			return nil, TimedOut(m.Name, timeout)
 		}
 		return nil, err
@@ -160,7 +160,7 @@ func (s *Session) drop(c *call, b *batch, err error) {
 	tx := c.tx
 	s.calls.release(c)
 	reason := drivers.ReasonGivenUp
-	if errors.Is(err, errTimeout) || errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, ErrTimeout) || errors.Is(err, context.DeadlineExceeded) {
 		reason = drivers.ReasonDeadline
 	}
 	if b == nil {

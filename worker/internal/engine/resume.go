@@ -89,7 +89,7 @@ func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, ti
 			return response, nil
 		case errors.Is(err, errNotKept):
 			return nil, fmt.Errorf("%w: %w", ipc.ErrDisconnected, errNotKept)
-		case errors.Is(err, errTimeout), errors.As(err, &over):
+		case errors.Is(err, ErrTimeout), errors.As(err, &over):
 			resumer.Forget(s, k)
 			return nil, TimedOut(inv.Method.Name, timeout)
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
@@ -107,7 +107,7 @@ func (s *Session) ask(ctx context.Context, k CallKey, inv *ipc.Invocation, deadl
 	var timeout time.Duration
 	if deadline > 0 {
 		if timeout = Until(deadline); timeout <= 0 {
-			return nil, errTimeout
+			return nil, ErrTimeout
 		}
 	}
 	c, tx, err := s.calls.register(inv.Response)
@@ -141,7 +141,7 @@ func (s *Session) sendControl(ctx context.Context, c *sendContext, timeout time.
 	case err == nil:
 		return nil
 	case ranOut && ctx.Err() == nil:
-		return errTimeout
+		return ErrTimeout
 	}
 	return s.whyUnsent(ctx, err)
 }

@@ -62,7 +62,7 @@ func (s *Session) await(ctx context.Context, c *call, timeout time.Duration, fro
 // there is one, runs out.
 func (s *Session) sleep(ctx context.Context, c *call, timeout time.Duration) error {
 	if c.deadline.Load() != 0 && c.over(timeout) {
-		return errTimeout
+		return ErrTimeout
 	}
 	swept := timeout // by the sweeper
 	if timeout < ownTimer {
@@ -99,11 +99,11 @@ func (s *Session) sleep(ctx context.Context, c *call, timeout time.Duration) err
 		case <-also:
 			return c.also.Err()
 		case <-ranOut:
-			return errTimeout
+			return ErrTimeout
 		}
 	}
 	if c.expired.Load() == c.word.Load()>>3 && timeout > 0 {
-		return errTimeout
+		return ErrTimeout
 	}
 	return nil
 }

@@ -23,9 +23,9 @@ const frameCost = 256
 
 func costOf(payload []byte) int64 { return int64(len(payload)) + frameCost }
 
-// creditShare is the part of a window that the receiver gives back at once. Two
+// creditPart is the part of our windows that we give back at once. Two
 // counters are given back separately, so up to two such parts are not given back.
-const creditShare = 4
+const creditPart = drivers.DefaultWindow / 4
 
 // sendWindow is what we may send.
 type sendWindow struct {
@@ -142,9 +142,9 @@ func (w *receiveWindow) receive(cost, limit int64) bool {
 
 // finishReading is called by the reader when it has finished with a message, and
 // returns what is to be given back now.
-func (w *receiveWindow) finishReading(cost, share int64) (credit int64) {
+func (w *receiveWindow) finishReading(cost int64) (credit int64) {
 	w.open -= cost
-	if w.byReader += cost; w.byReader < share {
+	if w.byReader += cost; w.byReader < creditPart {
 		return 0
 	}
 	credit, w.byReader = w.byReader, 0
@@ -152,9 +152,9 @@ func (w *receiveWindow) finishReading(cost, share int64) (credit int64) {
 }
 
 // finish is finishReading for anybody.
-func (w *receiveWindow) finish(cost, share int64) (credit int64) {
+func (w *receiveWindow) finish(cost int64) (credit int64) {
 	w.collected.Add(cost)
-	if w.byOthers.Add(cost) < share {
+	if w.byOthers.Add(cost) < creditPart {
 		return 0
 	}
 	return w.byOthers.Swap(0)
@@ -165,14 +165,12 @@ func (s *Session) maxOpen() int64 {
 	return int64(drivers.DefaultWindow) + int64(s.config.MaxMessage) + frameCost
 }
 
-const ownCredit = drivers.DefaultWindow / creditShare
-
 // admit counts a request or a notification that has come. It is called with the reader
 // state, and fails if the peer does not heed its window.
 func (s *Session) admit(f *drivers.Frame) error {
-	w, what := &s.reader.requests, "requests"
+	w, what := s.received(f.Kind == drivers.KindNotify), "requests"
 	if f.Kind == drivers.KindNotify {
-		w, what = &s.reader.notifications, "notifications"
+		what = "notifications"
 	}
 	if w.receive(costOf(f.Payload), s.maxOpen()) {
 		return nil
@@ -180,26 +178,33 @@ func (s *Session) admit(f *drivers.Frame) error {
 	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, drivers.DefaultWindow)
 }
 
+// received returns the window of the notifications, or of the requests, that we get.
+func (s *Session) received(oneWay bool) *receiveWindow {
+	if oneWay {
+		return &s.reader.notifications
+	}
+	return &s.reader.requests
+}
+
 // finishReading gives back what a message took of its window. It is called with the
 // reader state.
 func (s *Session) finishReading(oneWay bool, cost int64) {
-	if oneWay {
-		if n := s.reader.notifications.finishReading(cost, ownCredit); n > 0 {
-			s.sendCredit(0, n)
-		}
-	} else if n := s.reader.requests.finishReading(cost, ownCredit); n > 0 {
-		s.sendCredit(n, 0)
-	}
+	s.giveBack(oneWay, s.received(oneWay).finishReading(cost))
 }
 
 // finish is finishReading for goroutines without the reader state.
 func (s *Session) finish(oneWay bool, cost int64) {
-	if oneWay {
-		if n := s.reader.notifications.finish(cost, ownCredit); n > 0 {
-			s.sendCredit(0, n)
-		}
-	} else if n := s.reader.requests.finish(cost, ownCredit); n > 0 {
-		s.sendCredit(n, 0)
+	s.giveBack(oneWay, s.received(oneWay).finish(cost))
+}
+
+// giveBack sends credit, if there is any.
+func (s *Session) giveBack(oneWay bool, credit int64) {
+	switch {
+	case credit == 0:
+	case oneWay:
+		s.sendCredit(0, credit)
+	default:
+		s.sendCredit(credit, 0)
 	}
 }
 
