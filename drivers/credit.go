@@ -3,17 +3,21 @@ package drivers
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// DefaultWindow is how many bytes of requests, and as many of notifications, each side of
-// a link takes that it has not finished with. Each message counts for its payload and 256
-// bytes. A sender that has used the window up waits for credit ([KindCredit]).
-const DefaultWindow = 16 << 20
-
-// MinWindow is the least window that a hello may have.
-const MinWindow = 64 << 10
+// Sizes of the window: how many bytes of requests, and as many of notifications, one side
+// of a link takes that it has not finished with. Each message counts for its payload and
+// 256 bytes. A sender that has used the window up waits for credit ([KindCredit]).
+const (
+	// DefaultWindow is the size where none is given.
+	DefaultWindow = 16 << 20
+	// MinWindow and MaxWindow are the least and the largest size that a side may choose.
+	MinWindow = 64 << 10
+	MaxWindow = math.MaxInt32
+)
 
 // creditSize is the size of the payload of a frame of KindCredit.
 const creditSize = 16

@@ -177,7 +177,7 @@ func Agree(local, remote Hello) error {
 // Sizes of the largest message, in bytes, header and payload together.
 const (
 	// DefaultMaxMessage is the size where none is given.
-	DefaultMaxMessage = 256 << 20
+	DefaultMaxMessage = 64 << 20
 	// MinMaxMessage and MaxMaxMessage are the least and the largest size that can
 	// be agreed on.
 	MinMaxMessage = 4 << 10

@@ -46,6 +46,8 @@ type StartupData struct {
 	// MaxMessage is the largest message in bytes, header included, that the
 	// host accepts and sends.
 	MaxMessage int `cbor:"10,keyasint"`
+	// Window is the window of both sides, in bytes; see [DefaultWindow].
+	Window int `cbor:"19,keyasint"`
 	// UserData is the host's own, in CBOR. See [StartupData.Data].
 	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
 	// HostAlive is the number of an inherited descriptor, the reading end of a pipe

@@ -16,7 +16,7 @@ import (
 // that was started here: Close ends the worker, and Channel().Detach leaves it to the
 // next host.
 //
-// Codec, largest message and timeouts are those that the worker was started with.
+// Codec, largest message, window and timeouts are those that the worker was started with.
 // [WithCallTimeout] and [WithGrace] change the timeouts of this host. ctx and
 // [WithStartTimeout] bound the time until the worker has said hello. Options for starting
 // a process, such as [WithRestart] and [WithRetry], are an error: this process does not
@@ -28,7 +28,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	}
 	o := (&Settings{
 		Codec: codec, Timeouts: ref.Timeouts, Logger: slog.Default(),
-		agreedTimeout: ref.Timeouts.Call, maxMessage: ref.MaxMessage, resume: ref.Resume,
+		agreedTimeout: ref.Timeouts.Call, maxMessage: ref.MaxMessage, window: ref.Window, resume: ref.Resume,
 	}).apply(opts)
 	var errs []error
 	for _, option := range []struct {
@@ -37,6 +37,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	}{
 		{"WithCodec", o.Codec != codec},
 		{"WithMaxMessage", o.maxMessage != ref.MaxMessage},
+		{"WithWindow", o.window != ref.Window},
 		{"WithHostTimeout", o.Timeouts.Host != ref.Timeouts.Host},
 		{"WithData", o.hasData},
 		{"WithRestart or WithRetry", o.Restart != nil},

@@ -64,7 +64,7 @@ func TestAttachOptions(t *testing.T) {
 	ref := detached(t)
 	for name, opt := range map[string]worker.Option{
 		"WithRestart": worker.WithRestart(atOnce), "WithRetry": worker.WithRetry(2), "WithCodec": worker.WithCodec(ipc.JSON),
-		"WithData": worker.WithData(1), "WithMaxMessage": worker.WithMaxMessage(4096), "WithHostTimeout": worker.WithHostTimeout(1),
+		"WithData": worker.WithData(1), "WithMaxMessage": worker.WithMaxMessage(4096), "WithWindow": worker.WithWindow(1 << 20), "WithHostTimeout": worker.WithHostTimeout(1),
 		"WithOutput": worker.WithOutput(slog.Default()), "WithChecksum": worker.WithChecksum([32]byte{}), "WithMaxFiles": worker.WithMaxFiles(50),
 	} {
 		_, err := worker.Attach(t.Context(), ref, socket.Connect{}, opt)

@@ -38,6 +38,7 @@ type Settings struct {
 	hasData       bool
 	agreedTimeout time.Duration // what the worker was started with, for an attached one
 	maxMessage    int
+	window        int
 	resources     drivers.Resources
 	checksum      *[sha256.Size]byte
 	output        *slog.Logger
@@ -46,7 +47,7 @@ type Settings struct {
 }
 
 func defaultSettings() *Settings {
-	return &Settings{Codec: ipc.CBOR, Timeouts: drivers.DefaultTimeouts(), maxMessage: drivers.DefaultMaxMessage, Logger: slog.Default()}
+	return &Settings{Codec: ipc.CBOR, Timeouts: drivers.DefaultTimeouts(), maxMessage: drivers.DefaultMaxMessage, window: drivers.DefaultWindow, Logger: slog.Default()}
 }
 
 // Resolve returns the settings that opts lead to, defaults included.
@@ -98,10 +99,8 @@ func WithCodec(c ipc.Codec) Option {
 func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, true } }
 
 // WithMaxMessage sets the size of the largest message, in bytes, header included, that
-// both sides send and accept; the default is [drivers.DefaultMaxMessage], 256 MiB. The
-// sender of a larger one gets an [*ipc.SizeError]. A peer can make this side hold one such
-// message beyond a window of 16 MiB of requests, and one beyond a window of notifications.
-// To decode a message can take a multiple of its size, by the types of the method: choose a
+// both sides send and accept; the default is [drivers.DefaultMaxMessage], 64 MiB. The
+// sender of a larger one gets an [*ipc.SizeError]. To decode a message can take a multiple of its size, by the types of the method: choose a
 // small bound for peers that are not trusted. WithMaxMessage panics if bytes is less than
 // [drivers.MinMaxMessage] or more than [drivers.MaxMaxMessage].
 func WithMaxMessage(bytes int) Option {
@@ -109,6 +108,22 @@ func WithMaxMessage(bytes int) Option {
 		panic(fmt.Sprintf("tandem: largest message of %d bytes, allowed are %d to %d", bytes, drivers.MinMaxMessage, drivers.MaxMaxMessage))
 	}
 	return func(s *Settings) { s.maxMessage = bytes }
+}
+
+// WithWindow sets how many bytes of requests, and as many of notifications, each side of
+// the link takes that it has not finished with; the default is [drivers.DefaultWindow], 16
+// MiB. Each message counts for its payload and 256 bytes. A sender that has used the window
+// up waits, within its context and timeout, until the receiver has finished with a part.
+//
+// So the most that a peer can make this side hold is two windows, and beyond each of them
+// one message of the largest size ([WithMaxMessage]), besides the answers that this side
+// waits for. WithWindow panics if bytes is less than [drivers.MinWindow] or more than
+// [drivers.MaxWindow].
+func WithWindow(bytes int) Option {
+	if bytes < drivers.MinWindow || bytes > drivers.MaxWindow {
+		panic(fmt.Sprintf("tandem: window of %d bytes, allowed are %d to %d", bytes, drivers.MinWindow, drivers.MaxWindow))
+	}
+	return func(s *Settings) { s.window = bytes }
 }
 
 // WithStartTimeout bounds the time from the start of the process until the worker is

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
@@ -37,6 +38,7 @@ func TestOptionsPanic(t *testing.T) {
 		"attempts":                          func() { worker.WithRetry(0) },
 		"WithMaxMemory":                     func() { worker.WithMaxMemory(-1) },
 		"message":                           func() { worker.WithMaxMessage(1) },
+		"window":                            func() { worker.WithWindow(drivers.MinWindow - 1) },
 		"negative":                          func() { worker.WithRestart(worker.Restart{Delay: -1}) },
 		"Handle: the method is nil":         func() { worker.Handle[int, int](worker.NewServer(), nil, nil) },
 		"Handle: the handler is nil":        func() { worker.Handle(worker.NewServer(), double, nil) },

@@ -186,7 +186,7 @@ func accept(ctx context.Context, endpoint drivers.Endpoint, startup *drivers.Sta
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, &ipc.TimeoutError{What: "waiting for the host", After: limit})
 		defer cancel()
 	}
-	link, err := endpoint.Accept(ctx, drivers.Hello{Codec: codec.Name(), MaxMessage: startup.MaxMessage})
+	link, err := endpoint.Accept(ctx, drivers.Hello{Codec: codec.Name(), MaxMessage: startup.MaxMessage, Window: startup.Window})
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -213,7 +213,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	timeouts := startup.Timeouts
 	host := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
-		MaxMessage: startup.MaxMessage, Handlers: s.handlers(), Log: s.log,
+		MaxMessage: startup.MaxMessage, Window: startup.Window, Handlers: s.handlers(), Log: s.log,
 	})
 	s.replay.Adopt(host)
 	host.Open()

@@ -157,7 +157,7 @@ func run(s *drivers.StartupData) error {
 }
 
 func (w *worker) accept() (drivers.Link, error) {
-	h := drivers.Hello{Codec: codecName, MaxMessage: w.startup.MaxMessage}
+	h := drivers.Hello{Codec: codecName, MaxMessage: w.startup.MaxMessage, Window: w.startup.Window}
 	if w.Codec != "" {
 		h.Codec = w.Codec
 	}

@@ -104,14 +104,14 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if err := supported(); err != nil {
 		return nil, err
 	}
-	if cmd.Startup.MaxMessage, err = process.MaxMessage(Name, cmd.Startup.MaxMessage); err != nil {
+	if err := process.CompleteLimits(Name, &cmd.Startup.MaxMessage, &cmd.Startup.Window); err != nil {
 		return nil, err
 	}
 	cmd.Startup.Driver = Name
 	if cmd.Startup.DriverData, err = ipc.CBOR.Append(nil, workerOptions(d)); err != nil {
 		return nil, fmt.Errorf("tandem: shm: encode options: %w", err)
 	}
-	local := process.Hello(drivers.Hello{Codec: cmd.Startup.Codec, MaxMessage: cmd.Startup.MaxMessage}, Name, ring.LayoutVersion)
+	local := process.Hello(drivers.Hello{Codec: cmd.Startup.Codec, MaxMessage: cmd.Startup.MaxMessage, Window: cmd.Startup.Window}, Name, ring.LayoutVersion)
 	var l *link
 	p, _, err := process.Spawn(ctx, cmd, process.Options{}, func(control *net.UnixConn) (err error) {
 		l, err = d.link(control, local)

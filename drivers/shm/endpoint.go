@@ -33,12 +33,10 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	if control == nil {
 		return nil, fmt.Errorf("%w: driver shm links a worker to its host once", ipc.ErrPeerGone)
 	}
-	limit, err := process.MaxMessage(Name, local.MaxMessage)
-	if err != nil {
+	if err := process.CompleteLimits(Name, &local.MaxMessage, &local.Window); err != nil {
 		control.Close()
 		return nil, err
 	}
-	local.MaxMessage = limit
 	stop := context.AfterFunc(ctx, func() { _ = control.SetDeadline(time.Unix(1, 0)) })
 	l, err := e.driver.link(control, process.Hello(local, Name, ring.LayoutVersion))
 	if !stop() && err == nil {

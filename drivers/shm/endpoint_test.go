@@ -33,7 +33,7 @@ func pair(t *testing.T) (a, b *net.UnixConn) {
 }
 
 func localHello() drivers.Hello {
-	return process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: drivers.DefaultMaxMessage}, Name, ring.LayoutVersion)
+	return process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: drivers.DefaultMaxMessage, Window: drivers.DefaultWindow}, Name, ring.LayoutVersion)
 }
 
 // A peer that does not pass what it has to pass is refused before anything of

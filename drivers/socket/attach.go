@@ -57,7 +57,7 @@ func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*C
 		}
 		return nil, fmt.Errorf("tandem: socket: attach: %w", err)
 	}
-	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage}, driverName, layoutVersion)
+	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage, Window: ref.Window}, driverName, layoutVersion)
 	c := &Channel{
 		proc: p, foreign: p, connect: connect, log: orDiscard(log), local: local, ref: ref, site: at,
 	}

@@ -77,7 +77,7 @@ func leftBy(t *testing.T, how string, kill bool) socket.Ref {
 func aRef() socket.Ref {
 	return socket.Ref{
 		Path: "/tmp/x/s", Private: true, PID: 4711, StartTime: 1 << 40, Nonce: 1 << 63, UID: 1000, Program: "./counter",
-		Codec: "cbor", MaxMessage: 1 << 20, Timeouts: drivers.DefaultTimeouts(), Detached: true, Resume: 1000,
+		Codec: "cbor", MaxMessage: 1 << 20, Window: drivers.DefaultWindow, Timeouts: drivers.DefaultTimeouts(), Detached: true, Resume: 1000,
 	}
 }
 
@@ -124,6 +124,7 @@ func TestBadRefs(t *testing.T) {
 		"codec":                func(r *socket.Ref) { r.Codec = "" },
 		"program":              func(r *socket.Ref) { r.Program = strings.Repeat("x", 1000) },
 		"largest message of 1": func(r *socket.Ref) { r.MaxMessage = 1 },
+		"window of 1":          func(r *socket.Ref) { r.Window = 1 },
 		"a negative limit":     func(r *socket.Ref) { r.Timeouts.Grace = -1 },
 	} {
 		r := aRef()

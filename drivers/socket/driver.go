@@ -140,7 +140,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if err := supported(); err != nil {
 		return nil, err
 	}
-	limit, err := process.MaxMessage(driverName, cmd.Startup.MaxMessage)
+	err := process.CompleteLimits(driverName, &cmd.Startup.MaxMessage, &cmd.Startup.Window)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if err != nil {
 		return nil, err
 	}
-	c, err := d.spawn(ctx, cmd, at, limit)
+	c, err := d.spawn(ctx, cmd, at)
 	if err != nil && at.path != "" {
 		at.discard()
 	}
@@ -164,16 +164,16 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 
 // spawn starts cmd, whose worker is to listen at a site. If that has no path,
 // the worker gets its connections by a handover.
-func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit int) (*Channel, error) {
+func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Channel, error) {
 	s := &cmd.Startup
-	s.Driver, s.Address, s.MaxMessage = driverName, at.path, limit
+	s.Driver, s.Address = driverName, at.path
 	if s.Import == "" {
 		s.Import = importPath
 	}
 	if d.Detached {
 		s.Timeouts.Host = d.HostTimeout
 	}
-	local := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: limit}, driverName, layoutVersion)
+	local := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: s.Window}, driverName, layoutVersion)
 	var h *handover
 	inherit := func(add func(*os.File) int) (err error) {
 		opts := options{Private: at.private, Detached: d.Detached, OnDisconnect: d.OnDisconnect, SecondHost: d.SecondHost}
@@ -210,7 +210,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit
 		Path: at.path, Private: at.private,
 		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],
-		Codec:   s.Codec, MaxMessage: limit, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
+		Codec:   s.Codec, MaxMessage: s.MaxMessage, Window: s.Window, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
 	}}
 	c.init()
 	c.begin()

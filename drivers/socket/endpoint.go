@@ -125,11 +125,9 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	limit, err := process.MaxMessage(driverName, local.MaxMessage)
-	if err != nil {
+	if err := process.CompleteLimits(driverName, &local.MaxMessage, &local.Window); err != nil {
 		return nil, err
 	}
-	local.MaxMessage = limit
 	local = process.Hello(local, driverName, layoutVersion)
 
 	e.mu.Lock()

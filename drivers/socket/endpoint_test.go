@@ -31,7 +31,7 @@ type local struct {
 func localEndpoint(t *testing.T) (*local, drivers.Link) {
 	e, startup, control := openEndpoint(t)
 	sendHello(t, control)
-	l := &local{Endpoint: e, path: startup.Address, hello: drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}}
+	l := &local{Endpoint: e, path: startup.Address, hello: drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20, Window: drivers.DefaultWindow}}
 	var err error
 	l.link, err = e.Accept(testContext(t), l.hello)
 	require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestEndpointAccept(t *testing.T) {
 		errs <- err
 	}()
 	other := dialRaw(t, e.path)
-	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "json", MaxMessage: 1 << 20}, "socket", 1))
+	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "json", MaxMessage: 1 << 20, Window: drivers.DefaultWindow}, "socket", 1))
 	require.NoError(t, err)
 	_, err = other.Write(b)
 	require.NoError(t, err)

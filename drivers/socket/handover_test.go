@@ -32,7 +32,7 @@ func TestHandoverOfSomethingElse(t *testing.T) {
 	require.NoError(t, err)
 	defer e.Close()
 	sendHello(t, control)
-	hello := drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}
+	hello := drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20, Window: drivers.DefaultWindow}
 	first, err := e.Accept(testContext(t), hello)
 	require.NoError(t, err)
 	require.NoError(t, first.Close())

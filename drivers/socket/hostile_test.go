@@ -29,7 +29,7 @@ func dialRaw(t testing.TB, path string) *net.UnixConn {
 }
 
 func goodHello(t testing.TB) []byte {
-	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: 2 << 20}, "socket", 1))
+	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "cbor", MaxMessage: 2 << 20, Window: drivers.DefaultWindow}, "socket", 1))
 	require.NoError(t, err)
 	return b
 }

@@ -28,7 +28,7 @@ import (
 var sizes = []int{
 	0, 1, 7, 8, 63, 64, 4095, 4096, 4097, 8191, 8192, 8193, 64 << 10,
 	socket.MaxBuffer - 40, socket.MaxBuffer - 16, socket.MaxBuffer - 15, socket.MaxBuffer, socket.MaxBuffer + 1,
-	1 << 20, 3<<20 + 1, 64 << 20,
+	1 << 20, 3<<20 + 1, drivers.DefaultMaxMessage - 64,
 }
 
 func random(n int) []byte {

@@ -70,13 +70,13 @@ func TestEndpointLogsToItsLogger(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
 	sendHello(t, control)
-	hello := drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20}
+	hello := drivers.Hello{Codec: "cbor", MaxMessage: 1 << 20, Window: drivers.DefaultWindow}
 	first, err := e.Accept(testContext(t), hello)
 	require.NoError(t, err)
 	require.NoError(t, first.Close())
 
 	conn := dialRaw(t, s.Address)
-	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "json", MaxMessage: 1 << 20}, "socket", 1))
+	b, err := drivers.AppendHello(nil, process.Hello(drivers.Hello{Codec: "json", MaxMessage: 1 << 20, Window: drivers.DefaultWindow}, "socket", 1))
 	require.NoError(t, err)
 	_, err = conn.Write(b)
 	require.NoError(t, err)

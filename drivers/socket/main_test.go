@@ -120,9 +120,9 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 			return fatal(err)
 		}
 		syscall.Umask(int(umask))
-		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
+		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: drivers.DefaultWindow})
 	case "echo":
-		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
+		return echoWorker(ctx, s, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: drivers.DefaultWindow})
 	case "once": // ends when its host goes, and tells a file why
 		signal.Ignore(syscall.SIGTERM)
 		a, _ := drivers.Find(s.Driver)
@@ -150,7 +150,7 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 		if err != nil {
 			return fatal(err)
 		}
-		l, err := e.Accept(ctx, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage})
+		l, err := e.Accept(ctx, drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: drivers.DefaultWindow})
 		if err != nil {
 			return fatal(err)
 		}
@@ -167,7 +167,7 @@ func workerMain(s *drivers.StartupData, mode, arg string) int {
 			return fatal(err)
 		}
 		defer conn.Close()
-		h := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage}, "socket", 1)
+		h := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: drivers.DefaultWindow}, "socket", 1)
 		switch arg {
 		case "layout":
 			h.Layout = 99

@@ -172,6 +172,15 @@ func TestLinksNeedsAFunction(t *testing.T) {
 	require.NoError(t, ch.Close())
 }
 
+func TestWindowAtTheEndsOfItsType(t *testing.T) {
+	for _, n := range []int{-1, 1, math.MinInt, drivers.MinWindow - 1, drivers.MaxWindow + 1} {
+		cmd := command(t, "echo", "")
+		cmd.Startup.Window = n
+		_, err := socket.Driver{}.Spawn(testContext(t), cmd)
+		require.ErrorContains(t, err, fmt.Sprintf("window of %d bytes, allowed are 65536 to 2147483647", n))
+	}
+}
+
 func TestMaxMessageAtTheEndsOfItsType(t *testing.T) {
 	for _, n := range []int{-1, 1, math.MinInt, drivers.MinMaxMessage - 1, drivers.MaxMaxMessage + 1, math.MaxInt} {
 		cmd := command(t, "echo", "")
@@ -190,6 +199,7 @@ func TestRefAtTheEndsOfItsTypes(t *testing.T) {
 		"user":       func(r *socket.Ref) { r.UID = int(beyond) },
 		"uid":        func(r *socket.Ref) { r.UID = math.MinInt },
 		"message":    func(r *socket.Ref) { r.MaxMessage = math.MaxInt },
+		"window":     func(r *socket.Ref) { r.Window = math.MaxInt },
 		"start":      func(r *socket.Ref) { r.Timeouts.Start = math.MinInt64 },
 		"host":       func(r *socket.Ref) { r.Timeouts.Host = -1 },
 		"call":       func(r *socket.Ref) { r.Timeouts.Call = math.MinInt64 },

@@ -31,9 +31,10 @@ type Ref struct {
 	UID       int    `cbor:"6,keyasint"`
 	// Program is what errors call the worker.
 	Program string `cbor:"7,keyasint,omitempty"`
-	// Codec, MaxMessage and Timeouts are what host and worker have agreed on.
+	// Codec, MaxMessage, Window and Timeouts are what host and worker have agreed on.
 	Codec      string           `cbor:"8,keyasint"`
 	MaxMessage int              `cbor:"9,keyasint"`
+	Window     int              `cbor:"13,keyasint"`
 	Timeouts   drivers.Timeouts `cbor:"10,keyasint"`
 	// Detached says whether the worker outlives its host.
 	Detached bool `cbor:"11,keyasint,omitempty"`
@@ -135,6 +136,8 @@ func (r Ref) check() error {
 		what = fmt.Sprintf("program %.20q", r.Program)
 	case r.MaxMessage < drivers.MinMaxMessage || r.MaxMessage > drivers.MaxMaxMessage:
 		what = fmt.Sprintf("largest message of %d bytes", r.MaxMessage)
+	case r.Window < drivers.MinWindow || r.Window > drivers.MaxWindow:
+		what = fmt.Sprintf("window of %d bytes", r.Window)
 	case r.Timeouts.Start < 0 || r.Timeouts.Host < 0 || r.Timeouts.Call < 0 || r.Timeouts.Grace < 0 || r.Resume < 0:
 		what = "a negative limit"
 	default:

@@ -79,6 +79,7 @@ func Start[C drivers.Channel](ctx context.Context, name string, driver drivers.D
 
 // StartCommand is Start with a command.
 func StartCommand[C drivers.Channel](ctx context.Context, name string, cmd *exec.Cmd, driver drivers.Driver[C], opts ...worker.Option) (*Worker, error) {
+	opts = append([]worker.Option{worker.WithMaxMessage(2 * maxSize)}, opts...)
 	w, err := worker.Spawn(ctx, cmd, driver, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("start the worker of %s: %w", name, err)

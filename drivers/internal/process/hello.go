@@ -43,6 +43,5 @@ func Hello(h drivers.Hello, driver string, layout int) drivers.Hello {
 	h.PID = os.Getpid()
 	h.StartTime = StartTime(h.PID)
 	h.Nonce = nonce()
-	h.Window = drivers.DefaultWindow
 	return h
 }

@@ -30,8 +30,11 @@ type Config struct {
 	AgreedTimeout time.Duration
 	// MaxMessage is the largest message in bytes that this side accepts.
 	MaxMessage int
-	Handlers   *Registry
-	Log        *slog.Logger
+	// Window is how many bytes of requests, and as many of notifications, this side takes
+	// that it has not finished with: what its hello said.
+	Window   int
+	Handlers *Registry
+	Log      *slog.Logger
 	// Explain, if set, turns the error that ended the link into one that says more. It
 	// may wait for a moment to do so.
 	Explain func(*Session, error) error
@@ -93,10 +96,14 @@ type lifetime struct {
 
 // New makes a session, which [Session.Open] starts.
 func New(config Config) *Session {
+	if config.Window == 0 {
+		config.Window = drivers.DefaultWindow
+	}
 	s := &Session{config: config, link: config.Link, number: config.Number}
 	s.lifetime.done, s.lifetime.goodbye, s.lifetime.replaced = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	s.calls.side = config.Side
 	s.sweeper.init()
+	s.reader.requests.part, s.reader.notifications.part = creditPart(config.Window), creditPart(config.Window)
 	window := config.Link.Peer().Window
 	s.requestWindow.init(window)
 	s.notificationWindow.init(window)

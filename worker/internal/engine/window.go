@@ -23,9 +23,9 @@ const frameCost = 256
 
 func costOf(payload []byte) int64 { return int64(len(payload)) + frameCost }
 
-// creditPart is the part of our windows that we give back at once. Two
-// counters are given back separately, so up to two such parts are not given back.
-const creditPart = drivers.DefaultWindow / 4
+// creditPart is the part of a window that is given back at once. Two counters are
+// given back separately, so up to two such parts are not given back.
+func creditPart(window int) int64 { return int64(window) / 4 }
 
 // sendWindow is what we may send.
 type sendWindow struct {
@@ -124,6 +124,7 @@ func (w *sendWindow) refill(n uint64) bool {
 // receiveWindow is what the peer may send. The reader writes its fields, but for byOthers
 // and collected.
 type receiveWindow struct {
+	part      int64        // what is given back at once; never changed
 	open      int64        // received and not known to be finished with
 	byReader  int64        // what the reader itself has finished with and not given back
 	byOthers  atomic.Int64 // what others have finished with and not given back
@@ -144,7 +145,7 @@ func (w *receiveWindow) receive(cost, limit int64) bool {
 // returns what is to be given back now.
 func (w *receiveWindow) finishReading(cost int64) (credit int64) {
 	w.open -= cost
-	if w.byReader += cost; w.byReader < creditPart {
+	if w.byReader += cost; w.byReader < w.part {
 		return 0
 	}
 	credit, w.byReader = w.byReader, 0
@@ -154,7 +155,7 @@ func (w *receiveWindow) finishReading(cost int64) (credit int64) {
 // finish is finishReading for anybody.
 func (w *receiveWindow) finish(cost int64) (credit int64) {
 	w.collected.Add(cost)
-	if w.byOthers.Add(cost) < creditPart {
+	if w.byOthers.Add(cost) < w.part {
 		return 0
 	}
 	return w.byOthers.Swap(0)
@@ -162,7 +163,7 @@ func (w *receiveWindow) finish(cost int64) (credit int64) {
 
 // maxOpen is what may be open at most: the window, and one message beyond it.
 func (s *Session) maxOpen() int64 {
-	return int64(drivers.DefaultWindow) + int64(s.config.MaxMessage) + frameCost
+	return int64(s.config.Window) + int64(s.config.MaxMessage) + frameCost
 }
 
 // admit counts a request or a notification that has come. It is called with the reader
@@ -175,7 +176,7 @@ func (s *Session) admit(f *drivers.Frame) error {
 	if w.receive(costOf(f.Payload), s.maxOpen()) {
 		return nil
 	}
-	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, drivers.DefaultWindow)
+	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, s.config.Window)
 }
 
 // received returns the window of the notifications, or of the requests, that we get.

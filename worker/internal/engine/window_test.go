@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"sync"
 	"testing"
@@ -84,7 +85,8 @@ func TestWindowIsEnforced(t *testing.T) {
 	release := make(chan struct{})
 	handle(reg, told, func(context.Context, []byte) ([]byte, error) { <-release; return nil, nil })
 	s, l := newTestSession(t, reg)
-	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	defer close(release)
+	handle(reg, echo, func(context.Context, []byte) ([]byte, error) { <-release; return nil, nil })
 	large := make([]byte, 1<<20)
 	for range drivers.DefaultWindow/len(large) + 3 {
 		l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: large})
@@ -92,6 +94,20 @@ func TestWindowIsEnforced(t *testing.T) {
 	<-s.Done()
 	require.ErrorIs(t, s.Err(), ipc.ErrProtocol)
 	require.ErrorContains(t, s.Err(), "notifications")
+
+	for _, window := range []int{drivers.MinWindow, 1 << 20, 64 << 20} { // with requests, whose window has been chosen
+		l := newFakeLink()
+		s := New(Config{Link: l, Codec: ipc.CBOR, MaxMessage: 1 << 20, Window: window, Handlers: reg, Log: slog.New(slog.DiscardHandler)})
+		s.Open()
+		t.Cleanup(func() { s.Close(0) })
+		sent := 0
+		for ; !s.Failing() && sent < 4*window+16<<20; sent += len(large) {
+			l.push(drivers.Frame{Kind: drivers.KindRequest, Tx: uint64(sent+1) << 1, Method: echo.Info().ID, Payload: large})
+		}
+		<-s.Done()
+		require.ErrorContains(t, s.Err(), "of requests")
+		require.Greater(t, sent, window)
+	}
 
 	s, l = newTestSession(t, reg)
 	l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 1, 0)})
