@@ -5,15 +5,16 @@ import (
 	"sync/atomic"
 )
 
-// A Record is one record of the peer's ring.
+// A Record is one record of the peer's ring. It has no more than four words, and so
+// travels in registers.
 type Record struct {
-	// Tag is what the producer passed.
-	Tag byte
 	// Data is the payload. It lies in the ring: the peer can change it at
 	// any time, and it is valid until the consumer's next call of Next,
 	// Message, Wait or Release unless it is leased. It is read-only memory
 	// when the ring is a mapping: writing to it crashes.
 	Data []byte
+	// Tag is what the producer passed.
+	Tag byte
 
 	flags byte
 }

@@ -141,16 +141,17 @@ func (p *Producer) sendPieces(ctx context.Context, flags, tag byte, a, b, c []by
 	return nil
 }
 
-// A Message is one message of the peer, joined if it was split.
+// A Message is one message of the peer, joined if it was split. It has no more than
+// four words, and so travels in registers.
 type Message struct {
-	// Tag is what the sender passed.
-	Tag byte
 	// Data is the payload. If the message is not Owned it lies in the ring,
 	// with all that is said at [Record.Data].
 	Data []byte
 	// Owned says that Data is the caller's to keep and to change, and that
 	// the peer cannot.
 	Owned bool
+	// Tag is what the sender passed.
+	Tag byte
 }
 
 // reassembler holds the pieces of a split message that have arrived.
