@@ -131,15 +131,15 @@ func (l *links) roundTrips(size int) func(context.Context, time.Duration) (measu
 				return measure.Sample{}, err
 			}
 		}
-		f := drivers.Frame{Kind: drivers.KindRequest, Method: echoRaw.Info().ID, Payload: make([]byte, size)}
+		f := &drivers.Frame{Kind: drivers.KindRequest, Method: echoRaw.Info().ID, Payload: make([]byte, size)}
+		answer := new(drivers.Frame)
 		return measureTrips(ctx, l.worker, d, size, func() error {
 			f.Tx += 2
 			stamp(f.Payload, f.Tx)
 			if err := l.link.Send(ctx, f); err != nil {
 				return l.worker.Blame(err)
 			}
-			answer, err := nextFrame(l.link)
-			if err != nil {
+			if err := nextFrame(l.link, answer); err != nil {
 				return l.worker.Blame(err)
 			}
 			if answer.Tx != f.Tx || !bytes.Equal(answer.Payload, f.Payload) {
@@ -190,8 +190,9 @@ func startLinkEnd() error {
 		return err
 	}
 	go func() {
+		f := new(drivers.Frame)
 		for {
-			f, err := nextFrame(l)
+			err := nextFrame(l, f)
 			if err == nil {
 				f.Kind, f.Method = drivers.KindResponse, 0
 				err = l.Send(context.Background(), f)
@@ -205,11 +206,11 @@ func startLinkEnd() error {
 	return nil
 }
 
-// nextFrame waits for the next frame.
-func nextFrame(l drivers.Link) (drivers.Frame, error) {
+// nextFrame waits for the next frame, and puts it into f.
+func nextFrame(l drivers.Link, f *drivers.Frame) error {
 	for {
-		if f, ok, err := l.Next(); ok || err != nil {
-			return f, err
+		if ok, err := l.Next(f); ok || err != nil {
+			return err
 		}
 		if !l.Spin() {
 			l.Arm()

@@ -127,42 +127,42 @@ func (f *Frame) AppendHeader(dst []byte) []byte {
 	return dst
 }
 
-// ParseFrame takes a frame apart. The payload that it returns is a part of body. body
-// may be hostile, and may lie in memory that the peer changes meanwhile: ParseFrame reads
-// each byte of the header once, and none of the payload.
-func ParseFrame(tag byte, body []byte) (Frame, error) {
-	f := Frame{Kind: Kind(tag & tagKind)}
+// Parse takes a frame apart, and sets all fields of f. Its Payload is a part of body. body
+// may be hostile, and may lie in memory that the peer changes meanwhile: Parse reads each
+// byte of the header once, and none of the payload. If Parse fails f is undefined.
+func (f *Frame) Parse(tag byte, body []byte) error {
+	f.Kind, f.Method, f.Remaining, f.Owned, f.More = Kind(tag&tagKind), 0, 0, false, false
 	if tag&^(tagKind|tagMethod|tagExtension) != 0 {
-		return f, frameError(tag, body, "reserved bits of the tag are set")
+		return frameError(tag, body, "reserved bits of the tag are set")
 	}
 	if len(body) < 8 {
-		return f, frameError(tag, body, "no room for tx")
+		return frameError(tag, body, "no room for tx")
 	}
 	f.Tx = binary.LittleEndian.Uint64(body)
 	body = body[8:]
 	if tag&tagMethod != 0 {
 		if len(body) < 8 {
-			return f, frameError(tag, body, "no room for the method")
+			return frameError(tag, body, "no room for the method")
 		}
 		f.Method = binary.LittleEndian.Uint64(body)
 		body = body[8:]
 	}
 	if tag&tagExtension != 0 {
 		if len(body) < 2 {
-			return f, frameError(tag, body, "no room for the size of the extensions")
+			return frameError(tag, body, "no room for the size of the extensions")
 		}
 		n := int(binary.LittleEndian.Uint16(body))
 		body = body[2:]
 		if n > len(body) {
-			return f, frameError(tag, body, fmt.Sprintf("extensions of %d bytes in %d", n, len(body)))
+			return frameError(tag, body, fmt.Sprintf("extensions of %d bytes in %d", n, len(body)))
 		}
 		if err := f.parseExtensions(tag, body[:n]); err != nil {
-			return f, err
+			return err
 		}
 		body = body[n:]
 	}
 	f.Payload = body
-	return f, nil
+	return nil
 }
 
 func (f *Frame) parseExtensions(tag byte, ext []byte) error {

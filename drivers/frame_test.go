@@ -33,7 +33,7 @@ func TestFrameRoundTrip(t *testing.T) {
 		if len(header) > drivers.MaxHeader {
 			t.Fatalf("header of %d bytes, MaxHeader is %d", len(header), drivers.MaxHeader)
 		}
-		out, err := drivers.ParseFrame(in.Tag(), append(bytes.Clone(header), in.Payload...))
+		out, err := parse(in.Tag(), append(bytes.Clone(header), in.Payload...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestFrameRoundTrip(t *testing.T) {
 
 		// Whatever is cut off the header is noticed.
 		for n := range header {
-			if _, err := drivers.ParseFrame(in.Tag(), header[:n]); err == nil {
+			if _, err := parse(in.Tag(), header[:n]); err == nil {
 				t.Fatalf("%d of %d bytes of a header are taken for a frame", n, len(header))
 			}
 		}
@@ -76,7 +76,13 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-func TestParseFrameMalformed(t *testing.T) {
+func parse(tag byte, body []byte) (f drivers.Frame, err error) {
+	f = drivers.Frame{Method: 1, Remaining: 1, Owned: true, More: true} // Parse sets all fields
+	err = f.Parse(tag, body)
+	return f, err
+}
+
+func TestParseMalformed(t *testing.T) {
 	const tx = "0000000000000000"
 	for _, c := range []struct {
 		name string
@@ -102,27 +108,27 @@ func TestParseFrameMalformed(t *testing.T) {
 		{"negative remaining time", 0x21, tx + "0a00" + "0108" + "ffffffffffffffff", "remaining time of -1 ns"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := drivers.ParseFrame(c.tag, unhex(t, c.body))
+			_, err := parse(c.tag, unhex(t, c.body))
 			assert.ErrorIs(t, err, ipc.ErrProtocol)
 			assert.ErrorContains(t, err, c.want)
 		})
 	}
 }
 
-func TestParseFrameSkipsUnknownExtensions(t *testing.T) {
+func TestParseSkipsUnknownExtensions(t *testing.T) {
 	body := unhex(t, "0700000000000000"+"1100"+"7703aabbcc"+"0108e803000000000000"+"0000"+"cafe")
-	f, err := drivers.ParseFrame(0x21, body)
+	f, err := parse(0x21, body)
 	require.NoError(t, err)
 	assert.Equal(t, drivers.Frame{Kind: drivers.KindRequest, Tx: 7, Remaining: 1000, Payload: []byte{0xca, 0xfe}}, f)
 
-	f, err = drivers.ParseFrame(0x24, unhex(t, "0100000000000000"+"0000"+"01"))
+	f, err = parse(0x24, unhex(t, "0100000000000000"+"0000"+"01"))
 	require.NoError(t, err, "an empty list")
 	assert.Equal(t, drivers.Frame{Kind: drivers.KindNotify, Tx: 1, Payload: []byte{1}}, f)
 }
 
-func TestParseFramePayloadIsPartOfBody(t *testing.T) {
+func TestParsePayloadIsPartOfBody(t *testing.T) {
 	body := append((&drivers.Frame{Tx: 1}).AppendHeader(nil), "payload"...)
-	f, err := drivers.ParseFrame(byte(drivers.KindNotify), body)
+	f, err := parse(byte(drivers.KindNotify), body)
 	require.NoError(t, err)
 	assert.Same(t, &body[8], &f.Payload[0])
 	assert.False(t, f.Owned)
@@ -142,7 +148,7 @@ func TestHeaderAllocatesNothing(t *testing.T) {
 	buf := make([]byte, 0, drivers.MaxHeader)
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		b := f.AppendHeader(buf)
-		if _, err := drivers.ParseFrame(f.Tag(), b); err != nil {
+		if _, err := parse(f.Tag(), b); err != nil {
 			t.Error(err)
 		}
 	}))
@@ -160,9 +166,9 @@ func FuzzParseFrame(f *testing.F) {
 	f.Add(byte(0xff), []byte{})
 	f.Fuzz(func(t *testing.T, tag byte, body []byte) {
 		before := bytes.Clone(body)
-		frame, err := drivers.ParseFrame(tag, body)
+		frame, err := parse(tag, body)
 		if !bytes.Equal(before, body) {
-			t.Fatal("ParseFrame changed the body")
+			t.Fatal("Parse changed the body")
 		}
 		if err != nil {
 			return
@@ -174,7 +180,7 @@ func FuzzParseFrame(f *testing.F) {
 			t.Fatal("the payload is not the end of the body")
 		}
 		// What was understood survives another trip.
-		again, err := drivers.ParseFrame(frame.Tag(), append(frame.AppendHeader(nil), frame.Payload...))
+		again, err := parse(frame.Tag(), append(frame.AppendHeader(nil), frame.Payload...))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,23 +11,23 @@ import (
 // goroutine, the reader, calls Next, Hold, Spin, Arm and Disarm. The other methods are
 // safe for concurrent use.
 type Link interface {
-	// Send sends one frame, and does not keep f.Payload. While the peer makes no room
+	// Send sends one frame, and keeps neither f nor f.Payload. While the peer makes no room
 	// Send blocks, until ctx or the link ends. A frame larger than the agreed size is
 	// refused with an [*ipc.SizeError]. If Send fails the peer does not get the frame,
 	// except perhaps if the link has ended.
-	Send(ctx context.Context, f Frame) error
+	Send(ctx context.Context, f *Frame) error
 
 	// SendBatch sends frames in their order, all at once if there is room. The first
 	// n of them count as sent, so n is len(frames) if there is no error; errors are
 	// those of Send.
 	SendBatch(ctx context.Context, frames []Frame) (n int, err error)
 
-	// Next returns the next frame without blocking; ok is false if there is
-	// none now. Frame.Payload is valid until the following call of Next and may
-	// lie in memory that the peer can write, unless Frame.Owned is set. When the
+	// Next puts the next frame into f, all of its fields, without blocking; ok is false
+	// if there is none now, and then f is undefined, as it is with an error. f.Payload is valid until the following call of Next and may
+	// lie in memory that the peer can write, unless f.Owned is set. When the
 	// peer is gone Next first returns all that it had published, then an error
 	// that wraps [ipc.ErrPeerGone] or [ipc.ErrDisconnected].
-	Next() (f Frame, ok bool, err error)
+	Next(f *Frame) (ok bool, err error)
 	// Hold keeps the payload of the frame that Next returned last valid until
 	// release is called, though Next goes on. Until then the peer may find less
 	// room, or none. It may be called once for each frame, and release once, by any
@@ -74,7 +74,7 @@ type Claimer interface {
 	// want to send wait until Commit or Abort, one of which has to follow. A frame
 	// that is too large to be built in place is refused with a [*ipc.SizeError], which
 	// says how much is possible; Send may take it all the same.
-	Claim(ctx context.Context, f Frame, n int) ([]byte, error)
+	Claim(ctx context.Context, f *Frame, n int) ([]byte, error)
 	// Commit sends the frame with the first n of the bytes that were claimed.
 	Commit(n int)
 	// Abort drops the frame.

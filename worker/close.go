@@ -82,7 +82,7 @@ func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	s.Idle(grace, p.Done())
 	if !s.Failing() {
 		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
-		if s.Link().Send(ctx, drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
+		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
 			wait.Within(p.Done(), grace, ctx.Done())
 		}
 		cancel()

@@ -386,10 +386,10 @@ func beHostile() error {
 	}
 	switch os.Args[1] {
 	case "forge":
-		_ = link.Send(context.Background(), drivers.Frame{Kind: 15})
+		_ = link.Send(context.Background(), &drivers.Frame{Kind: 15})
 	case "ping": // and do not read the pongs
 		for range 100_000 {
-			_ = link.Send(context.Background(), drivers.Frame{Kind: drivers.KindPing})
+			_ = link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindPing})
 		}
 		fmt.Fprintln(os.Stderr, "pinged")
 	}

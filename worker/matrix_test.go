@@ -265,9 +265,9 @@ type gatedLink struct {
 	stage *stage
 }
 
-func (l gatedLink) Next() (drivers.Frame, bool, error) {
+func (l gatedLink) Next(f *drivers.Frame) (bool, error) {
 	<-l.stage.gate
-	return l.Link.Next()
+	return l.Link.Next(f)
 }
 
 // gatedDriver makes a host wait at the gate before it reads.

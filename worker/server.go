@@ -236,7 +236,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	awaitHandlers(after, time.Until(until), startup.HostGone())
 	// Tell the host that the end of the link will be no accident.
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
-	_ = link.Send(sendCtx, drivers.Frame{Kind: drivers.KindGoodbye}) // best effort
+	_ = link.Send(sendCtx, &drivers.Frame{Kind: drivers.KindGoodbye}) // best effort
 	cancel()
 	host.Close(lostGrace)
 	return false, nil

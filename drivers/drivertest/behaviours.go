@@ -100,7 +100,7 @@ func (w *worker) large() error {
 }
 
 func (w *worker) sendLarge() {
-	err := w.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(w.N), Payload: payload(uint64(w.N), w.Size)})
+	err := w.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(w.N), Payload: payload(uint64(w.N), w.Size)})
 	if err != nil && !ended(err) {
 		fmt.Fprintln(os.Stderr, "worker failed: send a large frame:", err)
 		os.Exit(exitFailed)
@@ -120,7 +120,7 @@ func (w *worker) reportPeer() error {
 // oversize tries to send a frame that is too large, reports, and goes on as a
 // mirror.
 func (w *worker) oversize() error {
-	err := w.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, w.Size)})
+	err := w.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, w.Size)})
 	var size *ipc.SizeError
 	if !errors.As(err, &size) {
 		return fmt.Errorf("send %d bytes: got error %v, want a SizeError", w.Size, err)
@@ -168,7 +168,7 @@ func (w *worker) reconnect() error {
 			case methodCount:
 				f.Tx = counted
 			}
-			if err := w.link.Send(context.Background(), f); err != nil && !ended(err) {
+			if err := w.link.Send(context.Background(), &f); err != nil && !ended(err) {
 				return fmt.Errorf("send: %w", err)
 			}
 		}

@@ -87,7 +87,7 @@ func testBatchConcurrent(t *testing.T, s *suite) {
 				n, err := p.link.SendBatch(context.Background(), notes(tx, 100, 0, int(i)*100))
 				assert.NoError(t, err)
 				assert.Equal(t, 3, n)
-				assert.NoError(t, p.link.Send(context.Background(), notes(tx+3, 10)[0]))
+				assert.NoError(t, p.link.Send(context.Background(), &notes(tx+3, 10)[0]))
 			}
 		})
 	}
@@ -244,7 +244,7 @@ func testClaim(t *testing.T, s *suite) {
 	var sent tally
 	claim := func(tx uint64, size int) []byte {
 		t.Helper()
-		buf, err := c.Claim(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Method: 7}, size)
+		buf, err := c.Claim(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Method: 7}, size)
 		require.NoError(t, err)
 		require.Len(t, buf, size)
 		return buf
@@ -259,9 +259,9 @@ func testClaim(t *testing.T, s *suite) {
 		tx++
 	}
 	var size *ipc.SizeError
-	_, err := c.Claim(ctx, drivers.Frame{Kind: drivers.KindNotify}, 2*maxMessage)
+	_, err := c.Claim(ctx, &drivers.Frame{Kind: drivers.KindNotify}, 2*maxMessage)
 	require.ErrorAs(t, err, &size)
-	_, err = c.Claim(ctx, drivers.Frame{Kind: drivers.KindNotify}, size.Limit+1)
+	_, err = c.Claim(ctx, &drivers.Frame{Kind: drivers.KindNotify}, size.Limit+1)
 	require.ErrorAs(t, err, &size)
 
 	buf := claim(tx, 100)
@@ -277,13 +277,13 @@ func testClaim(t *testing.T, s *suite) {
 	next := p.fill(&sent, tx+2, 3000)
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = c.Claim(ended, drivers.Frame{Kind: drivers.KindNotify}, 3000)
+	_, err = c.Claim(ended, &drivers.Frame{Kind: drivers.KindNotify}, 3000)
 	require.ErrorIs(t, err, context.Canceled)
 	p.tell("go")
 	p.send(notes(next, 20)[0])
 	sent.sent(next, 20)
 	assert.Equal(t, sent, p.report())
 	p.end()
-	_, err = c.Claim(ctx, drivers.Frame{Kind: drivers.KindNotify}, 1)
+	_, err = c.Claim(ctx, &drivers.Frame{Kind: drivers.KindNotify}, 1)
 	require.ErrorIs(t, err, ipc.ErrDisconnected)
 }

@@ -33,7 +33,7 @@ var ends = map[string]func(drivers.Link){"Close": closeLink, "Shutdown": drivers
 func (p *peer) requireEnded() {
 	p.t.Helper()
 	for range 3 {
-		require.ErrorIs(p.t, p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 10)}), ipc.ErrDisconnected)
+		require.ErrorIs(p.t, p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 10)}), ipc.ErrDisconnected)
 		require.True(p.t, p.link.Ready(), "Ready of an ended link")
 		p.link.Sleep(never) // must not block
 		p.link.Wake()
@@ -51,7 +51,7 @@ func testCloseIdle(t *testing.T, s *suite) {
 		p.echo(1, 100)
 		end(p.link)
 		p.requireEnded()
-		_, ok, err := p.link.Next()
+		_, ok, err := look(p.link)
 		assert.False(t, ok)
 		assert.ErrorIs(t, err, ipc.ErrDisconnected)
 		p.end()
@@ -115,7 +115,7 @@ func testCloseConcurrently(t *testing.T, s *suite) {
 		for range 4 {
 			wg.Go(func() {
 				for tx := uint64(0); ; tx++ {
-					if err := p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: payload(tx, 1000)}); err != nil {
+					if err := p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: payload(tx, 1000)}); err != nil {
 						assert.ErrorIs(t, err, ipc.ErrDisconnected)
 						return
 					}
@@ -201,7 +201,7 @@ func testCloseChannelFirst(t *testing.T, s *suite) {
 	p := s.start(t, script{Do: "mirror"})
 	p.echo(1, 100)
 	require.NoError(t, p.channel.Close())
-	_ = p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Tx: 2})
+	_ = p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Tx: 2})
 	p.end()
 }
 

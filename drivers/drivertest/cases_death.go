@@ -52,7 +52,7 @@ func (p *peer) gone() {
 		require.Error(p.t, err, "got frame %d of %d bytes, want the end", f.Tx, len(f.Payload))
 		require.ErrorIs(p.t, err, ipc.ErrPeerGone)
 		require.True(p.t, p.link.Ready())
-		require.ErrorIs(p.t, p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
+		require.ErrorIs(p.t, p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
 	}
 }
 
@@ -80,7 +80,7 @@ func (p *peer) over(death string) {
 		p.expect("closed")
 		_, err := receive(p.link)
 		require.True(p.t, ended(err), "got error %v, want ErrPeerGone or ErrDisconnected", err)
-		err = p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify})
+		err = p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify})
 		require.True(p.t, ended(err), "Send: got error %v, want ErrPeerGone or ErrDisconnected", err)
 		require.Nil(p.t, p.process.Exit(), "the worker lives on")
 		p.tell("bye")
@@ -184,7 +184,7 @@ func testDeathWithOursUnread(t *testing.T, s *suite) {
 func (p *peer) receivePart(n int) {
 	p.t.Helper()
 	for range n {
-		f, ok, err := p.link.Next()
+		f, ok, err := look(p.link)
 		require.NoError(p.t, err)
 		if ok {
 			require.NoError(p.t, checkPattern(f.Tx, f.Payload))

@@ -195,7 +195,7 @@ func (c *callTable) call(tx uint64, size int) error {
 	c.mu.Lock()
 	c.wait[tx] = answer
 	c.mu.Unlock()
-	if err := c.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: 1, Payload: payload(tx, size)}); err != nil {
+	if err := c.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: 1, Payload: payload(tx, size)}); err != nil {
 		return err
 	}
 	select {
@@ -247,7 +247,7 @@ func testConcurrentLarge(t *testing.T, s *suite) {
 // requireSizeError checks that the link refuses a payload of size bytes.
 func (p *peer) requireSizeError(size, limit int) {
 	p.t.Helper()
-	err := p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Tx: 1, Payload: make([]byte, size)})
+	err := p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Tx: 1, Payload: make([]byte, size)})
 	var e *ipc.SizeError
 	require.True(p.t, errors.As(err, &e), "send %d bytes: got error %v, want a SizeError", size, err)
 	assert.Equal(p.t, limit, e.Limit)

@@ -119,11 +119,11 @@ func testMore(t *testing.T, s *suite) {
 	p := s.start(t, script{Do: "source", N: n, Size: 20 << 10, Random: true, Then: "close"})
 	more, said := false, 0
 	for i := uint64(0); ; {
-		f, ok, err := p.link.Next()
+		f, ok, err := look(p.link)
 		if more {
 			// A large one may be on its way still.
 			for !ok && err == nil {
-				f, ok, err = p.link.Next()
+				f, ok, err = look(p.link)
 			}
 		}
 		if err != nil {

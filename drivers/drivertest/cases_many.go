@@ -48,7 +48,7 @@ func testSpawnConcurrently(t *testing.T, s *suite) {
 				return
 			}
 			p.link = <-p.links
-			if assert.NoError(t, p.link.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: i})) {
+			if assert.NoError(t, p.link.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: i})) {
 				f, err := receive(p.link)
 				assert.NoError(t, err)
 				assert.Equal(t, i, f.Tx)

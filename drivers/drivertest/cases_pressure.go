@@ -47,7 +47,7 @@ func (p *peer) fill(sent *tally, tx uint64, size int) uint64 {
 	for full := false; !full; tx++ {
 		pattern(tx, buf)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		err := p.link.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: buf})
+		err := p.link.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: buf})
 		cancel()
 		clear(buf)
 		if err != nil {
@@ -115,7 +115,7 @@ func testStalled(t *testing.T, s *suite, size int) {
 //
 //go:noinline
 func sendBlocked(ctx context.Context, l drivers.Link, tx uint64, size int) error {
-	return l.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: payload(tx, size)})
+	return l.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: payload(tx, size)})
 }
 
 // firstBlocks waits, after the first of many senders was started, until that one blocks:

@@ -52,7 +52,7 @@ func (p *peer) disconnect() {
 	require.False(p.t, c.Connected())
 	_, err := receive(p.link)
 	require.ErrorIs(p.t, err, ipc.ErrDisconnected)
-	require.ErrorIs(p.t, p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
+	require.ErrorIs(p.t, p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 	require.NoError(p.t, p.link.Close())
 	require.Nil(p.t, p.process.Exit(), "the worker lives on")
 }
@@ -102,7 +102,7 @@ func testDisconnectWhileBusy(t *testing.T, s *suite) {
 		go func() {
 			for tx := uint64(0); ; tx++ {
 				size := int(100 << (round % 3 * 5))
-				err := p.link.Send(context.Background(), drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Method: round + 1, Payload: payload(tx, size)})
+				err := p.link.Send(context.Background(), &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Method: round + 1, Payload: payload(tx, size)})
 				if err != nil {
 					sent <- err
 					return

@@ -81,7 +81,7 @@ func testSleepUntil(t *testing.T, s *suite) {
 func testSleepBesideReader(t *testing.T, s *suite) {
 	p := s.start(t, script{Do: "mirror"})
 	for i := range uint64(20) {
-		_, ok, err := p.link.Next()
+		_, ok, err := look(p.link)
 		require.NoError(t, err)
 		require.False(t, ok)
 		p.link.Arm()
@@ -94,7 +94,7 @@ func testSleepBesideReader(t *testing.T, s *suite) {
 			close(woken)
 		}()
 		awaitParked("sleepBlocked", 1)
-		_, ok, err = p.link.Next() // the reader looks beside the sleeper
+		_, ok, err = look(p.link) // the reader looks beside the sleeper
 		require.NoError(t, err)
 		require.False(t, ok)
 		p.send(drivers.Frame{Kind: drivers.KindNotify, Tx: i, Payload: payload(i, 100)})
@@ -111,17 +111,17 @@ func testReady(t *testing.T, s *suite) {
 	assert.False(t, p.link.Ready())
 	p.send(drivers.Frame{Kind: drivers.KindNotify, Tx: 7})
 	await(p.link.Ready)
-	f, ok, err := p.link.Next()
+	f, ok, err := look(p.link)
 	require.NoError(t, err)
 	require.True(t, ok)
 	assert.EqualValues(t, 7, f.Tx)
-	_, ok, err = p.link.Next()
+	_, ok, err = look(p.link)
 	require.NoError(t, err)
 	require.False(t, ok)
 	assert.False(t, p.link.Ready())
 	p.link.Shutdown()
 	assert.True(t, p.link.Ready(), "there is an error to be told")
-	_, _, err = p.link.Next()
+	_, _, err = look(p.link)
 	assert.ErrorIs(t, err, ipc.ErrDisconnected)
 	p.end()
 }
@@ -145,7 +145,7 @@ func testManyWakeUps(t *testing.T, s *suite) {
 			runtime.Gosched()
 		}
 		sleep()
-		f, ok, err := p.link.Next()
+		f, ok, err := look(p.link)
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.Equal(t, i, f.Tx)

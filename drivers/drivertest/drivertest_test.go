@@ -117,7 +117,8 @@ func (c *faultyChannel) Close() error {
 	return c.Channel.Close()
 }
 
-func (l *faultyLink) Send(ctx context.Context, f drivers.Frame) error {
+func (l *faultyLink) Send(ctx context.Context, sent *drivers.Frame) error {
+	f := *sent
 	l.sent++
 	switch {
 	case l.fault == "drops a frame" && l.sent == 70_000:
@@ -129,10 +130,10 @@ func (l *faultyLink) Send(ctx context.Context, f drivers.Frame) error {
 	case l.fault == "swaps two frames" && l.held != nil:
 		held := *l.held
 		l.held = nil
-		if err := l.Link.Send(ctx, f); err != nil {
+		if err := l.Link.Send(ctx, &f); err != nil {
 			return err
 		}
-		return l.Link.Send(ctx, held)
+		return l.Link.Send(ctx, &held)
 	case l.fault == "loses method":
 		f.Method = 0
 	case l.fault == "keeps payload" && l.sent%2 == 1 && len(f.Payload) < 300 && f.Kind == drivers.KindNotify:
@@ -141,11 +142,11 @@ func (l *faultyLink) Send(ctx context.Context, f drivers.Frame) error {
 	case l.fault == "keeps payload" && l.held != nil:
 		held := *l.held
 		l.held = nil
-		if err := l.Link.Send(ctx, held); err != nil {
+		if err := l.Link.Send(ctx, &held); err != nil {
 			return err
 		}
 	}
-	err := l.Link.Send(ctx, f)
+	err := l.Link.Send(ctx, &f)
 	var size *ipc.SizeError
 	if l.fault == "limit is silent" && errors.As(err, &size) {
 		return nil
@@ -175,19 +176,19 @@ func (l *faultyLink) Hold() func() {
 	return l.Link.Hold()
 }
 
-func (l *faultyLink) Next() (drivers.Frame, bool, error) {
-	f, ok, err := l.Link.Next()
+func (l *faultyLink) Next(f *drivers.Frame) (bool, error) {
+	ok, err := l.Link.Next(f)
 	if l.fault == "ends early" && ok && len(f.Payload) > 0 {
 		// What it had sent is lost when the process has ended.
 		if _, gone := os.Stat("/proc/" + strconv.Itoa(l.Peer().PID)); gone != nil {
-			return drivers.Frame{}, false, ipc.ErrPeerGone
+			return false, ipc.ErrPeerGone
 		}
 	}
 	if l.fault == "lends owned" && ok {
 		l.kept = append(l.kept[:0], f.Payload...)
 		f.Payload, f.Owned = l.kept, true
 	}
-	return f, ok, err
+	return ok, err
 }
 
 func (l *faultyLink) Sleep(until func() bool) {

@@ -16,7 +16,7 @@ import (
 // and what arrived before an error is returned before it.
 func receive(l drivers.Link) (drivers.Frame, error) {
 	for {
-		f, ok, err := l.Next()
+		f, ok, err := look(l)
 		if ok || err != nil {
 			return f, err
 		}
@@ -30,6 +30,12 @@ func receive(l drivers.Link) (drivers.Frame, error) {
 		}
 		l.Disarm()
 	}
+}
+
+// look returns what Next puts into a frame.
+func look(l drivers.Link) (f drivers.Frame, ok bool, err error) {
+	ok, err = l.Next(&f)
+	return f, ok, err
 }
 
 // receiveAll hands every frame to fn until the link ends, and returns why it ended.

@@ -276,7 +276,7 @@ func (p *peer) ended() {
 // send sends and fails the test if that fails.
 func (p *peer) send(f drivers.Frame) {
 	p.t.Helper()
-	require.NoError(p.t, p.link.Send(context.Background(), f), "send %v %d with %d bytes", f.Kind, f.Tx, len(f.Payload))
+	require.NoError(p.t, p.link.Send(context.Background(), &f), "send %v %d with %d bytes", f.Kind, f.Tx, len(f.Payload))
 }
 
 // receive returns the next frame and fails the test if the link ends.

@@ -196,7 +196,7 @@ func ended(err error) bool {
 // send sends or ends the process: nobody limits it in time, so that a failure
 // means that the link broke. It is quiet if the host has ended the link.
 func (w *worker) send(f drivers.Frame) {
-	err := w.link.Send(context.Background(), f)
+	err := w.link.Send(context.Background(), &f)
 	switch {
 	case err == nil:
 		return

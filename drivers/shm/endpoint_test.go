@@ -111,6 +111,12 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 	}
 }
 
+// look returns what Next puts into a frame.
+func look(l drivers.Link) (f drivers.Frame, ok bool, err error) {
+	ok, err = l.Next(&f)
+	return f, ok, err
+}
+
 // What comes over the control socket after the hellos is no end, but an offence.
 func TestDataOnControlSocket(t *testing.T) {
 	a, b := pair(t)
@@ -133,15 +139,15 @@ func TestDataOnControlSocket(t *testing.T) {
 	defer l.Close()
 	defer other.Close()
 	l.watch()
-	require.NoError(t, other.Send(t.Context(), drivers.Frame{Kind: drivers.KindGoodbye}))
+	require.NoError(t, other.Send(t.Context(), &drivers.Frame{Kind: drivers.KindGoodbye}))
 	_, err = b.Write([]byte{1})
 	require.NoError(t, err)
 	<-l.gone
-	f, ok, err := l.Next()
+	f, ok, err := look(l)
 	require.NoError(t, err, "what was sent before is delivered")
 	require.True(t, ok)
 	require.Equal(t, drivers.KindGoodbye, f.Kind)
-	_, _, err = l.Next()
+	_, _, err = look(l)
 	require.ErrorIs(t, err, ipc.ErrProtocol)
 }
 

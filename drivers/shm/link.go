@@ -86,7 +86,7 @@ func (l *link) finish(err error) {
 }
 
 // Send implements [drivers.Link].
-func (l *link) Send(ctx context.Context, f drivers.Frame) error {
+func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 	if !l.send.Lock(ctx, l.gone) {
 		return l.whyNot(ctx)
 	}
@@ -144,7 +144,7 @@ func (l *link) whyNot(ctx context.Context) error {
 }
 
 // Claim implements [drivers.Claimer].
-func (l *link) Claim(ctx context.Context, f drivers.Frame, n int) (buf []byte, err error) {
+func (l *link) Claim(ctx context.Context, f *drivers.Frame, n int) (buf []byte, err error) {
 	if !l.send.Lock(ctx, l.gone) {
 		return nil, l.whyNot(ctx)
 	}
@@ -184,35 +184,34 @@ func (l *link) Abort() {
 }
 
 // Next implements [drivers.Link].
-func (l *link) Next() (drivers.Frame, bool, error) {
+func (l *link) Next(f *drivers.Frame) (bool, error) {
 	// Look at the end first: what was published before it is then seen below.
 	end := l.end.Load()
 	if end != nil && l.unmapped.Load() {
-		return drivers.Frame{}, false, *end
+		return false, *end
 	}
 	m, ok, err := l.consumer.Message()
 	if ok {
-		f, err := drivers.ParseFrame(m.Tag, m.Data)
-		if err != nil {
+		if err := f.Parse(m.Tag, m.Data); err != nil {
 			l.finish(err)
-			return drivers.Frame{}, false, err
+			return false, err
 		}
 		f.Owned = m.Owned
 		// Where frames come one at a time, this look would cost a cache miss.
 		l.row++
 		f.More = l.row > 1 && l.consumer.Ready()
-		return f, true, nil
+		return true, nil
 	}
 	l.row = 0
 	if err != nil {
 		err = fmt.Errorf("%w: shm: %w", ipc.ErrProtocol, err)
 		l.finish(err)
-		return drivers.Frame{}, false, err
+		return false, err
 	}
 	if end != nil {
-		return drivers.Frame{}, false, *end
+		return false, *end
 	}
-	return drivers.Frame{}, false, nil
+	return false, nil
 }
 
 // Hold implements [drivers.Link].

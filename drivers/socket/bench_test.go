@@ -34,7 +34,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 			defer endBench(b, ch)
 			ch.Links(func(l drivers.Link) {
 				defer l.Close()
-				f := drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: methodEcho, Payload: make([]byte, s.size)}
+				f := &drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: methodEcho, Payload: make([]byte, s.size)}
 				b.SetBytes(int64(2 * s.size))
 				b.ReportAllocs()
 				for b.Loop() {
@@ -103,7 +103,7 @@ func BenchmarkOneWay(b *testing.B) {
 			defer endBench(b, ch)
 			ch.Links(func(l drivers.Link) {
 				defer l.Close()
-				f := drivers.Frame{Kind: drivers.KindNotify, Method: methodSink, Payload: make([]byte, s.size)}
+				f := &drivers.Frame{Kind: drivers.KindNotify, Method: methodSink, Payload: make([]byte, s.size)}
 				b.SetBytes(int64(s.size))
 				b.ReportAllocs()
 				for b.Loop() {
@@ -111,7 +111,7 @@ func BenchmarkOneWay(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if err := l.Send(ctx, drivers.Frame{Kind: drivers.KindRequest, Method: methodCount}); err != nil {
+				if err := l.Send(ctx, &drivers.Frame{Kind: drivers.KindRequest, Method: methodCount}); err != nil {
 					b.Fatal(err)
 				}
 				if _, err := next(ctx, l); err != nil {

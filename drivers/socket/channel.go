@@ -168,7 +168,7 @@ func (c *Channel) Detach() (Ref, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), detachTimeout)
 	defer cancel()
-	if err := l.Send(ctx, drivers.Frame{Kind: kindDetach}); err != nil {
+	if err := l.Send(ctx, &drivers.Frame{Kind: kindDetach}); err != nil {
 		return Ref{}, fmt.Errorf("tandem: socket: detach worker (pid %d): cannot tell it: %w", c.ref.PID, err)
 	}
 	c.end(true)

@@ -23,7 +23,7 @@ import (
 func reads(t *testing.T, l drivers.Link) drivers.Frame {
 	t.Helper()
 	for start := time.Now(); ; runtime.Gosched() {
-		f, ok, err := l.Next()
+		f, ok, err := Look(l)
 		require.NoError(t, err)
 		if ok {
 			return f
@@ -34,8 +34,8 @@ func reads(t *testing.T, l drivers.Link) drivers.Frame {
 	}
 }
 
-func note(tx uint64, size int) drivers.Frame {
-	return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: make([]byte, size)}
+func note(tx uint64, size int) *drivers.Frame {
+	return &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: make([]byte, size)}
 }
 
 // fillUp sends frames that are never cut until there is no room, and returns how many.
@@ -53,7 +53,7 @@ func fillUp(t *testing.T, l drivers.Link) (n int) {
 }
 
 // combines sends a frame while another sender holds the lock.
-func combines(t *testing.T, l *link, f drivers.Frame) {
+func combines(t *testing.T, l *link, f *drivers.Frame) {
 	t.Helper()
 	require.True(t, l.writer.lock.TryLock())
 	l.writer.stalled.Store(false)
@@ -104,7 +104,7 @@ func TestSenderIsNotKept(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			_, ok, _ := b.Next()
+			_, ok, _ := Look(b)
 			if !ok {
 				runtime.Gosched()
 			}
@@ -131,7 +131,7 @@ func TestGoodbyeIsNotCombined(t *testing.T) {
 	l := a.(*link)
 	combines(t, l, note(1, 10))
 	said := make(chan error)
-	go func() { said <- a.Send(context.Background(), drivers.Frame{Kind: drivers.KindGoodbye}) }()
+	go func() { said <- a.Send(context.Background(), &drivers.Frame{Kind: drivers.KindGoodbye}) }()
 	select {
 	case <-said:
 		t.Fatal("it was combined")
@@ -203,7 +203,7 @@ func TestCombinedSends(t *testing.T) {
 					n, _ = a.SendBatch(ctx, frames)
 				} else {
 					for _, f := range frames {
-						if a.Send(ctx, f) != nil {
+						if a.Send(ctx, &f) != nil {
 							break
 						}
 						n++
@@ -221,7 +221,7 @@ func TestCombinedSends(t *testing.T) {
 	finished := make(chan error)
 	go func() {
 		wg.Wait()
-		finished <- a.Send(context.Background(), drivers.Frame{Kind: drivers.KindGoodbye})
+		finished <- a.Send(context.Background(), &drivers.Frame{Kind: drivers.KindGoodbye})
 	}()
 	var last [senders]uint64
 	seen := make(map[uint64]bool)
@@ -279,7 +279,7 @@ func TestWhatIsLeftIsBounded(t *testing.T) {
 // A frame over the limit of the peer is refused wherever in a batch it is.
 func TestBatchKnowsTheLimit(t *testing.T) {
 	a, b := Pair(t, drivers.MinMaxMessage)
-	frames := []drivers.Frame{note(1, 10), note(2, smallPayload), note(3, 10)}
+	frames := []drivers.Frame{*note(1, 10), *note(2, smallPayload), *note(3, 10)}
 	n, err := a.SendBatch(t.Context(), frames)
 	require.Equal(t, 1, n)
 	var size *ipc.SizeError

@@ -89,3 +89,9 @@ func CleanUpAgain() {
 	defer cleaned.Unlock()
 	cleaned.last = time.Time{}
 }
+
+// Look returns what Next puts into a frame.
+func Look(l drivers.Link) (f drivers.Frame, ok bool, err error) {
+	ok, err = l.Next(&f)
+	return f, ok, err
+}

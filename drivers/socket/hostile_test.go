@@ -159,10 +159,10 @@ func TestHostileWorker(t *testing.T) {
 			} else {
 				require.ErrorIs(t, err, ipc.ErrProtocol)
 			}
-			_, _, again := l.Next()
+			_, _, again := socket.Look(l)
 			require.Equal(t, err, again, "an error stays")
 			require.True(t, l.Ready())
-			require.Error(t, l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest}))
+			require.Error(t, l.Send(testContext(t), &drivers.Frame{Kind: drivers.KindRequest}))
 			require.NoError(t, l.Close())
 		})
 		_ = ch.Process().Signal(syscall.SIGKILL)
@@ -180,7 +180,7 @@ func TestClaimedSizeIsNotAllocatedTwice(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range 1000 {
-		_, ok, err := l.Next()
+		_, ok, err := socket.Look(l)
 		require.NoError(t, err)
 		require.False(t, ok)
 	}

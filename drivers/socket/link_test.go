@@ -48,7 +48,7 @@ func TestEchoOfAllSizes(t *testing.T) {
 			f.Remaining = time.Duration(i+1) * time.Hour
 		}
 		sent := make(chan error, 1)
-		go func() { sent <- h.link().Send(h.ctx, f) }()
+		go func() { sent <- h.link().Send(h.ctx, &f) }()
 		g := h.recv()
 		require.NoError(t, <-sent)
 		require.Equal(t, uint64(i), g.Tx)
@@ -81,7 +81,7 @@ func TestFramesInARow(t *testing.T) {
 	errs := make(chan error, 1)
 	go func() {
 		for i, n := range want {
-			if err := a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: all[i : i+n]}); err != nil {
+			if err := a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: all[i : i+n]}); err != nil {
 				errs <- err
 				return
 			}
@@ -108,7 +108,7 @@ func TestBytewise(t *testing.T) {
 		for i := range frame {
 			_, err := b.Write(frame[i : i+1])
 			require.NoError(t, err)
-			f, ok, err := l.Next()
+			f, ok, err := socket.Look(l)
 			require.NoError(t, err)
 			require.Equal(t, i == len(frame)-1, ok)
 			require.False(t, l.Ready())
@@ -123,11 +123,11 @@ func TestBytewise(t *testing.T) {
 	require.NoError(t, err)
 	for i := range 2 {
 		require.True(t, l.Ready(), i)
-		_, ok, err := l.Next()
+		_, ok, err := socket.Look(l)
 		require.NoError(t, err)
 		require.True(t, ok)
 	}
-	_, ok, err := l.Next()
+	_, ok, err := socket.Look(l)
 	require.NoError(t, err)
 	require.False(t, ok)
 	require.False(t, l.Ready(), "a part of a frame is nothing to wake for")
@@ -139,11 +139,11 @@ func TestSizeLimit(t *testing.T) {
 	require.NoError(t, err)
 	ch.Links(func(l drivers.Link) {
 		require.Equal(t, 8<<10, l.Peer().MaxMessage)
-		err := l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-15)})
+		err := l.Send(testContext(t), &drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-15)})
 		var size *ipc.SizeError
 		require.ErrorAs(t, err, &size)
 		require.Equal(t, ipc.SizeError{Size: 8<<10 + 1, Limit: 8 << 10}, *size)
-		require.NoError(t, l.Send(testContext(t), drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-16)}))
+		require.NoError(t, l.Send(testContext(t), &drivers.Frame{Kind: drivers.KindRequest, Method: 1, Payload: make([]byte, 8<<10-16)}))
 		require.NoError(t, l.Close())
 	})
 	require.NoError(t, ch.Process().Signal(syscall.SIGKILL))
@@ -162,7 +162,7 @@ func TestConcurrentSends(t *testing.T) {
 				p := random((s*each + i) % 5000)
 				f := drivers.Frame{Kind: drivers.KindRequest, Method: methodEcho, Tx: uint64(s)<<32 | uint64(i),
 					Payload: binary.LittleEndian.AppendUint32(p, crc32.ChecksumIEEE(p))}
-				if err := link.Send(h.ctx, f); err != nil {
+				if err := link.Send(h.ctx, &f); err != nil {
 					t.Error(err)
 					return
 				}
@@ -190,7 +190,7 @@ func TestStoppedWorker(t *testing.T) {
 	sent, cut := 0, make(chan error, 1)
 	go func() {
 		for {
-			if err := h.link().Send(full, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(sent), Method: methodEcho, Payload: p}); err != nil {
+			if err := h.link().Send(full, &drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(sent), Method: methodEcho, Payload: p}); err != nil {
 				cut <- err
 				return
 			}
@@ -202,7 +202,7 @@ func TestStoppedWorker(t *testing.T) {
 	behind, leave := context.WithCancel(h.ctx)
 	left := make(chan error, 1)
 	go func() {
-		left <- h.link().Send(behind, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 40, Method: methodEcho})
+		left <- h.link().Send(behind, &drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 40, Method: methodEcho})
 	}()
 	eventually(t, "a second sender waits", func() bool { return goroutineIn("sendlock.(*Lock).Lock") })
 	leave()
@@ -212,7 +212,7 @@ func TestStoppedWorker(t *testing.T) {
 	// What is missing of the frame that was cut waits for room as well.
 	again, cancel := context.WithCancel(h.ctx)
 	go func() {
-		cut <- h.link().Send(again, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 41, Method: methodEcho})
+		cut <- h.link().Send(again, &drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 41, Method: methodEcho})
 	}()
 	eventually(t, "the socket is still full", func() bool { return goroutineIn("(*link).writeSlowly") })
 	cancel()
@@ -221,7 +221,7 @@ func TestStoppedWorker(t *testing.T) {
 	require.NoError(t, h.Process().Signal(syscall.SIGCONT))
 	last := make(chan error, 1)
 	go func() {
-		last <- h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 42, Method: methodEcho, Payload: []byte("end")})
+		last <- h.link().Send(h.ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: 1 << 42, Method: methodEcho, Payload: []byte("end")})
 	}()
 	for i := 0; ; i++ {
 		f := h.recv()
@@ -242,22 +242,22 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 		a, b := socket.Pair(t, 1<<20)
 		ctx := testContext(t)
 		for i := range 10 {
-			require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: make([]byte, 5000)}))
+			require.NoError(t, b.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Tx: uint64(i), Payload: make([]byte, 5000)}))
 		}
-		require.NoError(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify})) // stays unread, so that Close resets
+		require.NoError(t, a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify})) // stays unread, so that Close resets
 		switch which {
 		case "ours":
 			a.Shutdown()
 			a.Shutdown()
-			require.ErrorIs(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
+			require.ErrorIs(t, a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 		case "theirs":
 			b.Shutdown()
 		default:
 			require.NoError(t, b.Close())
 			require.NoError(t, b.Close())
-			_, _, err := b.Next()
+			_, _, err := socket.Look(b)
 			require.ErrorIs(t, err, ipc.ErrDisconnected)
-			require.ErrorIs(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
+			require.ErrorIs(t, b.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 			b.Sleep(func() bool { return false })
 			require.True(t, b.Ready())
 			b.Wake()
@@ -272,7 +272,7 @@ func TestShutdownKeepsWhatHasArrived(t *testing.T) {
 			require.ErrorIs(t, err, ipc.ErrDisconnected)
 		} else {
 			require.ErrorIs(t, err, ipc.ErrPeerGone)
-			require.ErrorIs(t, a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
+			require.ErrorIs(t, a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
 		}
 		a.Sleep(func() bool { return false }) // returns: the link has ended
 	}
@@ -295,7 +295,7 @@ func TestEndUnblocks(t *testing.T) {
 			var wg sync.WaitGroup
 			errs := make(chan error, 4)
 			for range 4 { // one in the system, three at the lock
-				wg.Go(func() { errs <- a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 32<<20)}) })
+				wg.Go(func() { errs <- a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 32<<20)}) })
 			}
 			slept := make(chan struct{})
 			a.Arm()
@@ -319,7 +319,7 @@ func TestCloseAtAnyMoment(t *testing.T) {
 		ctx := testContext(t)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			for a.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, i*100)}) == nil {
+			for a.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, i*100)}) == nil {
 			}
 		})
 		wg.Go(func() {
@@ -374,7 +374,7 @@ func TestSleepAndWake(t *testing.T) {
 		}
 	}()
 	for i := range 2000 {
-		require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
+		require.NoError(t, b.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}))
 		if i%3 == 0 {
 			for got.Load() <= int64(i) {
 				runtime.Gosched()
@@ -391,9 +391,9 @@ func TestUnarmedSleeperIsLeftAlone(t *testing.T) {
 	go func() { a.Sleep(func() bool { return false }); close(woke) }()
 	eventually(t, "it sleeps", func() bool { return goroutineIn("(*link).Sleep") })
 	for range 100 { // this goroutine polls meanwhile
-		require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
+		require.NoError(t, b.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}))
 		for {
-			_, ok, err := a.Next()
+			_, ok, err := socket.Look(a)
 			require.NoError(t, err)
 			if ok {
 				break
@@ -407,7 +407,7 @@ func TestUnarmedSleeperIsLeftAlone(t *testing.T) {
 	}
 	a.Arm()
 	require.False(t, a.Ready())
-	require.NoError(t, b.Send(ctx, drivers.Frame{Kind: drivers.KindNotify}))
+	require.NoError(t, b.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify}))
 	<-woke
 }
 
@@ -416,10 +416,12 @@ func TestSendAllocatesNothing(t *testing.T) {
 	ctx := testContext(t)
 	for _, n := range []int{64, 4 << 10, 64 << 10} {
 		p := make([]byte, n)
+		sent := &drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: 2, Remaining: 3, Payload: p}
+		got := new(drivers.Frame)
 		var fail error
 		roundTrip := func() {
-			err := a.Send(ctx, drivers.Frame{Kind: drivers.KindRequest, Tx: 1, Method: 2, Remaining: 3, Payload: p})
-			_, ok, err2 := b.Next()
+			err := a.Send(ctx, sent)
+			ok, err2 := b.Next(got)
 			if err := errors.Join(err, err2); err != nil || !ok {
 				fail = errors.Join(err, io.ErrNoProgress)
 			}
@@ -433,14 +435,14 @@ func TestSendAllocatesNothing(t *testing.T) {
 // Frames combined with that of another sender arrive, in order, though its own frame was
 // cut, or nobody sends anything else.
 func TestLeftFrames(t *testing.T) {
-	notify := func(tx uint64) drivers.Frame {
-		return drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: []byte("combined")}
+	notify := func(tx uint64) *drivers.Frame {
+		return &drivers.Frame{Kind: drivers.KindNotify, Tx: tx, Payload: []byte("combined")}
 	}
 	// cut sends a part of a frame, and returns when the system has no room any more.
 	cut := func(t *testing.T, l drivers.Link) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
-		require.ErrorIs(t, l.Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 8<<20)}), context.DeadlineExceeded)
+		require.ErrorIs(t, l.Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 8<<20)}), context.DeadlineExceeded)
 	}
 	for _, name := range []string{"there is room", "there is none", "another sender gives up"} {
 		t.Run(name, func(t *testing.T) {
@@ -458,7 +460,7 @@ func TestLeftFrames(t *testing.T) {
 				blocked := make(chan error, 1)
 				short, cancel := context.WithCancel(ctx)
 				go func() {
-					blocked <- a.Send(short, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 1<<20)})
+					blocked <- a.Send(short, &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 1<<20)})
 				}()
 				release()
 				cancel()

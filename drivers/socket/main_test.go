@@ -268,7 +268,7 @@ func echo(ctx context.Context, l drivers.Link) error {
 			counted = 0
 		}
 		// The host may be gone; what it has sent is served all the same.
-		if err := l.Send(ctx, f); err != nil && !errors.Is(err, ipc.ErrDisconnected) {
+		if err := l.Send(ctx, &f); err != nil && !errors.Is(err, ipc.ErrDisconnected) {
 			return err
 		}
 	}
@@ -276,7 +276,7 @@ func echo(ctx context.Context, l drivers.Link) error {
 
 // next waits for a frame as an engine does.
 func next(ctx context.Context, l drivers.Link) (drivers.Frame, error) {
-	f, ok, err := l.Next()
+	f, ok, err := socket.Look(l)
 	if ok || err != nil {
 		return f, err
 	}
@@ -285,7 +285,7 @@ func next(ctx context.Context, l drivers.Link) (drivers.Frame, error) {
 		defer stop()
 	}
 	for {
-		if f, ok, err := l.Next(); ok || err != nil {
+		if f, ok, err := socket.Look(l); ok || err != nil {
 			return f, err
 		}
 		if err := ctx.Err(); err != nil {
@@ -361,7 +361,7 @@ func (h *host) kill() {
 }
 
 func (h *host) send(method, tx uint64, payload []byte) {
-	require.NoError(h.t, h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindRequest, Method: method, Tx: tx, Payload: payload}))
+	require.NoError(h.t, h.link().Send(h.ctx, &drivers.Frame{Kind: drivers.KindRequest, Method: method, Tx: tx, Payload: payload}))
 }
 
 func (h *host) recv() drivers.Frame {

@@ -54,28 +54,28 @@ const (
 	keepFor    = 256
 )
 
-// Next returns the next frame.
-func (l *link) Next() (f drivers.Frame, ok bool, err error) {
+// Next makes f the next frame.
+func (l *link) Next(f *drivers.Frame) (ok bool, err error) {
 	rd := &l.reader
 	if rd.err != nil {
-		return drivers.Frame{}, false, rd.err
+		return false, rd.err
 	}
 	if l.closed.Load() {
-		return drivers.Frame{}, false, ipc.ErrDisconnected
+		return false, ipc.ErrDisconnected
 	}
 	for {
 		var dropped bool
-		f, ok, dropped, err = rd.take(l.limit)
+		ok, dropped, err = rd.take(f, l.limit)
 		if ok || dropped {
 			// After an abandoned one, too, Next returns: a peer that sends
 			// nothing else must not keep its caller here.
 			f.More = rd.holdsFrame(l.limit)
 			rd.setComplete(f.More)
 			rd.spin.found()
-			return f, ok, nil
+			return ok, nil
 		}
 		if err != nil {
-			return drivers.Frame{}, false, l.stop(l.finish(err))
+			return false, l.stop(l.finish(err))
 		}
 		shut := l.shut.Load()
 		err := l.fill()
@@ -83,7 +83,7 @@ func (l *link) Next() (f drivers.Frame, ok bool, err error) {
 			switch end := l.end.Load(); {
 			case end == nil:
 			case shut:
-				return drivers.Frame{}, false, l.stop(*end)
+				return false, l.stop(*end)
 			default:
 				// The peer may have sent something since the look, and until the
 				// connection is shut, which happens right now.
@@ -91,10 +91,10 @@ func (l *link) Next() (f drivers.Frame, ok bool, err error) {
 				continue
 			}
 			rd.setComplete(false)
-			return drivers.Frame{}, false, nil
+			return false, nil
 		}
 		if err != nil {
-			return drivers.Frame{}, false, l.stop(l.failed(err, rd.where()))
+			return false, l.stop(l.failed(err, rd.where()))
 		}
 	}
 }
@@ -139,32 +139,32 @@ func (l *link) fill() error {
 	return nil
 }
 
-// take returns a frame if all of it is here. dropped is true if what was here
+// take makes f the next frame if all of that is here. dropped is true if what was here
 // is a frame that its sender has abandoned.
-func (rd *reader) take(limit int) (f drivers.Frame, ok, dropped bool, err error) {
+func (rd *reader) take(f *drivers.Frame, limit int) (ok, dropped bool, err error) {
 	if rd.large == nil {
 		if rd.w-rd.r < prefixSize {
-			return f, false, false, nil
+			return false, false, nil
 		}
 		size, tag, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
 		if err != nil {
-			return f, false, false, err
+			return false, false, err
 		}
 		body := rd.buf[rd.r+prefixSize : rd.w]
 		need := size + endSize(size)
 		if prefixSize+need <= maxBuffer {
 			if len(body) < need {
-				return f, false, false, nil
+				return false, false, nil
 			}
 			rd.r += prefixSize + need
 			if rd.small++; prefixSize+need > keepBuffer {
 				rd.small = 0
 			}
-			if f, ok, err = parseFrame(tag, body, size); err != nil && drivers.Kind(tag) == kindDetach && size == 8 {
+			if ok, err = parseFrame(f, tag, body, size); err != nil && drivers.Kind(tag) == kindDetach && size == 8 {
 				rd.detached.Store(true)
-				return f, false, true, nil
+				return false, true, nil
 			}
-			return f, ok, !ok && err == nil, err
+			return ok, !ok && err == nil, err
 		}
 		// One exact allocation of what was agreed on; the rest of the frame is
 		// read right into it.
@@ -173,12 +173,12 @@ func (rd *reader) take(limit int) (f drivers.Frame, ok, dropped bool, err error)
 		rd.r += prefixSize + rd.got
 	}
 	if rd.got < len(rd.large) {
-		return f, false, false, nil
+		return false, false, nil
 	}
-	f, ok, err = parseFrame(rd.largeTag, rd.large, len(rd.large)-1)
+	ok, err = parseFrame(f, rd.largeTag, rd.large, len(rd.large)-1)
 	f.Owned = true // nobody else knows of this memory
 	rd.large, rd.got = nil, 0
-	return f, ok, !ok && err == nil, err
+	return ok, !ok && err == nil, err
 }
 
 // holdsFrame reports whether take would return a frame or an error.

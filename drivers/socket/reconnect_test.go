@@ -46,10 +46,10 @@ func TestDisconnectReconnectManyTimes(t *testing.T) {
 				require.NoError(t, h.Disconnect())
 				require.False(t, h.Connected())
 				require.Equal(t, uint64(i), h.recv().Tx)
-				_, _, err := h.link().Next()
+				_, _, err := socket.Look(h.link())
 				require.ErrorIs(t, err, ipc.ErrDisconnected)
 				require.NotErrorIs(t, err, ipc.ErrPeerGone)
-				require.ErrorIs(t, h.link().Send(h.ctx, drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
+				require.ErrorIs(t, h.link().Send(h.ctx, &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrDisconnected)
 
 				require.NoError(t, h.Reconnect(h.ctx))
 				require.True(t, h.Connected())
@@ -75,7 +75,7 @@ func TestReconnectWithinAFrame(t *testing.T) {
 	ctx, cancel := context.WithCancel(h.ctx)
 	started := make(chan error)
 	go func() {
-		started <- h.link().Send(ctx, drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 16<<20)})
+		started <- h.link().Send(ctx, &drivers.Frame{Kind: drivers.KindNotify, Payload: make([]byte, 16<<20)})
 	}()
 	// Half of the frame is in the socket when the link ends.
 	eventually(t, "Send waits", func() bool { return goroutineIn("(*link).writeSlowly") })

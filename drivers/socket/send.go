@@ -63,13 +63,13 @@ func (w *writer) unwritten() int { return len(w.parts[0]) + len(w.parts[1]) + le
 
 // Send sends one frame. If ctx ends while a part of the frame has been written
 // already, the next Send makes the peer drop that part.
-func (l *link) Send(ctx context.Context, f drivers.Frame) error {
+func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 	w := &l.writer
-	if err := l.fits(&f); err != nil {
+	if err := l.fits(f); err != nil {
 		return err
 	}
 	if !w.lock.TryLock() {
-		if l.combine(&f) {
+		if l.combine(f) {
 			return nil
 		}
 		if !w.lock.Lock(ctx, l.done) {
@@ -123,7 +123,7 @@ const maxBatch = 64 << 10
 func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
 	for n < len(frames) {
 		if len(frames[n].Payload) > smallPayload {
-			err = l.Send(ctx, frames[n])
+			err = l.Send(ctx, &frames[n])
 			if err == nil {
 				n++
 			}

@@ -53,18 +53,18 @@ func appendPrefix(dst []byte, size int, tag byte) []byte {
 	return binary.LittleEndian.AppendUint64(dst, uint64(uint32(size))|uint64(tag)<<32)
 }
 
-// parseFrame takes apart a frame of size bytes and its end byte, if it has one.
-// ok is false if the sender has abandoned the frame.
-func parseFrame(tag byte, b []byte, size int) (f drivers.Frame, ok bool, err error) {
+// parseFrame makes f of a frame of size bytes and its end byte, if it has one. ok is
+// false if the sender has abandoned the frame.
+func parseFrame(f *drivers.Frame, tag byte, b []byte, size int) (ok bool, err error) {
 	if endSize(size) > 0 {
 		switch end := b[size]; end {
 		case endGood:
 		case endAbandoned:
-			return f, false, nil
+			return false, nil
 		default:
-			return f, false, fmt.Errorf("%w: a frame of %d bytes ends with byte %#02x, expected 0 or 1", ipc.ErrProtocol, size, end)
+			return false, fmt.Errorf("%w: a frame of %d bytes ends with byte %#02x, expected 0 or 1", ipc.ErrProtocol, size, end)
 		}
 	}
-	f, err = drivers.ParseFrame(tag, b[:size:size])
-	return f, err == nil, err
+	err = f.Parse(tag, b[:size:size])
+	return err == nil, err
 }

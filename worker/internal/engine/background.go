@@ -60,8 +60,9 @@ func (s *Session) wanted() bool {
 // readInBackground reads until nothing comes for a while, and releases the reader
 // state. It returns false if b was replaced meanwhile.
 func (s *Session) readInBackground(b *backgroundReader) bool {
+	f := &s.reader.frame
 	for frames := 0; ; frames++ {
-		f, ok, err := s.link.Next()
+		ok, err := s.link.Next(f)
 		if err != nil {
 			s.Fail(err)
 			s.release(false)
@@ -91,14 +92,15 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 		if b.since++; b.since > maxSince {
 			b.flush(s)
 		}
-		h := s.receive(&f)
+		h := s.receive(f)
 		switch {
 		case h == nil:
+			f.Payload = nil // so that it does not keep the memory
 			b.flush(s)
 		case !h.quick() || f.Kind == drivers.KindNotify && s.laneIsBusy(h):
 			b.flush(s)
-			s.dispatch(h, &f)
-		case !s.runInBackground(b, h, &f):
+			s.dispatch(h, f)
+		case !s.runInBackground(b, h, f):
 			return s.returned(b.generation)
 		}
 	}
@@ -123,8 +125,8 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 	s.watchdog.activate(s)
 	// SYNC: pairs with Session.Drain.
 	if s.inFlight.draining.Load() {
-		s.refuse(f, errDraining)
-		r.cost = 0 // the refusal gives it back
+		s.refuse(r.kind(), r.tx, r.cost, errDraining) // f is the reader's
+		r.cost = 0                                    // the refusal gives it back
 	} else {
 		returned := false
 		defer func() {

@@ -110,7 +110,8 @@ func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Fram
 	}
 	c := sendContexts.Get().(*sendContext)
 	defer sendContexts.Put(c)
-	return b.session.send(ctx, c, timeout, inv.Method.Name, b.session.windowOf(f), f)
+	c.frame = *f
+	return b.session.send(ctx, c, timeout, inv.Method.Name, b.session.windowOf(f))
 }
 
 // windowOf returns the window that a frame counts for.

@@ -22,7 +22,8 @@ type pipeLink struct {
 	peer *fakeLink
 }
 
-func (l pipeLink) Send(ctx context.Context, f drivers.Frame) error {
+func (l pipeLink) Send(ctx context.Context, sent *drivers.Frame) error {
+	f := *sent
 	l.mu.Lock()
 	end := l.end
 	l.mu.Unlock()
@@ -38,8 +39,8 @@ func (l pipeLink) Send(ctx context.Context, f drivers.Frame) error {
 }
 
 func (l pipeLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
-	for i, f := range frames {
-		if err := l.Send(ctx, f); err != nil {
+	for i := range frames {
+		if err := l.Send(ctx, &frames[i]); err != nil {
 			return i, err
 		}
 	}

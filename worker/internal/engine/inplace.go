@@ -4,7 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -34,7 +33,7 @@ func (r *Request) Claim(n int) ([]byte, error) {
 	}
 	p.asked = true
 	if s := r.session; s.claimer != nil && !r.oneWay && n > 0 {
-		buf, err := s.claimer.Claim(r.ctx, drivers.Frame{Kind: drivers.KindResponse, Tx: r.tx}, n)
+		buf, err := s.claimer.Claim(r.ctx, r.respond(nil), n)
 		if err == nil {
 			p.claimed, p.reply = buf, buf
 			return buf, nil

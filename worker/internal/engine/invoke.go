@@ -54,8 +54,9 @@ func (s *Session) notify(ctx context.Context, inv *ipc.Invocation) error {
 	}
 	c := sendContexts.Get().(*sendContext)
 	defer sendContexts.Put(c)
-	f := drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: inv.Request}
-	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow, &f))
+	f := &c.frame
+	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindNotify, 0, inv.Method.ID, 0, inv.Request
+	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow))
 }
 
 // sendRequest sends the request of a call, or gathers it in b if there is one. The call
@@ -70,11 +71,13 @@ func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, b *batch
 	if err != nil {
 		return nil, 0, retry.NotSent(s.update(err))
 	}
-	f := drivers.Frame{Kind: drivers.KindRequest, Tx: tx, Method: inv.Method.ID, Remaining: remaining, Payload: inv.Request}
+	f := &c.send.frame
+	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindRequest, tx, inv.Method.ID, remaining, inv.Request
 	if b != nil {
-		err = b.gather(ctx, inv, &f)
+		err = b.gather(ctx, inv, f)
+		f.Payload = nil // it is not ours
 	} else {
-		err = s.send(ctx, &c.send, timeout, inv.Method.Name, &s.requestWindow, &f)
+		err = s.send(ctx, &c.send, timeout, inv.Method.Name, &s.requestWindow)
 		if d := c.send.deadline; d != 0 {
 			c.deadline.Store(int64(d)) // the time that sending took counts
 		}
@@ -189,20 +192,21 @@ func (s *Session) sendCancel(tx uint64, reason byte) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
-	f := drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
+	f := &drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
 	if err := s.link.Send(ctx, f); err != nil && s.config.Resumer != nil {
 		s.config.Resumer.Forget(s, CallKey{s.number, tx})
 	}
 }
 
-// send sends a request or notification within ctx and timeout, for which it uses c, and
-// when w has room for it. If the link has ended send fails with the session's error.
-func (s *Session) send(ctx context.Context, c *sendContext, timeout time.Duration, method string, w *sendWindow, f *drivers.Frame) error {
+// send sends the request or notification in c.frame within ctx and timeout, for which it
+// uses c, and when w has room for it. If the link has ended send fails with the session's error.
+func (s *Session) send(ctx context.Context, c *sendContext, timeout time.Duration, method string, w *sendWindow) error {
 	bound := c.bind(ctx, timeout)
-	err := w.reserve(bound, s.lifetime.done, costOf(f.Payload))
+	cost := costOf(c.frame.Payload)
+	err := w.reserve(bound, s.lifetime.done, cost)
 	if err == nil {
-		if err = s.link.Send(bound, *f); err != nil {
-			w.cancel(costOf(f.Payload))
+		if err = s.link.Send(bound, &c.frame); err != nil {
+			w.cancel(cost)
 		}
 	}
 	ranOut := c.release()

@@ -64,8 +64,9 @@ type reader struct {
 	deferArm atomic.Bool
 
 	// Only the holder of the reader state touches the following.
-	releases      uint      // how often the state was released
-	denseSince    time.Time // when that was last looked at
+	frame         drivers.Frame // the last that was read
+	releases      uint          // how often the state was released
+	denseSince    time.Time     // when that was last looked at
 	contexts      []requestContext
 	runs          uint64 // of handlers in the background reader
 	running       *backgroundReader
@@ -162,8 +163,9 @@ const maxServed = 16
 // poll is how a caller reads: until its own call has ended, or nothing comes for a
 // while, or its context or the call's has ended. It releases the reader state.
 func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
+	f := &s.reader.frame
 	for empty, frames, served := 1, 0, 0; ; {
-		f, ok, err := s.link.Next()
+		ok, err := s.link.Next(f)
 		if err != nil {
 			s.Fail(err)
 			s.release(false)
@@ -172,11 +174,12 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 		if ok {
 			if (f.Kind == drivers.KindResponse || f.Kind == drivers.KindError) && c.takeOwn(f.Tx) {
 				s.heard()
-				s.fill(c, &f)
-			} else if h := s.receive(&f); h != nil {
+				s.fill(c, f)
+			} else if h := s.receive(f); h != nil {
 				// A caller does not run the handlers of others.
-				s.dispatch(h, &f)
+				s.dispatch(h, f)
 			}
+			f.Payload = nil // so that it does not keep the memory
 			// A caller still delivers what has arrived together with its own answer,
 			// for that takes less time than to hand the reader state on.
 			if c.done() {
@@ -234,7 +237,7 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 			r.lastID, r.lastHandler = f.Method, h
 			return h
 		}
-		s.refuse(f, s.config.Handlers.unknown(f.Method))
+		s.refuse(f.Kind, f.Tx, costOf(f.Payload), s.config.Handlers.unknown(f.Method))
 	case drivers.KindCancel:
 		reason := drivers.ReasonGivenUp
 		if len(f.Payload) > 0 {

@@ -31,11 +31,12 @@ type refusal struct {
 // maxRefusals bounds the refusals that wait: no peer has as many calls.
 const maxRefusals = maxCalls
 
-// refuse answers a request that is not handled. It does not block.
-func (s *Session) refuse(f *drivers.Frame, why error) {
-	if f.Kind == drivers.KindNotify {
+// refuse answers a request that is not handled, and which takes cost of the window. It
+// does not block.
+func (s *Session) refuse(kind drivers.Kind, tx uint64, cost int64, why error) {
+	if kind == drivers.KindNotify {
 		s.dropped.note(s, why)
-		s.finish(true, costOf(f.Payload))
+		s.finish(true, cost)
 		return
 	}
 	q := &s.refusals
@@ -45,7 +46,7 @@ func (s *Session) refuse(f *drivers.Frame, why error) {
 		s.Fail(fmt.Errorf("%w: the peer does not read the answers to %d requests that were refused: %w", ipc.ErrProtocol, len(q.queue), why))
 		return
 	}
-	q.queue = append(q.queue, refusal{f.Tx, costOf(f.Payload), f.Kind, why})
+	q.queue = append(q.queue, refusal{tx, cost, kind, why})
 	if !q.sending {
 		q.sending = true
 		s.handling.Go(s.sendRefusals)

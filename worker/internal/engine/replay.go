@@ -228,7 +228,7 @@ func (p *Replay) resume(s *Session, f *drivers.Frame) error {
 	c := p.calls[id]
 	if c == nil {
 		if old := p.find(id.link); old == nil || !old.tracked.has(id.tx) {
-			s.refuse(f, errNotKept)
+			s.refuse(f.Kind, f.Tx, 0, errNotKept)
 			return nil
 		}
 		c = &orphanedCall{id: id}

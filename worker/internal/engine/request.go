@@ -31,6 +31,7 @@ type Request struct {
 	release  func() // gives borrowed memory back, if it was held
 
 	background *backgroundReader // that runs it, if one does
+	answer     drivers.Frame     // to it
 	inPlace    placement
 }
 
@@ -62,6 +63,7 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	c.init(s, f.Tx, s.timeoutAsked(f))
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
 	r.cost = costOf(f.Payload)
+	f.Payload = nil // so that the reader does not keep the memory
 }
 
 // noTimeout in a frame says that the caller waits for as long as it takes, whatever
@@ -77,6 +79,14 @@ func (s *Session) timeoutAsked(f *drivers.Frame) time.Duration {
 		return f.Remaining
 	}
 	return s.config.AgreedTimeout
+}
+
+// kind returns the kind of the request's frame.
+func (r *Request) kind() drivers.Kind {
+	if r.oneWay {
+		return drivers.KindNotify
+	}
+	return drivers.KindRequest
 }
 
 // Codec returns the codec of the link.
@@ -128,7 +138,8 @@ func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 // reader state.
 func (s *Session) dispatch(h *Handler, f *drivers.Frame) {
 	if !s.inFlight.enter() {
-		s.refuse(f, errDraining)
+		s.refuse(f.Kind, f.Tx, costOf(f.Payload), errDraining)
+		f.Payload = nil
 		return
 	}
 	r := requests.Get().(*Request)

@@ -35,9 +35,9 @@ func (s *Session) run(r *Request, timed bool, b *backgroundReader) {
 		r.abort()
 	case r.commit(response):
 	case b != nil:
-		b.answer(s, &drivers.Frame{Kind: drivers.KindResponse, Tx: r.tx, Payload: response})
+		b.answer(s, r.respond(response))
 	default:
-		s.answer(&drivers.Frame{Kind: drivers.KindResponse, Tx: r.tx, Payload: response})
+		s.answer(r.respond(response))
 	}
 	if r.owned {
 		s.link.Recycle(r.payload)
@@ -93,6 +93,14 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 	return response, failure
 }
 
+// respond returns the frame of a response. It is a part of r, for a link would make any
+// other escape to the heap.
+func (r *Request) respond(response []byte) *drivers.Frame {
+	f := &r.answer
+	f.Kind, f.Tx, f.Payload = drivers.KindResponse, r.tx, response
+	return f
+}
+
 // detailOverdue is in the error of a handler that has ended because its deadline, which is
 // the caller's, has passed.
 const detailOverdue = "tandem.overdue"
@@ -135,14 +143,14 @@ func (s *Session) answer(f *drivers.Frame) {
 
 // transmit sends an answer, or, if that is too large for the link, says so.
 func (s *Session) transmit(f *drivers.Frame) error {
-	err := s.link.Send(s.baseCtx, *f)
+	err := s.link.Send(s.baseCtx, f)
 	if err == nil {
 		return nil
 	}
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
-		err = s.link.Send(s.baseCtx, drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
+		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
 	return err
 }

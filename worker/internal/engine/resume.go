@@ -43,7 +43,7 @@ var linkNumbers atomic.Uint64
 func NumberLink(ctx context.Context, link drivers.Link) uint64 {
 	n := linkNumbers.Add(1)
 	f := drivers.Frame{Kind: drivers.KindResume, Payload: binary.LittleEndian.AppendUint64(nil, n)}
-	_ = link.Send(ctx, f) // it has room; if the link has ended the session finds out
+	_ = link.Send(ctx, &f) // it has room; if the link has ended the session finds out
 	return n
 }
 
@@ -135,7 +135,7 @@ func (s *Session) ask(ctx context.Context, k CallKey, inv *ipc.Invocation, deadl
 
 // sendControl sends a frame that takes nothing of a window.
 func (s *Session) sendControl(ctx context.Context, c *sendContext, timeout time.Duration, f *drivers.Frame) error {
-	err := s.link.Send(c.bind(ctx, timeout), *f)
+	err := s.link.Send(c.bind(ctx, timeout), f)
 	ranOut := c.release()
 	switch {
 	case err == nil:
@@ -153,9 +153,9 @@ func (s *Session) Forget(keys []CallKey) {
 	for i, k := range keys {
 		c, tx, err := s.calls.register(nil)
 		if err == nil {
-			err = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)})
+			err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)})
 			if err == nil {
-				err = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
+				err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
 			}
 			c.giveUp()
 			s.calls.release(c)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/tandemipc/tandem/drivers"
 )
 
 // sendContext is a context that also ends when a timeout runs out, or other contexts
@@ -11,6 +13,9 @@ import (
 // send blocks: on the fast path it costs nothing.
 type sendContext struct {
 	context.Context
+	// frame is what is sent. It is here because a link would make any other escape to
+	// the heap.
+	frame   drivers.Frame
 	others  [2]context.Context // nil where there are none
 	timeout time.Duration      // 0 if there is none
 
@@ -57,7 +62,7 @@ func (c *sendContext) release() (ranOut bool) {
 		c.cancel()
 		c.blocked, c.cancel = nil, nil
 	}
-	c.Context = nil
+	c.Context, c.frame.Payload = nil, nil
 	if c.others[0] != nil {
 		c.others = [2]context.Context{}
 	}

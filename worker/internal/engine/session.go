@@ -228,7 +228,7 @@ func (s *Session) heard() {
 func (s *Session) Ping(d time.Duration) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, d)
 	defer cancel()
-	_ = s.link.Send(ctx, drivers.Frame{Kind: drivers.KindPing})
+	_ = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindPing})
 }
 
 // pong answers a ping. However many pings come, one pong at a time is being sent, and
@@ -240,6 +240,6 @@ func (s *Session) pong() {
 	// The reader must not block, so it does not send.
 	s.handling.Go(func() {
 		defer s.sendingPong.Store(false)
-		_ = s.link.Send(s.baseCtx, drivers.Frame{Kind: drivers.KindPong}) // the reader finds out if the link has ended
+		_ = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindPong}) // the reader finds out if the link has ended
 	})
 }

@@ -60,7 +60,8 @@ func (l *fakeLink) finish(err error) {
 	l.change.Broadcast()
 }
 
-func (l *fakeLink) Send(_ context.Context, f drivers.Frame) error {
+func (l *fakeLink) Send(_ context.Context, sent *drivers.Frame) error {
+	f := *sent
 	if l.full != nil && f.Kind == drivers.KindError {
 		select {
 		case <-l.full:
@@ -77,24 +78,24 @@ func (l *fakeLink) Send(_ context.Context, f drivers.Frame) error {
 	return nil
 }
 
-func (l *fakeLink) Next() (drivers.Frame, bool, error) {
+func (l *fakeLink) Next(f *drivers.Frame) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.in) > 0 {
-		f := l.in[0]
+		*f = l.in[0]
 		l.in = l.in[1:]
 		f.More = len(l.in) > 0 || l.flood.Load()
-		return f, true, nil
+		return true, nil
 	}
 	if l.flood.Load() {
-		f := drivers.Frame{Kind: drivers.KindCancel, Tx: 1}
+		*f = drivers.Frame{Kind: drivers.KindCancel, Tx: 1}
 		if l.next != nil {
-			f = *l.next
+			*f = *l.next
 		}
 		f.More = true
-		return f, true, nil
+		return true, nil
 	}
-	return drivers.Frame{}, false, l.end
+	return false, l.end
 }
 
 func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
@@ -102,8 +103,8 @@ func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
 func (l *fakeLink) Recycle([]byte) {}
 
 func (l *fakeLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
-	for i, f := range frames {
-		if err := l.Send(ctx, f); err != nil {
+	for i := range frames {
+		if err := l.Send(ctx, &frames[i]); err != nil {
 			return i, err
 		}
 	}

@@ -213,7 +213,7 @@ func (s *Session) giveBack(oneWay bool, credit int64) {
 // caller is a goroutine that s.handling counts.
 func (s *Session) sendCredit(requests, notifications int64) {
 	s.handling.Go(func() {
-		f := drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, uint64(requests), uint64(notifications))}
+		f := &drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, uint64(requests), uint64(notifications))}
 		_ = s.link.Send(s.baseCtx, f) // the reader finds out if the link has ended
 	})
 }

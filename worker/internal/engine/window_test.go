@@ -170,7 +170,7 @@ func (l *blockingLink) wait(ctx context.Context) error {
 	}
 }
 
-func (l *blockingLink) Send(ctx context.Context, f drivers.Frame) error {
+func (l *blockingLink) Send(ctx context.Context, f *drivers.Frame) error {
 	if err := l.wait(ctx); err != nil {
 		return err
 	}
