@@ -30,12 +30,12 @@ var Forget = ipc.NewMethod[CountRequest, struct{}]("text.forget")
 type client struct{}
 
 func (client) Codec() ipc.Codec { return ipc.CBOR }
-func (client) Invoke(_ context.Context, call ipc.Invocation) ([]byte, error) {
+func (client) Invoke(_ context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	var req CountRequest
-	if err := ipc.CBOR.Decode(call.Request, &req); err != nil || call.OneWay {
+	if err := ipc.CBOR.Decode(request, &req); err != nil || call.OneWay {
 		return nil, err
 	}
-	return ipc.CBOR.Append(call.Response, CountResult{Words: len(strings.Fields(req.Text))})
+	return ipc.CBOR.Append(memory, CountResult{Words: len(strings.Fields(req.Text))})
 }
 
 // A method is declared once, for both sides, and called through any Caller.

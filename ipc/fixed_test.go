@@ -119,8 +119,8 @@ func TestFixedIdentity(t *testing.T) {
 type echoCaller struct{}
 
 func (echoCaller) Codec() ipc.Codec { return ipc.CBOR }
-func (echoCaller) Invoke(_ context.Context, call ipc.Invocation) ([]byte, error) {
-	return append(call.Response, call.Request...), nil
+func (echoCaller) Invoke(_ context.Context, _ *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return append(memory, request...), nil
 }
 
 func TestFixedCallDoesNotAllocate(t *testing.T) {

@@ -10,9 +10,9 @@ import (
 // each.
 type Starter interface {
 	Caller
-	// Start is the first half of Invoke: it returns when the request was sent.
+	// Start is the first half of Invoke: it returns when the request was sent or copied.
 	// What it returns has to be waited for or abandoned.
-	Start(ctx context.Context, call Invocation) (Pending, error)
+	Start(ctx context.Context, call *Invocation, request, memory []byte) (Pending, error)
 }
 
 // Pending is a call that was started. It is for one goroutine at a time.
@@ -82,22 +82,24 @@ type Future[Res any] struct {
 // bound the whole call, also while nobody waits for the Future. If the request cannot be
 // sent, Go returns an error as [Method.Call] does; all other errors come from Wait.
 func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...CallOption) (*Future[Res], error) {
-	var inv Invocation
-	codec, in, err := m.encode(ctx, &inv, c, req, opts)
+	m.check(ctx, c)
+	codec := m.Codec(c.Codec())
+	request, in, err := m.encode(codec, req)
 	if err != nil {
 		return nil, err
 	}
 	defer putBuffer(in)
-	f := &Future[Res]{method: m.info.Name, codec: codec}
+	f := &Future[Res]{method: m.call.Method.Name, codec: codec}
+	var memory []byte
 	if codec != Raw {
 		f.out = getBuffer()
-		inv.Response = f.out.b
+		memory = f.out.b
 	}
+	call := m.call.with(opts)
 	if s, ok := c.(Starter); ok {
-		f.pending, err = s.Start(ctx, inv)
+		f.pending, err = s.Start(ctx, call, request, memory)
 	} else {
-		inv.Request = append([]byte(nil), inv.Request...)
-		f.pending = goInvoke(ctx, c, inv)
+		f.pending = goInvoke(ctx, c, call, append([]byte(nil), request...), memory)
 	}
 	if err != nil {
 		return nil, err
@@ -206,13 +208,13 @@ type invoked struct {
 	err      error
 }
 
-func goInvoke(ctx context.Context, c Caller, inv Invocation) *invoked {
+func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory []byte) *invoked {
 	p := &invoked{done: make(chan struct{})}
 	ctx, p.cancel = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 		defer p.cancel()
-		p.response, p.err = c.Invoke(ctx, inv)
+		p.response, p.err = c.Invoke(ctx, call, request, memory)
 	}()
 	return p
 }

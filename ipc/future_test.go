@@ -15,7 +15,7 @@ import (
 // A Caller that can do no more than Invoke has futures all the same.
 func TestFutureOfAnyCaller(t *testing.T) {
 	release := make(chan struct{})
-	c := &contextCaller{fakeCaller{codec: ipc.CBOR}, func(ctx context.Context, call ipc.Invocation) ([]byte, error) {
+	c := &contextCaller{fakeCaller{codec: ipc.CBOR}, func(ctx context.Context, call encoded) ([]byte, error) {
 		var n int
 		if err := ipc.CBOR.Decode(call.Request, &n); err != nil {
 			return nil, err
@@ -80,17 +80,17 @@ func TestFutureOfAnyCaller(t *testing.T) {
 
 type contextCaller struct {
 	fakeCaller
-	invoke func(context.Context, ipc.Invocation) ([]byte, error)
+	invoke func(context.Context, encoded) ([]byte, error)
 }
 
-func (c *contextCaller) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	return c.invoke(ctx, call)
+func (c *contextCaller) Invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return c.invoke(ctx, encoded{*call, request, memory})
 }
 
 // Results that cannot be decoded are errors, whatever the codec.
 func TestFutureOfBadResult(t *testing.T) {
 	for _, codec := range []ipc.Codec{ipc.Raw, ipc.CBOR, ipc.JSON} {
-		c := &fakeCaller{codec, func(ipc.Invocation) ([]byte, error) { return []byte{0xff, 0xff}, nil }}
+		c := &fakeCaller{codec, func(encoded) ([]byte, error) { return []byte{0xff, 0xff}, nil }}
 		m := ipc.NewMethod[[]byte, int]("m")
 		f, err := m.Go(t.Context(), c, []byte("x"))
 		require.NoError(t, err)
@@ -105,7 +105,7 @@ func TestFutureOfBadResult(t *testing.T) {
 }
 
 func TestCallIntoKeepsMemory(t *testing.T) {
-	c := &fakeCaller{ipc.Raw, func(call ipc.Invocation) ([]byte, error) { return append(call.Response, call.Request...), nil }}
+	c := &fakeCaller{ipc.Raw, func(call encoded) ([]byte, error) { return append(call.Response, call.Request...), nil }}
 	m := ipc.NewMethod[[]byte, []byte]("m")
 	out := make([]byte, 3, 100)
 	first := &out[0]
@@ -117,12 +117,12 @@ func TestCallIntoKeepsMemory(t *testing.T) {
 		A, B int
 		M    map[string]int
 	}
-	c = &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+	c = &fakeCaller{ipc.CBOR, func(call encoded) ([]byte, error) {
 		return ipc.CBOR.Append(call.Response, map[string]any{"A": 5, "M": map[string]int{"y": 2}})
 	}}
 	r := rec{A: 1, B: 2, M: map[string]int{"x": 1}}
 	require.NoError(t, ipc.NewMethod[int, rec]("m").CallInto(t.Context(), c, 0, &r))
 	require.Equal(t, rec{A: 5, B: 2, M: map[string]int{"x": 1, "y": 2}}, r, "what was there and did not come stays")
-	failing := &fakeCaller{ipc.CBOR, func(ipc.Invocation) ([]byte, error) { return nil, errors.New("no") }}
+	failing := &fakeCaller{ipc.CBOR, func(encoded) ([]byte, error) { return nil, errors.New("no") }}
 	require.EqualError(t, ipc.NewMethod[int, rec]("m").CallInto(t.Context(), failing, 0, &r), "no")
 }

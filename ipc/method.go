@@ -12,22 +12,22 @@ import (
 // pools are Callers. A function that works with any of them takes this interface. A
 // Caller is safe for concurrent use.
 type Caller interface {
-	// Invoke sends an encoded request and waits for the encoded response.
-	// [Method.Call] does this with types.
-	Invoke(ctx context.Context, call Invocation) ([]byte, error)
+	// Invoke sends an encoded request and waits for the encoded response. [Method.Call]
+	// does this with types.
+	//
+	// request has been sent or copied when Invoke returns. Invoke takes over memory, and
+	// may put the response there, or into other memory. What it returns belongs to the
+	// caller.
+	Invoke(ctx context.Context, call *Invocation, request, memory []byte) ([]byte, error)
 	// Codec is the codec of methods that do not choose one.
 	Codec() Codec
 }
 
-// Invocation is one call, encoded.
+// Invocation says what a call is to be, beside its request. Calls that have no options of
+// their own share that of their method, so nobody may change one.
 type Invocation struct {
 	// Method is what to call.
 	Method MethodInfo
-	// Request is the encoded request. It has been sent or copied when Invoke returns.
-	Request []byte
-	// Response is memory that Invoke takes over, and may put the response into. The
-	// response may also be in other memory. What Invoke returns belongs to the caller.
-	Response []byte
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
 	// Timeout bounds the call. 0 means that nothing bounds it, and [DefaultTimeout]
@@ -59,11 +59,11 @@ type MethodInfo struct {
 // declare it alike, best in a package that both import. It is immutable and
 // safe for concurrent use.
 type Method[Req, Res any] struct {
-	info       MethodInfo
-	codec      Codec // nil: that of the link
-	raw        bool  // both types are []byte
-	idempotent bool
-	callOptions
+	codec Codec // nil: that of the link
+	raw   bool  // both types are []byte
+
+	// Of calls and notifications that have no options of their own.
+	call, notification Invocation
 }
 
 // MethodOption is an option of [NewMethod].
@@ -165,7 +165,7 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
+	m := &Method[Req, Res]{codec: o.codec, raw: isRaw[Req, Res]()}
 	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
 		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
 			if err := checkTravels(t, o.codec == JSON); err != nil {
@@ -190,7 +190,11 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 			}
 		}
 	}
-	m.info.ID = max(h.Sum64(), 1)
+	m.call = Invocation{
+		Method: MethodInfo{Name: name, ID: max(h.Sum64(), 1)}, Timeout: o.timeout, Attempts: o.attempts, Idempotent: o.idempotent,
+	}
+	m.notification = m.call
+	m.notification.OneWay = true
 	return m
 }
 
@@ -201,7 +205,7 @@ func isRaw[Req, Res any]() bool {
 }
 
 // Info returns the method's name and id.
-func (m *Method[Req, Res]) Info() MethodInfo { return m.info }
+func (m *Method[Req, Res]) Info() MethodInfo { return m.call.Method }
 
 // Codec returns the codec that the method uses on a link whose codec is link.
 func (m *Method[Req, Res]) Codec(link Codec) Codec {
@@ -222,20 +226,17 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 //
 // Call waits while the receiver has as many requests as it takes.
 func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...CallOption) (res Res, err error) {
-	var inv Invocation
-	codec, in, err := m.encode(ctx, &inv, c, req, opts)
-	if err != nil {
-		return res, err
-	}
+	m.check(ctx, c)
+	codec := m.Codec(c.Codec())
+	call := m.call.with(opts)
 	if codec == Raw && m.raw {
-		b, err := c.Invoke(ctx, inv)
+		b, err := c.Invoke(ctx, call, any(req).([]byte), nil)
 		res, _ = any(b).(Res)
 		return res, err
 	}
 	out := getBuffer()
-	defer putBuffer(in)
 	defer putBuffer(out)
-	if err = out.invoke(ctx, c, &inv); err != nil {
+	if err = m.exchange(ctx, c, call, codec, req, out); err != nil {
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err != nil {
@@ -248,22 +249,18 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 // memory of *res again where it can. With the codecs Raw and Fixed a call then allocates
 // nothing. CallInto takes over the memory of a []byte in *res, from its beginning to its
 // capacity, so nothing else may refer to it. If the call fails *res is undefined.
-func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
-	var inv Invocation
-	codec, in, err := m.encode(ctx, &inv, c, req, opts)
-	if err != nil {
-		return err
-	}
+func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) (err error) {
+	m.check(ctx, c)
+	codec := m.Codec(c.Codec())
+	call := m.call.with(opts)
 	if codec == Raw && m.raw {
 		out := any(res).(*[]byte)
-		inv.Response = (*out)[:0]
-		*out, err = c.Invoke(ctx, inv)
+		*out, err = c.Invoke(ctx, call, any(req).([]byte), (*out)[:0])
 		return err
 	}
 	out := getBuffer()
-	defer putBuffer(in)
 	defer putBuffer(out)
-	if err = out.invoke(ctx, c, &inv); err != nil {
+	if err = m.exchange(ctx, c, call, codec, req, out); err != nil {
 		return err
 	}
 	if codec == Fixed {
@@ -277,49 +274,48 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 	return nil
 }
 
-// encode makes inv the call of req, and panics if ctx or c is nil. in holds the encoded request until it has been
-// sent; it is nil if req is sent as it is, without a copy.
-func (m *Method[Req, Res]) encode(ctx context.Context, inv *Invocation, c Caller, req Req, opts []CallOption) (codec Codec, in *buffer, err error) {
+// check panics if ctx or c is nil.
+func (m *Method[Req, Res]) check(ctx context.Context, c Caller) {
 	switch {
 	case ctx == nil:
-		panic(fmt.Sprintf("tandem: call of %q with a nil context", m.info.Name))
+		panic(fmt.Sprintf("tandem: call of %q with a nil context", m.call.Method.Name))
 	case c == nil:
-		panic(fmt.Sprintf("tandem: call of %q with a nil caller", m.info.Name))
+		panic(fmt.Sprintf("tandem: call of %q with a nil caller", m.call.Method.Name))
 	}
-	inv.Method, inv.Idempotent = m.info, m.idempotent
-	inv.Timeout, inv.Attempts = m.timeout, m.attempts
-	if len(opts) > 0 {
-		o := m.callOptions.with(opts)
-		inv.Timeout, inv.Attempts = o.timeout, o.attempts
-	}
-	codec = m.Codec(c.Codec())
-	if codec == Raw {
-		if b, ok := any(req).([]byte); ok {
-			inv.Request = b
-			return codec, nil, nil
-		}
-	}
-	in = getBuffer()
-	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		putBuffer(in)
-		return codec, nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.info.Name, err)
-	}
-	inv.Request = in.b
-	return codec, in, nil
 }
 
-// invoke makes a call and leaves the encoded response in out.
-func (out *buffer) invoke(ctx context.Context, c Caller, inv *Invocation) error {
-	inv.Response = out.b
-	response, err := c.Invoke(ctx, *inv)
+// exchange makes a call of req, and leaves the encoded response in out.
+func (m *Method[Req, Res]) exchange(ctx context.Context, c Caller, call *Invocation, codec Codec, req Req, out *buffer) error {
+	request, in, err := m.encode(codec, req)
+	if err != nil {
+		return err
+	}
+	response, err := c.Invoke(ctx, call, request, out.b)
+	putBuffer(in)
 	if err == nil {
 		out.b = response
 	}
 	return err
 }
 
+// encode encodes req, into the memory of in. That is nil if req is sent as it is, without
+// a copy.
+func (m *Method[Req, Res]) encode(codec Codec, req Req) (request []byte, in *buffer, err error) {
+	if codec == Raw {
+		if b, ok := any(req).([]byte); ok {
+			return b, nil, nil
+		}
+	}
+	in = getBuffer()
+	if in.b, err = Marshal(codec, in.b, req); err != nil {
+		putBuffer(in)
+		return nil, nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.call.Method.Name, err)
+	}
+	return in.b, in, nil
+}
+
 func (m *Method[Req, Res]) notDecoded(err error) error {
-	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+	return Errorf(CodeInternal, "decode the response of %q: %w", m.call.Method.Name, err)
 }
 
 // Notify sends a request without an answer, and returns when it was sent. The sender does
@@ -332,22 +328,26 @@ func (m *Method[Req, Res]) notDecoded(err error) error {
 // The handler of a client's worker gets notifications in the order in which one goroutine
 // sent them, one at a time, unless it is declared with worker.WithConcurrency.
 func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts ...CallOption) error {
-	var inv Invocation
-	_, in, err := m.encode(ctx, &inv, c, req, opts)
+	m.check(ctx, c)
+	request, in, err := m.encode(m.Codec(c.Codec()), req)
 	if err != nil {
 		return err
 	}
-	inv.OneWay = true
-	_, err = c.Invoke(ctx, inv)
-	if in != nil {
-		putBuffer(in)
-	}
+	_, err = c.Invoke(ctx, m.notification.with(opts), request, nil)
+	putBuffer(in)
 	return err
 }
 
-func (o callOptions) with(opts []CallOption) callOptions {
+// with returns the invocation of a call with these options.
+func (inv *Invocation) with(opts []CallOption) *Invocation {
+	if len(opts) == 0 {
+		return inv
+	}
+	o := callOptions{timeout: inv.Timeout, attempts: inv.Attempts}
 	for _, opt := range opts {
 		opt.applyCall(&o)
 	}
-	return o
+	own := *inv
+	own.Timeout, own.Attempts = o.timeout, o.attempts
+	return &own
 }

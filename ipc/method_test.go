@@ -17,15 +17,21 @@ import (
 type countRequest struct{ Text string }
 type countResult struct{ Words int }
 
+// encoded is what a caller gets.
+type encoded struct {
+	ipc.Invocation
+	Request, Response []byte
+}
+
 // fakeCaller stands for a client: it answers in the same goroutine.
 type fakeCaller struct {
 	codec  ipc.Codec
-	answer func(ipc.Invocation) ([]byte, error)
+	answer func(encoded) ([]byte, error)
 }
 
 func (c *fakeCaller) Codec() ipc.Codec { return c.codec }
-func (c *fakeCaller) Invoke(_ context.Context, call ipc.Invocation) ([]byte, error) {
-	return c.answer(call)
+func (c *fakeCaller) Invoke(_ context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return c.answer(encoded{*call, request, memory})
 }
 
 // The ids are a promise to other versions: host and worker are built apart.
@@ -66,7 +72,7 @@ func TestMethodCodec(t *testing.T) {
 
 func TestLimitPrecedence(t *testing.T) {
 	var got time.Duration
-	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+	c := &fakeCaller{ipc.CBOR, func(call encoded) ([]byte, error) {
 		got = call.Timeout
 		return ipc.CBOR.Append(nil, 1)
 	}}
@@ -98,7 +104,7 @@ func TestCall(t *testing.T) {
 	for _, codec := range []ipc.Codec{ipc.CBOR, ipc.JSON} {
 		t.Run(codec.Name(), func(t *testing.T) {
 			for _, own := range []bool{false, true} { // whose memory the response is in
-				c := &fakeCaller{codec, func(call ipc.Invocation) ([]byte, error) {
+				c := &fakeCaller{codec, func(call encoded) ([]byte, error) {
 					assert.Equal(t, m.Info(), call.Method)
 					var req countRequest
 					assert.NoError(t, codec.Decode(call.Request, &req))
@@ -126,7 +132,7 @@ func TestCall(t *testing.T) {
 
 func TestCallWithCodecOfMethod(t *testing.T) {
 	m := ipc.NewMethod[countRequest, countResult]("text.count", ipc.WithCodec(ipc.JSON))
-	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+	c := &fakeCaller{ipc.CBOR, func(call encoded) ([]byte, error) {
 		assert.JSONEq(t, `{"Text":"x"}`, string(call.Request))
 		return []byte(`{"Words":3}`), nil
 	}}
@@ -142,7 +148,7 @@ func TestCallRaw(t *testing.T) {
 		"of the method": ipc.NewMethod[[]byte, []byte]("m", ipc.WithCodec(ipc.Raw)),
 	} {
 		request := []byte("request")
-		c := &fakeCaller{ipc.Raw, func(call ipc.Invocation) ([]byte, error) {
+		c := &fakeCaller{ipc.Raw, func(call encoded) ([]byte, error) {
 			assert.Same(t, &request[0], &call.Request[0], "raw requests are not copied")
 			return answer, nil
 		}}
@@ -152,7 +158,7 @@ func TestCallRaw(t *testing.T) {
 		_ = name
 	}
 
-	c := &fakeCaller{ipc.Raw, func(ipc.Invocation) ([]byte, error) { return nil, nil }}
+	c := &fakeCaller{ipc.Raw, func(encoded) ([]byte, error) { return nil, nil }}
 	res, err := ipc.NewMethod[[]byte, []byte]("m").Call(t.Context(), c, nil)
 	require.NoError(t, err)
 	assert.Empty(t, res)
@@ -161,7 +167,7 @@ func TestCallRaw(t *testing.T) {
 // A named type of bytes has to be treated like any other type.
 func TestCallRawOfOtherType(t *testing.T) {
 	type text []byte
-	c := &fakeCaller{ipc.Raw, func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }}
+	c := &fakeCaller{ipc.Raw, func(encoded) ([]byte, error) { t.Error("called"); return nil, nil }}
 	_, err := ipc.NewMethod[text, []byte]("m").Call(t.Context(), c, text("x"))
 	assert.Equal(t, ipc.CodeInvalidArgument, ipc.CodeOf(err))
 	assert.ErrorContains(t, err, "codec raw carries []byte")
@@ -170,17 +176,17 @@ func TestCallRawOfOtherType(t *testing.T) {
 func TestCallFails(t *testing.T) {
 	m := ipc.NewMethod[countRequest, countResult]("text.count")
 	broken := errors.New("broken")
-	c := &fakeCaller{ipc.CBOR, func(ipc.Invocation) ([]byte, error) { return nil, broken }}
+	c := &fakeCaller{ipc.CBOR, func(encoded) ([]byte, error) { return nil, broken }}
 	res, err := m.Call(t.Context(), c, countRequest{})
 	assert.Same(t, broken, err, "errors of the client are not changed")
 	assert.Zero(t, res)
 
-	c.answer = func(ipc.Invocation) ([]byte, error) { return []byte{0xff}, nil }
+	c.answer = func(encoded) ([]byte, error) { return []byte{0xff}, nil }
 	_, err = m.Call(t.Context(), c, countRequest{})
 	assert.Equal(t, ipc.CodeInternal, ipc.CodeOf(err))
 	assert.ErrorContains(t, err, `decode the response of "text.count"`)
 
-	c.answer = func(ipc.Invocation) ([]byte, error) { t.Error("called"); return nil, nil }
+	c.answer = func(encoded) ([]byte, error) { t.Error("called"); return nil, nil }
 	_, err = ipc.NewMethod[any, int]("m").Call(t.Context(), c, make(chan int))
 	var e *ipc.Error
 	require.ErrorAs(t, err, &e)
@@ -196,7 +202,7 @@ func TestCallResultIsNotInPooledMemory(t *testing.T) {
 		S string
 	}
 	m := ipc.NewMethod[blob, blob]("blob")
-	c := &fakeCaller{ipc.CBOR, func(call ipc.Invocation) ([]byte, error) {
+	c := &fakeCaller{ipc.CBOR, func(call encoded) ([]byte, error) {
 		return append(call.Response, call.Request...), nil
 	}}
 	first, err := m.Call(t.Context(), c, blob{bytes.Repeat([]byte("a"), 100), "aaaa"})
@@ -211,7 +217,7 @@ func TestCallResultIsNotInPooledMemory(t *testing.T) {
 type keptCaller struct{ answer []byte }
 
 func (c *keptCaller) Codec() ipc.Codec { return ipc.Raw }
-func (c *keptCaller) Invoke(context.Context, ipc.Invocation) ([]byte, error) {
+func (c *keptCaller) Invoke(context.Context, *ipc.Invocation, []byte, []byte) ([]byte, error) {
 	return c.answer, nil
 }
 
@@ -231,8 +237,8 @@ type keeper struct{ last ipc.Invocation }
 
 func (k *keeper) Codec() ipc.Codec { return ipc.CBOR }
 
-func (k *keeper) Invoke(_ context.Context, inv ipc.Invocation) ([]byte, error) {
-	k.last = inv
+func (k *keeper) Invoke(_ context.Context, call *ipc.Invocation, _, _ []byte) ([]byte, error) {
+	k.last = *call
 	return nil, ipc.ErrClosed
 }
 

@@ -65,8 +65,8 @@ func roundTrip[T any](codec ipc.Codec, v T) (got T, err error) {
 type mirror struct{}
 
 func (mirror) Codec() ipc.Codec { return ipc.CBOR }
-func (mirror) Invoke(_ context.Context, inv ipc.Invocation) ([]byte, error) {
-	return bytes.Clone(inv.Request), nil
+func (mirror) Invoke(_ context.Context, _ *ipc.Invocation, request, _ []byte) ([]byte, error) {
+	return bytes.Clone(request), nil
 }
 
 // arrives checks that v arrives equal, or is refused.

@@ -192,24 +192,24 @@ func (c *Client[C]) Codec() ipc.Codec {
 
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.
-func (c *Client[C]) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+func (c *Client[C]) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
 	if c.settings.Restart != nil {
-		return c.persist(ctx, inv)
+		return c.persist(ctx, inv, request, memory)
 	}
-	return c.session().Invoke(ctx, inv)
+	return c.session().Invoke(ctx, inv, request, memory)
 }
 
 // Start is the first half of Invoke: it returns when the request was sent. It is what
 // [ipc.Method.Go] is built on. A started call belongs to the present link. If the link
 // ends the call fails, even with [WithRetry] or [WithResume].
-func (c *Client[C]) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
+func (c *Client[C]) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
-	return c.session().Start(ctx, inv)
+	return c.session().Start(ctx, inv, request, memory)
 }
 
 // Batch calls f with a caller that sends requests together: see [ipc.Batch]. They belong

@@ -37,7 +37,7 @@ func withRetry(attempts int, all bool) Option {
 }
 
 // persist makes a call, if need be over several incarnations of the worker.
-func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	timeout := inv.Timeout
 	if timeout == ipc.DefaultTimeout {
 		timeout = c.settings.Timeouts.Call
@@ -46,10 +46,10 @@ func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, er
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
 	}
-	for attempts := retry.Attempts(&inv, c.settings.Attempts, c.settings.RetryAll); ; {
+	for attempts := retry.Attempts(inv, c.settings.Attempts, c.settings.RetryAll); ; {
 		i := c.current.Load()
 		s := i.session.Load()
-		response, err := s.Invoke(ctx, inv)
+		response, err := s.Invoke(ctx, inv, request, memory)
 		if err == nil {
 			return response, nil
 		}
@@ -57,7 +57,7 @@ func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, er
 			return nil, engine.TimedOut(inv.Method.Name, timeout)
 		}
 		if !retry.Again(err, &attempts) {
-			c.notRetried.Give(c.settings.Logger, err, &inv, c.settings.Attempts, c.settings.RetryAll)
+			c.notRetried.Give(c.settings.Logger, err, inv, c.settings.Attempts, c.settings.RetryAll)
 			return nil, err
 		}
 		if err := c.awaitNext(ctx, i, s, deadline, err); err != nil {
@@ -67,9 +67,11 @@ func (c *Client[C]) persist(ctx context.Context, inv ipc.Invocation) ([]byte, er
 			return nil, err
 		}
 		if timeout > 0 {
-			if inv.Timeout = time.Until(deadline); inv.Timeout <= 0 {
+			again := *inv
+			if again.Timeout = time.Until(deadline); again.Timeout <= 0 {
 				return nil, engine.TimedOut(inv.Method.Name, timeout)
 			}
+			inv = &again
 		}
 	}
 }

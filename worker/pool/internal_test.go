@@ -62,7 +62,7 @@ func (w *fakeWorker) Close() error {
 	return nil
 }
 
-func (w *fakeWorker) Invoke(ctx context.Context, _ ipc.Invocation) ([]byte, error) {
+func (w *fakeWorker) Invoke(ctx context.Context, _ *ipc.Invocation, _, _ []byte) ([]byte, error) {
 	if !w.Active() {
 		return nil, retry.NotSent(w.Exit())
 	}
@@ -132,7 +132,7 @@ func until(t *testing.T, what string, ok func() bool) {
 }
 
 func tryCall(p *pool) (string, error) {
-	b, err := p.invoke(context.Background(), ipc.Invocation{Timeout: time.Minute}, 0, scheduler.First)
+	b, err := p.invoke(context.Background(), &ipc.Invocation{Timeout: time.Minute}, nil, nil, 0, scheduler.First)
 	return string(b), err
 }
 
@@ -298,7 +298,7 @@ func TestPoolRetries(t *testing.T) {
 	for range 8 {
 		callers.Go(func() {
 			for {
-				_, err := p.invoke(context.Background(), ipc.Invocation{Idempotent: true, Timeout: time.Minute}, 0, scheduler.First)
+				_, err := p.invoke(context.Background(), &ipc.Invocation{Idempotent: true, Timeout: time.Minute}, nil, nil, 0, scheduler.First)
 				if err != nil {
 					if !errors.Is(err, ipc.ErrClosed) {
 						t.Errorf("call lost: %v", err)

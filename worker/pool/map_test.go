@@ -28,15 +28,15 @@ type inProcess func(ctx context.Context, n int) (int, error)
 
 func (inProcess) Codec() ipc.Codec { return ipc.CBOR }
 
-func (f inProcess) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	n, err := ipc.Unmarshal[int](ipc.CBOR, call.Request)
+func (f inProcess) Invoke(ctx context.Context, _ *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	n, err := ipc.Unmarshal[int](ipc.CBOR, request)
 	if err != nil {
 		return nil, err
 	}
 	if n, err = f(ctx, n); err != nil {
 		return nil, err
 	}
-	return ipc.Marshal(ipc.CBOR, call.Response, n)
+	return ipc.Marshal(ipc.CBOR, memory, n)
 }
 
 func squares(_ context.Context, n int) (int, error) { return n * n, nil }

@@ -172,8 +172,8 @@ func (p *Pool[C]) Codec() ipc.Codec {
 
 // Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
 // is built on.
-func (p *Pool[C]) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	return p.pool.invoke(ctx, call, 0, scheduler.First)
+func (p *Pool[C]) Invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return p.pool.invoke(ctx, call, request, memory, 0, scheduler.First)
 }
 
 // Clients returns the workers that take calls now. Calls made on one of them
@@ -220,12 +220,12 @@ type view struct {
 func (v *view) Codec() ipc.Codec { return v.pool.opts.workers.Codec }
 
 // Invoke implements [ipc.Caller].
-func (v *view) Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error) {
-	return v.pool.invoke(ctx, call, v.key, v.entry)
+func (v *view) Invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return v.pool.invoke(ctx, call, request, memory, v.key, v.entry)
 }
 
 // invoke makes a call, if need be on several workers one after the other.
-func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e scheduler.Entry) ([]byte, error) {
+func (p *pool) invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte, key uint64, e scheduler.Entry) ([]byte, error) {
 	begun := p.now()
 	timeout := call.Timeout
 	if timeout == ipc.DefaultTimeout {
@@ -244,15 +244,17 @@ func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e sc
 			began = w.Began
 		}
 		if timeout > 0 && began > begun {
-			call.Timeout = max(timeout-(began-begun), 1) // what is left of it
+			shorter := *call
+			shorter.Timeout = max(timeout-(began-begun), 1) // what is left of it
+			call = &shorter
 		}
-		response, err := m.Client.Invoke(ctx, call)
+		response, err := m.Client.Invoke(ctx, call, request, memory)
 		if err == nil {
 			p.scheduler.Release(m, began, p.now(), scheduler.Outcome{})
 			return response, nil
 		}
 		if attempts == 0 {
-			attempts = retry.Attempts(&call, p.opts.attempts, p.opts.retryAll)
+			attempts = retry.Attempts(call, p.opts.attempts, p.opts.retryAll)
 		}
 		again := retry.Again(err, &attempts)
 		now := p.now()
@@ -261,7 +263,7 @@ func (p *pool) invoke(ctx context.Context, call ipc.Invocation, key uint64, e sc
 		}
 		p.scheduler.Release(m, began, now, scheduler.Outcome{Failed: true, Again: again, Unresponsive: isUnanswered(err)})
 		if !again {
-			p.notRetried.Give(p.opts.workers.Logger, err, &call, p.opts.attempts, p.opts.retryAll)
+			p.notRetried.Give(p.opts.workers.Logger, err, call, p.opts.attempts, p.opts.retryAll)
 			return nil, nameTimeout(err, call.Method.Name, timeout)
 		}
 		began, e = now, scheduler.Again

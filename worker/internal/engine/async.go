@@ -15,25 +15,25 @@ type asyncCall struct {
 	call    *call
 	ctx     context.Context // of the whole call
 	timeout time.Duration
-	method  ipc.MethodInfo
+	method  *ipc.MethodInfo
 	batch   *batch          // in which its request may still be, or nil
 	from    *requestContext // of the handler that makes the call, or nil
 }
 
 // Start implements [ipc.Starter].
-func (s *Session) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
-	return s.start(ctx, &inv, nil, nil)
+func (s *Session) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
+	return s.start(ctx, inv, request, memory, nil, nil)
 }
 
-func (s *Session) start(ctx context.Context, inv *ipc.Invocation, b *batch, from *requestContext) (ipc.Pending, error) {
-	c, timeout, err := s.sendRequest(ctx, inv, b)
+func (s *Session) start(ctx context.Context, inv *ipc.Invocation, request, memory []byte, b *batch, from *requestContext) (ipc.Pending, error) {
+	c, timeout, err := s.sendRequest(ctx, inv, request, memory, b)
 	if err != nil {
 		return nil, err
 	}
 	if timeout > 0 {
 		c.deadlineOf(timeout) // time passes also while nobody waits
 	}
-	c.async = asyncCall{session: s, call: c, ctx: ctx, timeout: timeout, method: inv.Method, batch: b, from: from}
+	c.async = asyncCall{session: s, call: c, ctx: ctx, timeout: timeout, method: &inv.Method, batch: b, from: from}
 	c.unattended.Store(true)
 	return &c.async, nil
 }

@@ -69,22 +69,22 @@ func (b *batch) Batch(ctx context.Context, f func(ipc.Caller) error) (err error)
 }
 
 // Invoke implements [ipc.Caller]. A call that is waited for sends all before it.
-func (b *batch) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
+func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	if inv.OneWay {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		return nil, b.gather(ctx, &inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: inv.Request})
+		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request})
 	}
 	if err := b.flush(ctx, nil); err != nil {
 		return nil, err
 	}
-	return b.session.invoke(ctx, &inv, b.from)
+	return b.session.invoke(ctx, inv, request, memory, b.from)
 }
 
 // Start implements [ipc.Starter].
-func (b *batch) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
-	return b.session.start(ctx, &inv, b, b.from)
+func (b *batch) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
+	return b.session.start(ctx, inv, request, memory, b, b.from)
 }
 
 // gather takes a frame, or sends it after those that were gathered.

@@ -256,13 +256,13 @@ var (
 func (c handlerCaller) Codec() ipc.Codec { return c.from.session.Codec() }
 
 // Invoke implements [ipc.Caller].
-func (c handlerCaller) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
-	return c.from.session.invoke(ctx, &inv, c.from)
+func (c handlerCaller) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return c.from.session.invoke(ctx, inv, request, memory, c.from)
 }
 
 // Start implements [ipc.Starter].
-func (c handlerCaller) Start(ctx context.Context, inv ipc.Invocation) (ipc.Pending, error) {
-	return c.from.session.start(ctx, &inv, nil, c.from)
+func (c handlerCaller) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
+	return c.from.session.start(ctx, inv, request, memory, nil, c.from)
 }
 
 // Batch implements [ipc.Batcher].

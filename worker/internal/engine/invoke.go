@@ -11,30 +11,30 @@ import (
 )
 
 // Invoke makes one call, or sends one notification.
-func (s *Session) Invoke(ctx context.Context, inv ipc.Invocation) ([]byte, error) {
-	return s.invoke(ctx, &inv, nil)
+func (s *Session) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return s.invoke(ctx, inv, request, memory, nil)
 }
 
 // invoke is Invoke for the handler whose context is from, or nil.
-func (s *Session) invoke(ctx context.Context, inv *ipc.Invocation, from *requestContext) ([]byte, error) {
+func (s *Session) invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte, from *requestContext) ([]byte, error) {
 	if inv.OneWay {
-		return nil, s.notify(ctx, inv)
+		return nil, s.notify(ctx, inv, request)
 	}
-	c, timeout, err := s.sendRequest(ctx, inv, nil)
+	c, timeout, err := s.sendRequest(ctx, inv, request, memory, nil)
 	if err != nil {
 		return nil, err
 	}
 	if s.config.Resumer == nil {
-		return s.finishCall(ctx, c, timeout, inv.Method, from)
+		return s.finishCall(ctx, c, timeout, inv, from)
 	}
 	key := CallKey{s.number, c.tx}
 	var deadline time.Duration
 	if timeout > 0 {
 		deadline = c.deadlineOf(timeout)
 	}
-	response, err := s.finishCall(ctx, c, timeout, inv.Method, from)
+	response, err := s.finishCall(ctx, c, timeout, inv, from)
 	if err != nil && s.resumable(err) {
-		return s.resume(ctx, key, inv, timeout, deadline)
+		return s.resume(ctx, key, inv, memory, timeout, deadline)
 	}
 	return response, err
 }
@@ -48,31 +48,31 @@ func (s *Session) timeoutOf(inv *ipc.Invocation) time.Duration {
 }
 
 // notify sends a notification.
-func (s *Session) notify(ctx context.Context, inv *ipc.Invocation) error {
+func (s *Session) notify(ctx context.Context, inv *ipc.Invocation, request []byte) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	c := sendContexts.Get().(*sendContext)
 	defer sendContexts.Put(c)
 	f := &c.frame
-	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindNotify, 0, inv.Method.ID, 0, inv.Request
+	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindNotify, 0, inv.Method.ID, 0, request
 	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow))
 }
 
 // sendRequest sends the request of a call, or gathers it in b if there is one. The call
 // then has to be finished or abandoned.
-func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, b *batch) (c *call, timeout time.Duration, err error) {
+func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, request, memory []byte, b *batch) (c *call, timeout time.Duration, err error) {
 	timeout = s.timeoutOf(inv)
 	remaining, err := s.remaining(ctx, timeout)
 	if err != nil {
 		return nil, 0, err
 	}
-	c, tx, err := s.calls.register(inv.Response)
+	c, tx, err := s.calls.register(memory)
 	if err != nil {
 		return nil, 0, retry.NotSent(s.update(err))
 	}
 	f := &c.send.frame
-	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindRequest, tx, inv.Method.ID, remaining, inv.Request
+	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindRequest, tx, inv.Method.ID, remaining, request
 	if b != nil {
 		err = b.gather(ctx, inv, f)
 		f.Payload = nil // it is not ours
@@ -118,17 +118,17 @@ func (s *Session) remaining(ctx context.Context, timeout time.Duration) (time.Du
 }
 
 // finishCall waits for the result of a call.
-func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration, m ipc.MethodInfo, from *requestContext) ([]byte, error) {
+func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration, inv *ipc.Invocation, from *requestContext) ([]byte, error) {
 	if err := s.await(ctx, c, timeout, from); err != nil {
 		s.drop(c, nil, err)
 		if errors.Is(err, ErrTimeout) {
-			return nil, TimedOut(m.Name, timeout)
+			return nil, TimedOut(inv.Method.Name, timeout)
 		}
 		return nil, err
 	}
-	response, err := s.takeResult(c, m)
+	response, err := s.takeResult(c, &inv.Method)
 	if err != nil {
-		err = ownTimeout(ctx, err, m, timeout)
+		err = ownTimeout(ctx, err, &inv.Method, timeout)
 	}
 	return response, err
 }
@@ -136,7 +136,7 @@ func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration
 // ownTimeout returns the error of a call that has failed with err. If that says that the
 // handler has found the call's deadline to have passed, sooner than this side, the call
 // ends as if this side had found it.
-func ownTimeout(ctx context.Context, err error, m ipc.MethodInfo, timeout time.Duration) error {
+func ownTimeout(ctx context.Context, err error, m *ipc.MethodInfo, timeout time.Duration) error {
 	var e *ipc.Error
 	if !errors.As(err, &e) || e.Details[detailOverdue] == "" {
 		return err
@@ -148,7 +148,7 @@ func ownTimeout(ctx context.Context, err error, m ipc.MethodInfo, timeout time.D
 }
 
 // takeResult returns the result of a call that has ended, and frees the call.
-func (s *Session) takeResult(c *call, m ipc.MethodInfo) ([]byte, error) {
+func (s *Session) takeResult(c *call, m *ipc.MethodInfo) ([]byte, error) {
 	response, err := c.response, c.err
 	s.calls.release(c)
 	if err != nil {

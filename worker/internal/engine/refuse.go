@@ -131,7 +131,7 @@ func (r *Registry) unknown(id uint64) error {
 
 // nameMethod puts the method's name, which the other side cannot know, into its error
 // for an unknown method.
-func nameMethod(err error, m ipc.MethodInfo) error {
+func nameMethod(err error, m *ipc.MethodInfo) error {
 	var e *ipc.Error
 	if errors.As(err, &e) && e.Details[detailUnknownMethod] != "" {
 		e.Message = fmt.Sprintf("no handler for method %q; there are handlers for: %s", m.Name, e.Details[detailHandlers])

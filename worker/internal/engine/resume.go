@@ -75,13 +75,13 @@ func (s *Session) resumable(err error) bool {
 }
 
 // resume waits for the answer of a call whose link, that of s, has ended.
-func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, timeout, deadline time.Duration) ([]byte, error) {
+func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, memory []byte, timeout, deadline time.Duration) ([]byte, error) {
 	resumer := s.config.Resumer
 	for {
 		next, err := resumer.Next(ctx, s, deadline)
 		var response []byte
 		if err == nil {
-			response, err = next.ask(ctx, k, inv, deadline)
+			response, err = next.ask(ctx, k, memory, deadline)
 		}
 		var over *ipc.TimeoutError
 		switch {
@@ -96,21 +96,21 @@ func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, ti
 			resumer.Forget(s, k)
 			return nil, err
 		case next == nil || !next.resumable(err):
-			return nil, nameMethod(err, inv.Method)
+			return nil, nameMethod(err, &inv.Method)
 		}
 		s = next
 	}
 }
 
 // ask asks for the answer of a call of an earlier link, and waits for it.
-func (s *Session) ask(ctx context.Context, k CallKey, inv *ipc.Invocation, deadline time.Duration) ([]byte, error) {
+func (s *Session) ask(ctx context.Context, k CallKey, memory []byte, deadline time.Duration) ([]byte, error) {
 	var timeout time.Duration
 	if deadline > 0 {
 		if timeout = Until(deadline); timeout <= 0 {
 			return nil, ErrTimeout
 		}
 	}
-	c, tx, err := s.calls.register(inv.Response)
+	c, tx, err := s.calls.register(memory)
 	if err != nil {
 		return nil, err
 	}

@@ -363,7 +363,7 @@ func startInBatch(t *testing.T, s *Session, l *blockingLink, n int) (calls []*as
 		result <- s.Batch(context.Background(), func(c ipc.Caller) error {
 			defer close(started)
 			for range n {
-				p, err := c.(ipc.Starter).Start(context.Background(), ipc.Invocation{Method: echo.Info()})
+				p, err := c.(ipc.Starter).Start(context.Background(), &ipc.Invocation{Method: echo.Info()}, nil, nil)
 				if err != nil {
 					return err
 				}

@@ -15,7 +15,7 @@ import (
 
 // Client is what the scheduler gives calls to.
 type Client interface {
-	Invoke(ctx context.Context, call ipc.Invocation) ([]byte, error)
+	Invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error)
 	Active() bool
 	Close() error
 	Process() drivers.Process
