@@ -26,6 +26,13 @@ import (
 // runMain makes the test binary run main, for tests of the whole program.
 const runMain = "TANDEM_BENCH_TEST_MAIN"
 
+// calm is the program on a machine that has one state.
+func calm() *suite.Program {
+	p := program()
+	p.Line = func() time.Duration { return 0 }
+	return p
+}
+
 func TestMain(m *testing.M) {
 	bare()
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
@@ -48,7 +55,7 @@ func bench(t *testing.T, args ...string) (report.Document, string) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	page := filepath.Join(t.TempDir(), "report.html")
 	var out, errs bytes.Buffer
-	status := program().Main(append([]string{"-json", path, "-html", page}, args...), &out, &errs)
+	status := calm().Main(append([]string{"-json", path, "-html", page}, args...), &out, &errs)
 	require.Zero(t, status, "%s\n%s", errs.String(), out.String())
 	d, err := report.ReadJSON(path)
 	require.NoError(t, err)
@@ -158,7 +165,7 @@ func TestBaseline(t *testing.T) {
 	path := filepath.Join(dir, "before.json")
 	args := []string{"-rounds", "1", "-duration", "2ms", "-subjects", "socket", "-sizes", "64", "-codec", "raw"}
 	var out, errs bytes.Buffer
-	require.Zero(t, program().Main(append(args, "-json", path, "call"), &out, &errs), errs.String())
+	require.Zero(t, calm().Main(append(args, "-json", path, "call"), &out, &errs), errs.String())
 
 	d, err := report.ReadJSON(path)
 	require.NoError(t, err)
@@ -175,12 +182,12 @@ func TestBaseline(t *testing.T) {
 	}
 	scale(1e-4)
 	out.Reset()
-	require.Equal(t, 1, program().Main(append(args, "-baseline", path, "-fail-worse", "call"), &out, &errs))
+	require.Equal(t, 1, calm().Main(append(args, "-baseline", path, "-fail-worse", "call"), &out, &errs))
 	require.Contains(t, out.String(), "worse:")
-	require.Zero(t, program().Main(append(args, "-baseline", path, "call"), &out, &errs), "without -fail-worse it only says so")
+	require.Zero(t, calm().Main(append(args, "-baseline", path, "call"), &out, &errs), "without -fail-worse it only says so")
 	scale(1e4)
 	out.Reset()
-	require.Zero(t, program().Main(append(args, "-baseline", path, "-fail-worse", "call"), &out, &errs))
+	require.Zero(t, calm().Main(append(args, "-baseline", path, "-fail-worse", "call"), &out, &errs))
 	require.Contains(t, out.String(), "better:")
 }
 
@@ -200,7 +207,7 @@ func TestWorkerDies(t *testing.T) {
 			errs := new(lockedBuffer)
 			status := make(chan int)
 			go func() {
-				status <- program().Main(append([]string{"-rounds", "1", "-duration", "20s"}, strings.Fields(args)...), &out, errs)
+				status <- calm().Main(append([]string{"-rounds", "1", "-duration", "20s"}, strings.Fields(args)...), &out, errs)
 			}()
 			var pid int
 			require.Eventually(t, func() bool {
@@ -306,7 +313,7 @@ func TestTargetsAreMeasured(t *testing.T) {
 		skipped = append(skipped, plan.Skipped...)
 		for _, g := range plan.Groups {
 			for _, c := range g.Cases {
-				results = append(results, report.Fold(c.Result, []measure.Sample{s}))
+				results = append(results, report.Fold(c.Result, []measure.Sample{s})...)
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
@@ -96,7 +97,9 @@ func in10s(s measure.Sample, x float64) float64 {
 
 // of is a figure of one result.
 func of(id report.Result, f func(measure.Sample) float64) func(report.Find) measure.Spread {
-	return func(find report.Find) measure.Spread { return measure.SpreadOf(measure.Each(find(id), f)) }
+	return func(find report.Find) measure.Spread {
+		return measure.SpreadOf(measure.Each(slices.DeleteFunc(slices.Clone(find(id)), measure.Sample.Empty), f))
+	}
 }
 
 // over is a figure of one result over that of another, or over the sum of those of
@@ -112,7 +115,11 @@ func over(f func(measure.Sample) float64, id report.Result, bases ...report.Resu
 			}
 			sum = sum[:min(len(sum), len(figures))]
 			for j := range sum {
-				sum[j] += figures[j]
+				if sum[j] == 0 || figures[j] == 0 {
+					sum[j] = 0 // a round that one of them lacks
+				} else {
+					sum[j] += figures[j]
+				}
 			}
 		}
 		return measure.Ratios(measure.Each(find(id), f), sum)

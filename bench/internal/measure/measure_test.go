@@ -26,6 +26,34 @@ func TestRatiosCancelDrift(t *testing.T) {
 	require.Equal(t, Spread{Median: 5, Low: 5, High: 5, N: 4}, Ratios(value, base))
 	require.Equal(t, 1, Ratios([]float64{1, 0, 3}, []float64{2, 2}).N, "rounds that one lacks, or that have no figure, count for nothing")
 	require.Equal(t, Spread{}, Ratios(nil, base))
+	require.Equal(t, Spread{Median: 4, Low: 4, High: 4, N: 1}, Ratios([]float64{0, 8, 0, 0}, []float64{1, 0, 3, 0}), "the medians, if no round has both")
+}
+
+func TestStates(t *testing.T) {
+	require.Equal(t, Near, StateOf(54, 130))
+	require.Equal(t, Far, StateOf(250, 430))
+	require.Equal(t, Mixed, StateOf(54, 430))
+	require.Equal(t, Mixed, StateOf(430, 54))
+	require.Equal(t, Unknown, StateOf(0, 0))
+	near, far, mixed := Sample{Ops: 1, State: Near}, Sample{Ops: 2, State: Far}, Sample{Ops: 3, State: Mixed}
+	require.Equal(t, []State{Near, Far}, States([]Sample{mixed, far, near}))
+	require.Equal(t, []State{Mixed}, States([]Sample{mixed}))
+	require.Empty(t, States(nil))
+	require.Equal(t, []Sample{{}, far, {}}, InState([]Sample{near, far, mixed}, Far))
+	require.True(t, Sample{}.Empty())
+	require.False(t, near.Empty())
+}
+
+func TestLineTime(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		require.Zero(t, LineTime())
+		return
+	}
+	old := runtime.GOMAXPROCS(2)
+	defer runtime.GOMAXPROCS(old)
+	require.Positive(t, LineTime())
+	runtime.GOMAXPROCS(1)
+	require.Zero(t, LineTime())
 }
 
 func TestSample(t *testing.T) {

@@ -18,7 +18,13 @@ type Sample struct {
 	Host, Worker Usage
 	// Note says what a figure cannot.
 	Note string
+	// Line is what a cache line took at the time, and State what that means.
+	Line  time.Duration
+	State State
 }
+
+// Empty reports whether s stands for a round that was not measured.
+func (s Sample) Empty() bool { return s.Elapsed == 0 && s.Busy == 0 && s.Ops == 0 }
 
 // OpsPerSecond is 0 if nothing was counted.
 func (s Sample) OpsPerSecond() float64 {
@@ -90,7 +96,7 @@ func (s Spread) Noise() float64 {
 
 // Ratios divides value by base, round by round: a machine that drifts from one
 // round to the next changes both alike. Rounds that one of them lacks are
-// left out.
+// left out. If no round has both, it divides the medians.
 func Ratios(value, base []float64) Spread {
 	var ratios []float64
 	for i := range min(len(value), len(base)) {
@@ -98,7 +104,46 @@ func Ratios(value, base []float64) Spread {
 			ratios = append(ratios, value[i]/base[i])
 		}
 	}
+	if ratios == nil {
+		value, base := SpreadOf(present(value)), SpreadOf(present(base))
+		if value.N > 0 && base.N > 0 {
+			ratios = append(ratios, value.Median/base.Median)
+		}
+	}
 	return SpreadOf(ratios)
+}
+
+// present returns the figures that are there.
+func present(figures []float64) (those []float64) {
+	for _, x := range figures {
+		if x > 0 {
+			those = append(those, x)
+		}
+	}
+	return those
+}
+
+// InState returns the samples of one state, each at the index of its round, and empty ones
+// in the other rounds.
+func InState(samples []Sample, state State) []Sample {
+	those := make([]Sample, len(samples))
+	for i, s := range samples {
+		if s.State == state {
+			those[i] = s
+		}
+	}
+	return those
+}
+
+// States returns the states of the samples, near before far, and Mixed only if there is no
+// other.
+func States(samples []Sample) (states []State) {
+	for _, state := range []State{Unknown, Near, Far, Mixed} {
+		if slices.ContainsFunc(samples, func(s Sample) bool { return s.State == state }) && (state != Mixed || states == nil) {
+			states = append(states, state)
+		}
+	}
+	return states
 }
 
 // Each maps samples to figures.

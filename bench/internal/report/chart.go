@@ -11,6 +11,8 @@ import (
 
 	"github.com/wcharczuk/go-chart/v2"
 	"github.com/wcharczuk/go-chart/v2/drawing"
+
+	"github.com/tandemipc/tandem/bench/internal/measure"
 )
 
 // Chart is a chart of lines. Both axes are logarithmic.
@@ -75,7 +77,9 @@ func charts(sections []Section) map[string][]Chart {
 			all[scenario] = append(all[scenario], c)
 		}
 	}
+	state := chartedState(sections)
 	for _, s := range sections {
+		s.Results = slices.DeleteFunc(slices.Clone(s.Results), func(r Result) bool { return r.State != state && r.State != measure.Unknown })
 		switch s.Name {
 		case "call":
 			add("call", bySize("round-trip-by-size", "Round trip by size of the payload", "p50, one caller, raw bytes; smaller is better.",
@@ -117,6 +121,23 @@ func charts(sections []Section) map[string][]Chart {
 		}
 	}
 	return all
+}
+
+// chartedState is the state of the machine that most results are of: a line of a chart
+// must not mix them.
+func chartedState(sections []Section) (state measure.State) {
+	count := make(map[measure.State]int)
+	for _, s := range sections {
+		for i := range s.Results {
+			count[s.Results[i].State]++
+		}
+	}
+	for _, s := range []measure.State{measure.Near, measure.Far} {
+		if count[s] > count[state] || state == measure.Unknown {
+			state = s
+		}
+	}
+	return state
 }
 
 // plain leaves out what encodes structs; the peers' own encodings of bytes are in.

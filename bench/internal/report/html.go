@@ -37,8 +37,10 @@ type (
 	pageView struct {
 		Page
 		Environment [][2]string
-		Views       []sectionView
-		Comparison  string
+		// States says what is meant by them, if there are any.
+		States     string
+		Views      []sectionView
+		Comparison string
 	}
 	sectionView struct {
 		Section
@@ -67,9 +69,20 @@ type (
 	}
 )
 
+// aboutStates says what the states of the machine are, "" if they are not known.
+func aboutStates(sections []Section) string {
+	charted := chartedState(sections)
+	if charted == measure.Unknown {
+		return ""
+	}
+	return "How long a cache line takes from one processor to another and back changes on virtual machines, for seconds each, and all figures " +
+		"move with it. It was timed before and after each sample: line. Processors are near below 200 ns, and far above. Only figures of equal states " +
+		"are compared, and samples in which the state changed are left out. Charts are of the state " + string(charted) + "."
+}
+
 // WriteHTML writes the page, which needs no other file, to a file.
 func WriteHTML(path string, p Page) error {
-	v := pageView{Page: p, Environment: environment(p.Env)}
+	v := pageView{Page: p, Environment: environment(p.Env), States: aboutStates(p.Sections)}
 	if p.Comparison != nil {
 		var b bytes.Buffer
 		p.Comparison.Write(&b)
@@ -110,10 +123,11 @@ func WriteHTML(path string, p Page) error {
 	}
 	if len(p.Targets) > 0 {
 		view := sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout}}
-		for _, title := range targetTitles {
+		titles, rows := targetCells(p.Targets)
+		for _, title := range titles {
 			view.Titles = append(view.Titles, titleView{title, true})
 		}
-		for _, row := range targetCells(p.Targets) {
+		for _, row := range rows {
 			var cells []titleView
 			for _, text := range row {
 				cells = append(cells, titleView{text, true})

@@ -46,7 +46,7 @@ func sample(p50 time.Duration, ops int64) measure.Sample {
 func document() Document {
 	d := Document{Env: measure.Env{Time: "2026-01-02T03:04:05Z", OS: "linux", Arch: "amd64", CPU: "Some CPU", Cores: 2, Virtual: true,
 		Kernel: "Linux 6.1", Go: "go1.26", GOMAXPROCS: 2, ClockNS: 25}}
-	add := func(id Result, samples ...measure.Sample) { d.Results = append(d.Results, Fold(id, samples)) }
+	add := func(id Result, samples ...measure.Sample) { d.Results = append(d.Results, Fold(id, samples)...) }
 	add(Result{Scenario: "limit", Subject: "cacheline-1"}, sample(100, 1e6))
 	add(Result{Scenario: "ring", Subject: "ring", Wait: "spin", Bytes: new(8), Batch: 32}, measure.Sample{Ops: 1000, Bytes: 8000, Busy: time.Millisecond})
 	add(Result{Scenario: "call", Subject: "shm", Wait: "adaptive", Codec: "raw", Bytes: new(64), Callers: 1}, sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5))
@@ -112,7 +112,7 @@ func TestSchemaNames(t *testing.T) {
 }
 
 func TestFold(t *testing.T) {
-	r := Fold(Result{Subject: "x"}, []measure.Sample{sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5)})
+	r := Fold(Result{Subject: "x"}, []measure.Sample{sample(400, 1e5), sample(420, 9e4), sample(380, 1.1e5)})[0]
 	require.Equal(t, 3, r.Rounds)
 	require.EqualValues(t, 400, r.P50)
 	require.EqualValues(t, 1e6, r.OpsPerS)
@@ -127,7 +127,7 @@ func TestFold(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	call := Result{Scenario: "call", Subject: "shm", Bytes: new(64)}
-	results := []Result{Fold(call, []measure.Sample{sample(100, 1e5), sample(300, 1e5), sample(200, 1e5)})}
+	results := Fold(call, []measure.Sample{sample(100, 1e5), sample(300, 1e5), sample(200, 1e5)})
 	of := func(id Result) func(Find) measure.Spread {
 		return func(find Find) measure.Spread { return measure.SpreadOf(measure.Each(find(id), measure.Sample.P50)) }
 	}
@@ -153,6 +153,52 @@ func TestJudge(t *testing.T) {
 	var b bytes.Buffer
 	TargetTable(&b, judged, missing)
 	golden(t, "targets.txt", b.Bytes())
+}
+
+// inState marks a sample.
+func inState(s measure.Sample, state measure.State, line time.Duration) measure.Sample {
+	s.State, s.Line = state, line
+	return s
+}
+
+// Samples of two states of the machine make two results, and those in which it changed none.
+func TestFoldByState(t *testing.T) {
+	near, far := func(p50 time.Duration) measure.Sample { return inState(sample(p50, 1e5), measure.Near, 80) },
+		func(p50 time.Duration) measure.Sample { return inState(sample(p50, 1e5), measure.Far, 400) }
+	mixed := inState(sample(1000, 1e5), measure.Mixed, 200)
+	call, ring := Result{Scenario: "call", Subject: "shm"}, Result{Scenario: "ring", Subject: "ring"}
+	calls := Fold(call, []measure.Sample{near(300), mixed, far(1500), near(500), near(400)})
+	require.Len(t, calls, 2)
+	require.Equal(t, measure.Near, calls[0].State)
+	require.EqualValues(t, 80, calls[0].Line)
+	require.EqualValues(t, 400, calls[0].P50)
+	require.Equal(t, 3, calls[0].Rounds)
+	require.Len(t, calls[0].Samples, 5)
+	require.Equal(t, measure.Far, calls[1].State)
+	require.EqualValues(t, 1500, calls[1].P50)
+	require.Equal(t, 1, calls[1].Rounds)
+	require.Equal(t, measure.Mixed, Fold(call, []measure.Sample{mixed})[0].State)
+
+	rings := Fold(ring, []measure.Sample{near(100), near(200), near(300), far(1000), near(200)})
+	targets := []Target{
+		{What: "call over ring", Unit: "x", Bar: 2.5, Aim: 2, Figure: func(find Find) measure.Spread {
+			return measure.Ratios(measure.Each(find(call), measure.Sample.P50), measure.Each(find(ring), measure.Sample.P50))
+		}},
+		{What: "ring", Unit: "ns", Bar: 100, Aim: 50, Figure: func(find Find) measure.Spread {
+			return measure.SpreadOf(measure.Each(slices.DeleteFunc(slices.Clone(find(ring)), measure.Sample.Empty), measure.Sample.P50))
+		}},
+	}
+	judged, missing := Judge(targets, slices.Concat(calls, rings))
+	require.Empty(t, missing)
+	var b bytes.Buffer
+	TargetTable(&b, judged, missing)
+	golden(t, "states.txt", b.Bytes())
+
+	// A run in the other state says nothing about the baseline.
+	env := document().Env
+	c := Compare(Document{Env: env, Results: calls[:1]}, Document{Env: env, Results: calls[1:]})
+	require.Empty(t, c.Worse)
+	require.Equal(t, 1, c.Missing)
 }
 
 func TestTable(t *testing.T) {
@@ -258,7 +304,7 @@ func TestCharts(t *testing.T) {
 	for i, size := range []int{0, 64, 4096, 1 << 20} {
 		for _, name := range []string{"shm", "socket"} {
 			results = append(results, Fold(Result{Scenario: "call", Subject: name, Codec: "raw", Bytes: new(size), Callers: 1},
-				[]measure.Sample{sample(time.Duration(100*(i+1)*len(name)), 1000)}))
+				[]measure.Sample{sample(time.Duration(100*(i+1)*len(name)), 1000)})...)
 		}
 	}
 	dir := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,8 +40,11 @@ type Result struct {
 	// Rate is in calls per second.
 	Rate int `json:"rate,omitempty"`
 	// Batch is how many records are published at once.
-	Batch  int `json:"batch,omitempty"`
-	Rounds int `json:"rounds"`
+	Batch int `json:"batch,omitempty"`
+	// State is that of the machine, and Line the median of what a cache line took.
+	State  measure.State `json:"state,omitempty"`
+	Line   int64         `json:"line_ns,omitempty"`
+	Rounds int           `json:"rounds"`
 
 	P50  int64 `json:"p50_ns,omitempty"`
 	P90  int64 `json:"p90_ns,omitempty"`
@@ -70,7 +74,7 @@ type Result struct {
 	Noise     map[string]float64 `json:"-"`
 	Latencies *measure.Histogram `json:"-"`
 	Note      string             `json:"-"`
-	// Samples are those of the rounds.
+	// Samples are those of the rounds; of a round in another state it is empty.
 	Samples []measure.Sample `json:"-"`
 }
 
@@ -111,6 +115,9 @@ func (r *Result) Conditions() string {
 	if r.Batch > 0 {
 		parts = append(parts, fmt.Sprintf("batch %d", r.Batch))
 	}
+	if r.State != measure.Unknown {
+		parts = append(parts, string(r.State))
+	}
 	return strings.Join(parts, ", ")
 }
 
@@ -120,13 +127,23 @@ func (r *Result) key() string {
 	if r.Bytes != nil {
 		size = *r.Bytes
 	}
-	return fmt.Sprint(r.Scenario, "|", r.Subject, "|", r.Mode, "|", r.Codec, "|", r.Wait, "|", size, "|", r.Callers, "|", r.Rate, "|", r.Batch)
+	return fmt.Sprint(r.Scenario, "|", r.Subject, "|", r.Mode, "|", r.Codec, "|", r.Wait, "|", size, "|", r.Callers, "|", r.Rate, "|", r.Batch, "|", r.State)
 }
 
-// Fold makes a result of the samples of all rounds. id holds what identifies it.
-func Fold(id Result, samples []measure.Sample) Result {
-	r := id
-	r.Samples, r.Rounds = samples, len(samples)
+// Fold makes results of the samples of all rounds, one for each state of the machine.
+// id holds what identifies them.
+func Fold(id Result, samples []measure.Sample) (results []Result) {
+	for _, state := range measure.States(samples) {
+		id.State = state
+		results = append(results, fold(id, measure.InState(samples, state)))
+	}
+	return results
+}
+
+func fold(r Result, aligned []measure.Sample) Result {
+	samples := slices.DeleteFunc(slices.Clone(aligned), measure.Sample.Empty)
+	r.Samples, r.Rounds = aligned, len(samples)
+	r.Line = int64(measure.SpreadOf(measure.Each(samples, func(s measure.Sample) float64 { return float64(s.Line) })).Median)
 	var total measure.Sample
 	var latencies []*measure.Histogram
 	var threads int

@@ -20,6 +20,12 @@ type column struct {
 var columns = []column{
 	{"subject", true, (*Result).Name},
 	{"conditions", true, (*Result).Conditions},
+	{"line", false, func(r *Result) string {
+		if r.Scenario == "limit" {
+			return ""
+		}
+		return Latency(r.Line)
+	}},
 	{"p50", false, func(r *Result) string { return Latency(r.P50) }},
 	{"time, relative", false, func(r *Result) string { return ratio(r.Ratio) }},
 	{"to", true, func(r *Result) string {

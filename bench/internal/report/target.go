@@ -28,18 +28,39 @@ type Target struct {
 	High     float64 `json:"high"`
 	// Met is "aim", "bar" or "no".
 	Met string `json:"met"`
+	// State is that of the machine.
+	State measure.State `json:"state,omitempty"`
 
 	// Figure computes it from the results of a run; N is 0 if they lack something.
 	Figure func(find Find) measure.Spread `json:"-"`
 }
 
-// Find returns the samples of the result that id identifies, nil if there is none.
+// Find returns the samples of the result that id identifies, nil if there is none. Those of
+// rounds in which the machine was in another state are empty.
 type Find func(id Result) []measure.Sample
 
-// Judge fills in the targets that can be computed from those results. missing are
-// the others.
+// Judge fills in the targets that can be computed from those results, once for each state
+// of the machine. missing are the others.
 func Judge(targets []Target, results []Result) (judged []Target, missing []string) {
-	find := func(id Result) []measure.Sample {
+	for _, t := range targets {
+		any := false
+		for _, state := range []measure.State{measure.Unknown, measure.Near, measure.Far} {
+			if t.judge(results, state) {
+				judged = append(judged, t)
+				any = true
+			}
+		}
+		if !any {
+			missing = append(missing, t.What)
+		}
+	}
+	return judged, missing
+}
+
+// judge fills in t for one state. It returns false if something was not measured in that.
+func (t *Target) judge(results []Result, state measure.State) bool {
+	s := t.Figure(func(id Result) []measure.Sample {
+		id.State = state
 		key := id.key()
 		for i := range results {
 			if results[i].key() == key {
@@ -47,24 +68,19 @@ func Judge(targets []Target, results []Result) (judged []Target, missing []strin
 			}
 		}
 		return nil
+	})
+	if s.N == 0 {
+		return false
 	}
-	for _, t := range targets {
-		s := t.Figure(find)
-		if s.N == 0 {
-			missing = append(missing, t.What)
-			continue
-		}
-		t.Measured, t.Low, t.High = significant(s.Median), significant(s.Low), significant(s.High)
-		t.Met = "no"
-		switch {
-		case t.reaches(t.Aim):
-			t.Met = "aim"
-		case t.reaches(t.Bar):
-			t.Met = "bar"
-		}
-		judged = append(judged, t)
+	t.State, t.Met = state, "no"
+	t.Measured, t.Low, t.High = significant(s.Median), significant(s.Low), significant(s.High)
+	switch {
+	case t.reaches(t.Aim):
+		t.Met = "aim"
+	case t.reaches(t.Bar):
+		t.Met = "bar"
 	}
-	return judged, missing
+	return true
 }
 
 func (t *Target) reaches(limit float64) bool {
@@ -94,26 +110,41 @@ func (t *Target) value(x float64) string {
 
 const (
 	targetsTitle = "what was measured, beside what it has to be"
-	targetsAbout = `Computed from the results above, within each round; the median of the rounds, with the least and the greatest.`
+	targetsAbout = `Computed from the results above, within each round and between equal states of the machine; the median of the rounds, with the least and the greatest.`
 )
 
-var targetTitles = []string{"what", "bar", "aim", "measured", "met"}
-
-// targetCells returns the rows of the table of targets.
-func targetCells(targets []Target) (rows [][]string) {
+// targetCells returns the titles and rows of the table of targets, with two columns for
+// each state of the machine.
+func targetCells(targets []Target) (titles []string, rows [][]string) {
+	titles = []string{"what", "bar", "aim"}
+	var states []measure.State
+	for _, state := range []measure.State{measure.Unknown, measure.Near, measure.Far} {
+		if slices.ContainsFunc(targets, func(t Target) bool { return t.State == state }) {
+			states = append(states, state)
+			titles = append(titles, strings.TrimSpace("measured "+string(state)), "met")
+		}
+	}
+	row := make(map[string]int) // by What
 	for i := range targets {
 		t := &targets[i]
+		at, ok := row[t.What]
+		if !ok {
+			least := ""
+			if t.AtLeast {
+				least = "at least "
+			}
+			at = len(rows)
+			row[t.What] = at
+			rows = append(rows, append([]string{t.What, least + t.value(t.Bar), t.value(t.Aim)}, make([]string, 2*len(states))...))
+		}
 		measured := t.value(t.Measured)
 		if low, high := t.value(t.Low), t.value(t.High); low != high {
 			measured += fmt.Sprintf(" (%s to %s)", low, high)
 		}
-		least := ""
-		if t.AtLeast {
-			least = "at least "
-		}
-		rows = append(rows, []string{t.What, least + t.value(t.Bar), t.value(t.Aim), measured, t.Met})
+		column := 3 + 2*slices.Index(states, t.State)
+		rows[at][column], rows[at][column+1] = measured, t.Met
 	}
-	return rows
+	return titles, rows
 }
 
 // TargetTable writes the targets as an aligned table, and what of them was not measured.
@@ -122,7 +153,8 @@ func TargetTable(w io.Writer, targets []Target, missing []string) {
 	for _, what := range missing {
 		fmt.Fprintf(w, "  not measured: %s\n", what)
 	}
-	align(w, targetTitles, slices.Repeat([]bool{true}, len(targetTitles)), targetCells(targets))
+	titles, rows := targetCells(targets)
+	align(w, titles, slices.Repeat([]bool{true}, len(titles)), rows)
 }
 
 // markdownTargets writes them into a document.
@@ -130,8 +162,9 @@ func markdownTargets(b *bytes.Buffer, targets []Target) {
 	if len(targets) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(targetTitles, " | "), strings.Repeat(" --- |", len(targetTitles)))
-	for _, row := range targetCells(targets) {
+	titles, rows := targetCells(targets)
+	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(titles, " | "), strings.Repeat(" --- |", len(titles)))
+	for _, row := range rows {
 		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
 	}
 }

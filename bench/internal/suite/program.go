@@ -26,6 +26,9 @@ type Program struct {
 	Scenarios []Scenario
 	// Targets are judged by what a run has measured.
 	Targets []report.Target
+	// Line times a cache line, so that states of the machine can be told apart. Tests
+	// replace [measure.LineTime], which nil stands for.
+	Line func() time.Duration
 }
 
 // The exit statuses.
@@ -170,6 +173,10 @@ func (p *Program) run(ctx context.Context, o *Options, stdout, stderr io.Writer)
 		}
 		plans = append(plans, planned{s, plan})
 	}
+	line := p.Line
+	if line == nil {
+		line = measure.LineTime
+	}
 	progress := newProgress(stderr, total)
 	defer progress.close()
 	var sections []report.Section
@@ -178,7 +185,7 @@ func (p *Program) run(ctx context.Context, o *Options, stdout, stderr io.Writer)
 		var err error
 		for _, g := range plan.Groups {
 			var results []report.Result
-			results, err = g.run(ctx, o, progress)
+			results, err = g.run(ctx, o, line, progress)
 			section.Results = append(section.Results, results...)
 			progress.done(results)
 			if err != nil {
@@ -231,7 +238,7 @@ func (g *Group) estimate(o *Options) (d time.Duration) {
 }
 
 // run measures a group, interleaved. After an error it returns what it has.
-func (g *Group) run(ctx context.Context, o *Options, progress *progress) ([]report.Result, error) {
+func (g *Group) run(ctx context.Context, o *Options, line func() time.Duration, progress *progress) ([]report.Result, error) {
 	samples := make([][]measure.Sample, len(g.Cases))
 	var failure error
 rounds:
@@ -242,6 +249,7 @@ rounds:
 				break rounds
 			}
 			progress.at(&c.Result)
+			before := line()
 			s, err := c.Run(ctx, c.duration(o))
 			if err != nil {
 				if failure = ctx.Err(); failure == nil {
@@ -249,24 +257,26 @@ rounds:
 				}
 				break rounds
 			}
+			after := line()
+			s.Line, s.State = (before+after)/2, measure.StateOf(before, after)
 			samples[i] = append(samples[i], s)
 			progress.add(c.duration(o))
 		}
 	}
 	var results []report.Result
 	for i := range g.Cases {
-		if len(samples[i]) == 0 {
-			continue
-		}
-		r := report.Fold(g.Cases[i].Result, samples[i])
-		if !g.NoRatio && i != g.Base && len(g.Cases) > 1 {
-			r.Versus = g.Cases[g.Base].Result.Name()
-			if batch := g.Cases[g.Base].Result.Batch; batch > 0 {
-				r.Versus += fmt.Sprintf(" batch %d", batch)
+		for _, r := range report.Fold(g.Cases[i].Result, samples[i]) {
+			if !g.NoRatio && i != g.Base && len(g.Cases) > 1 {
+				base := &g.Cases[g.Base].Result
+				r.Versus = base.Name()
+				if base.Batch > 0 {
+					r.Versus += fmt.Sprintf(" batch %d", base.Batch)
+				}
+				r.Ratio = measure.Ratios(measure.Each(r.Samples, measure.Sample.Cost), measure.Each(measure.InState(samples[g.Base], r.State), measure.Sample.Cost))
 			}
-			r.Ratio = measure.Ratios(measure.Each(samples[i], measure.Sample.Cost), measure.Each(samples[g.Base], measure.Sample.Cost))
+			results = append(results, r)
 		}
-		results = append(results, r)
 	}
+	slices.SortStableFunc(results, func(a, b report.Result) int { return a.State.Order() - b.State.Order() })
 	return results, failure
 }

@@ -20,7 +20,7 @@ import (
 // drift says, and log when they ran.
 func fake(log *[]string, drift func(run int) float64, fail func(run int) error) *Program {
 	run := 0
-	return &Program{Name: "fake", Title: "Fake", Scenarios: []Scenario{
+	return &Program{Name: "fake", Title: "Fake", Line: func() time.Duration { return 0 }, Scenarios: []Scenario{
 		{Name: "one", Title: "first", About: "Nothing.", Subjects: []string{"a", "b", "c"}, Plan: func(o *Options) (Plan, error) {
 			var g Group
 			for i, name := range []string{"a", "b", "c"} {
@@ -69,6 +69,49 @@ func TestRoundsAreInterleaved(t *testing.T) {
 	require.Equal(t, 3, d.Results[0].Rounds)
 	require.InEpsilon(t, 200, d.Results[0].P50, 0.01)
 	require.InEpsilon(t, 400, d.Results[0].Max, 0.01)
+}
+
+// A machine that changes its state makes two results of each case, whose ratios are of
+// equal states.
+func TestStatesAreToldApart(t *testing.T) {
+	var log []string
+	path := filepath.Join(t.TempDir(), "out.json")
+	var out, errs bytes.Buffer
+	p := fake(&log, func(run int) float64 {
+		if run > 5 {
+			return 3
+		}
+		return 1
+	}, fine)
+	p.Line = func() time.Duration { // changes while c runs in the second of four rounds
+		if len(log) >= 6 {
+			return 400
+		}
+		return 80
+	}
+	require.Zero(t, p.Main([]string{"-rounds", "4", "-json", path}, &out, &errs), errs.String())
+	d, err := report.ReadJSON(path)
+	require.NoError(t, err)
+	require.Len(t, d.Results, 6)
+	for i, want := range []struct {
+		subject string
+		state   measure.State
+		line    int64
+		rounds  int
+		p50     int
+	}{
+		{"a", measure.Near, 80, 2, 100}, {"b", measure.Near, 80, 2, 200}, {"c", measure.Near, 80, 1, 400},
+		{"a", measure.Far, 400, 2, 300}, {"b", measure.Far, 400, 2, 600}, {"c", measure.Far, 400, 2, 1200},
+	} {
+		r := d.Results[i]
+		require.Equal(t, want.subject, r.Subject)
+		require.Equal(t, want.state, r.State)
+		require.Equal(t, want.line, r.Line)
+		require.Equal(t, want.rounds, r.Rounds)
+		require.InEpsilon(t, want.p50, r.P50, 0.01)
+	}
+	require.Contains(t, errs.String(), "one raw, 64 B, 1 caller, near: a 100 ns")
+	require.Contains(t, errs.String(), "one raw, 64 B, 1 caller, far: a 300 ns")
 }
 
 func TestFailureKeepsWhatWasMeasured(t *testing.T) {

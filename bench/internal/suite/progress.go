@@ -56,11 +56,23 @@ func (p *progress) add(d time.Duration) {
 	}
 }
 
-// done says what a group measured.
+// done says what a group measured, in a line for each state of the machine.
 func (p *progress) done(results []report.Result) {
-	if p.bar != nil || len(results) == 0 {
+	if p.bar != nil {
 		return
 	}
+	for len(results) > 0 {
+		n := 1
+		for n < len(results) && results[n].State == results[0].State {
+			n++
+		}
+		p.say(results[:n])
+		results = results[n:]
+	}
+}
+
+// say writes one line.
+func (p *progress) say(results []report.Result) {
 	var parts []string
 	for i := range results {
 		r := &results[i]
