@@ -37,6 +37,7 @@ func program() *suite.Program {
 			streamScenario(),
 			interferenceScenario(),
 		},
-		Targets: targets(),
+		Questions: questions(),
+		Targets:   targets(),
 	}
 }

@@ -259,13 +259,13 @@ func children(t *testing.T) map[int]bool {
 func TestInterrupt(t *testing.T) {
 	needsLinux(t)
 	path := filepath.Join(t.TempDir(), "report.json")
-	cmd := exec.Command("/proc/self/exe", "-rounds", "1000", "-duration", "20ms", "-subjects", "shm,socket", "-json", path, "call", "stream")
+	cmd := exec.Command("/proc/self/exe", "-rounds", "3", "-duration", "20ms", "-subjects", "shm,socket", "-json", path, "call", "stream")
 	cmd.Env = append(os.Environ(), runMain+"=1")
 	var out bytes.Buffer
 	errs := new(lockedBuffer)
 	cmd.Stdout, cmd.Stderr = &out, errs
 	require.NoError(t, cmd.Start())
-	time.Sleep(400 * time.Millisecond) // some rounds
+	require.Eventually(t, func() bool { return strings.Contains(errs.String(), "call ") }, testTimeout, time.Millisecond, "a group is done")
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	err := cmd.Wait()
 	var exit *exec.ExitError

@@ -43,9 +43,9 @@ const adaptive = "adaptive"
 // inPlace is the mode of calls with CallInto and HandleInPlace.
 const inPlace = "in place"
 
-// modes returns how a way is to call: if both is set, in place too.
-func modes(way suite.Way, both bool) []string {
-	if both && (way.Wait == adaptive || way.Wait == "") {
+// modes returns how a way is to call.
+func modes(way suite.Way) []string {
+	if way.Wait == adaptive || way.Wait == "" {
 		return []string{"", inPlace}
 	}
 	return []string{""}
@@ -64,7 +64,7 @@ func planCalls(o *suite.Options) (suite.Plan, error) {
 			var g suite.Group
 			for _, way := range suite.Ways(o, callWaits, quick) {
 				id := report.Result{Scenario: "call", Subject: way.Subject, Wait: way.Wait, Bytes: new(size), Callers: 1}
-				for _, mode := range modes(way, size == 64 || !o.Quick) {
+				for _, mode := range modes(way) {
 					if id.Mode, id.Codec = mode, "raw"; raw {
 						g.Cases = append(g.Cases, suite.Case{Result: id, Run: rawCalls(pool, way, mode, size, 1)})
 					}

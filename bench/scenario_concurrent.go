@@ -26,7 +26,7 @@ func planConcurrent(o *suite.Options) (suite.Plan, error) {
 		for _, callers := range suite.Given(o, o.Callers, []int{1, 2, 8, 64, 256}, []int{1, 2, 8, 64, 256}) {
 			var g suite.Group
 			for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
-				for _, mode := range modes(way, callers == 64 || !o.Quick) {
+				for _, mode := range modes(way) {
 					g.Cases = append(g.Cases, suite.Case{
 						Result: report.Result{Scenario: "concurrent", Subject: way.Subject, Mode: mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: callers},
 						Run:    rawCalls(pool, way, mode, size, callers),

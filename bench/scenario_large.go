@@ -27,7 +27,7 @@ func planLarge(o *suite.Options) (suite.Plan, error) {
 	for _, size := range suite.Given(o, o.Sizes, sizes, sizes) {
 		var g suite.Group
 		for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
-			for _, mode := range modes(way, size == 1<<20 || !o.Quick) {
+			for _, mode := range modes(way) {
 				g.Cases = append(g.Cases, suite.Case{
 					Result: report.Result{Scenario: "large", Subject: way.Subject, Mode: mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: 1},
 					Run: loads(pool, way, func(w *suite.Worker) suite.Load {

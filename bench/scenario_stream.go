@@ -32,7 +32,7 @@ func streamScenario() suite.Scenario {
 func planStream(o *suite.Options) (suite.Plan, error) {
 	pool := new(suite.Pool)
 	plan := suite.Plan{Close: pool.Close}
-	for _, size := range suite.Given(o, o.Sizes, []int{64, 1 << 10, 16 << 10, 64 << 10}, []int{64, 64 << 10}) {
+	for _, size := range suite.Given(o, o.Sizes, []int{64, 1 << 10, 16 << 10, 64 << 10}, []int{64, 1 << 10, 64 << 10}) {
 		var g suite.Group
 		for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
 			for _, c := range []struct {
@@ -44,7 +44,7 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 				{inPlace, 1, notify(sinkInPlace, 1)}, {inPlace, notifyBatch, notify(sinkInPlace, notifyBatch)},
 				{pipelined, 1, pipeline(false)}, {pipelined, inFlight, pipeline(true)},
 			} {
-				if c.mode != "" && (size > 1<<10 || len(modes(way, true)) == 1) {
+				if c.mode != "" && (size > 1<<10 || len(modes(way)) == 1) {
 					continue
 				}
 				g.Cases = append(g.Cases, suite.Case{

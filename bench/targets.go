@@ -20,10 +20,7 @@ func targets() []report.Target {
 	path := func(subject, mode, codec string, size int) report.Result {
 		return result("path", subject, mode, codec, report.Result{Bytes: new(size)})
 	}
-	encoded, err := ipc.CBOR.Append(nil, newOrder())
-	if err != nil {
-		panic(fmt.Sprintf("bench: encode an order: %v", err)) // it is a constant
-	}
+	encoded := encodedOrder()
 	line := result("path", oneLine, "", "", report.Result{})
 	ring8, ring64 := path(ringCopy, "", "", 8), path(ringCopy, "", "", 64)
 	placed, called := path(shm.Name, inPlace, "raw", 64), path(shm.Name, "", "raw", 64)
@@ -72,6 +69,15 @@ func targets() []report.Target {
 		{What: "allocations of a raw call in place, both sides", Figure: of(placed, allocations)},
 		{What: "allocations of a Fixed call, both sides", Figure: of(fixed, allocations)},
 	}
+}
+
+// encodedOrder returns an order in CBOR.
+func encodedOrder() []byte {
+	encoded, err := ipc.CBOR.Append(nil, newOrder())
+	if err != nil {
+		panic(fmt.Sprintf("bench: encode an order: %v", err)) // it is a constant
+	}
+	return encoded
 }
 
 // result completes what identifies a result.

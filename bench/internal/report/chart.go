@@ -32,22 +32,10 @@ type Chart struct {
 type Line struct {
 	Name   string
 	Points [][2]float64
+	// Colour is the same for the same name in all charts of a run.
+	Colour string
 	// Plain leaves out the dots, where there are many points.
 	Plain bool
-}
-
-// The colours of Okabe and Ito, which people with any colour vision can tell apart.
-var colours = []string{"0072B2", "D55E00", "009E73", "CC79A7", "E69F00", "56B4E9", "000000", "8B5A2B", "7B68EE"}
-
-// colourOf makes what is named alike look alike in all charts.
-func colourOf(name string, i int) string {
-	for j, known := range []string{"shm", "socket", "shm park", "shm spin"} {
-		if name == known {
-			return colours[j]
-		}
-	}
-	others := slices.Concat(colours[4:], colours[2:4])
-	return others[i%len(others)]
 }
 
 // foreign reports whether a chart has subjects that are not ours.
@@ -96,6 +84,7 @@ func charts(sections []Section) map[string][]Chart {
 			}
 			at("calls-by-callers", "Calls per second by callers", "All callers together; more is better.", "calls per second", Count, func(r *Result) float64 { return r.OpsPerS })
 			at("latency-by-callers", "Latency by callers", "p50; smaller is better.", "time of a call", latencyAxis, latencyOf)
+			at("p99-by-callers", "The slowest hundredth by callers", "p99; smaller is better.", "time of a call", latencyAxis, func(r *Result) float64 { return float64(r.P99) })
 			at("cpu-by-callers", "Processor time of a call by callers", "Host and worker together; smaller is better.", "processor time of a call", latencyAxis, func(r *Result) float64 {
 				if r.HostCPU == nil || r.Ops == 0 {
 					return 0
@@ -120,24 +109,8 @@ func charts(sections []Section) map[string][]Chart {
 			add("ring", c)
 		}
 	}
+	paint(sections, all)
 	return all
-}
-
-// chartedState is the state of the machine that most results are of: a line of a chart
-// must not mix them.
-func chartedState(sections []Section) (state measure.State) {
-	count := make(map[measure.State]int)
-	for _, s := range sections {
-		for i := range s.Results {
-			count[s.Results[i].State]++
-		}
-	}
-	for _, s := range []measure.State{measure.Near, measure.Far} {
-		if count[s] > count[state] || state == measure.Unknown {
-			state = s
-		}
-	}
-	return state
 }
 
 // plain leaves out what encodes structs; the peers' own encodings of bytes are in.
@@ -267,13 +240,13 @@ func (c *Chart) svg(f format) (string, error) {
 	if f.legend {
 		g.Background.Padding.Top = 44
 	}
-	for i, l := range c.Lines {
+	for _, l := range c.Lines {
 		name := l.Name
 		if f.legend {
 			name += "   " // the reader's font may be wider than the one that is measured
 		}
 		s := chart.ContinuousSeries{Name: name, YAxis: chart.YAxisSecondary}
-		colour := drawing.ColorFromHex(colourOf(l.Name, i))
+		colour := drawing.ColorFromHex(l.Colour)
 		s.Style = chart.Style{StrokeColor: colour, StrokeWidth: 2.5}
 		if !l.Plain {
 			s.Style.DotColor, s.Style.DotWidth = colour, 3.5

@@ -13,6 +13,7 @@ import (
 // figures is a block of a document that a program fills in:
 //
 //	<!-- figures: PROGRAM environment -->
+//	<!-- figures: PROGRAM answers -->
 //	<!-- figures: PROGRAM targets -->
 //	<!-- figures: PROGRAM SCENARIO METRIC [CONDITIONS] -->
 //	...
@@ -58,6 +59,8 @@ func UpdateDocument(path, program string, p Page) error {
 					fmt.Fprintf(&b, "- %s: %s\n", line[0], line[1])
 				}
 			}
+		case scenario == "answers":
+			markdownAnswers(&b, p.Answers)
 		case scenario == "targets":
 			markdownTargets(&b, p.Targets)
 		case i < 0: // was not measured this time

@@ -22,6 +22,7 @@ type Page struct {
 	Title, Command string
 	Env            measure.Env
 	Sections       []Section
+	Answers        []Answer
 	Targets        []Target
 	Comparison     *Comparison
 	Interrupted    bool
@@ -39,6 +40,7 @@ type (
 		Environment [][2]string
 		// States says what is meant by them, if there are any.
 		States     string
+		Answered   []answerView
 		Views      []sectionView
 		Comparison string
 	}
@@ -47,6 +49,11 @@ type (
 		Charts []chartView
 		Titles []titleView
 		Rows   []rowView
+	}
+	answerView struct {
+		Answer
+		Times string
+		Bar   int // its length, in percent
 	}
 	rowView struct {
 		// First says that here begins what is compared with each other.
@@ -69,17 +76,6 @@ type (
 	}
 )
 
-// aboutStates says what the states of the machine are, "" if they are not known.
-func aboutStates(sections []Section) string {
-	charted := chartedState(sections)
-	if charted == measure.Unknown {
-		return ""
-	}
-	return "How long a cache line takes from one processor to another and back changes on virtual machines, for seconds each, and all figures " +
-		"move with it. It was timed before and after each sample: line. Processors are near below 200 ns, and far above. Only figures of equal states " +
-		"are compared, and samples in which the state changed are left out. Charts are of the state " + string(charted) + "."
-}
-
 // WriteHTML writes the page, which needs no other file, to a file.
 func WriteHTML(path string, p Page) error {
 	v := pageView{Page: p, Environment: environment(p.Env), States: aboutStates(p.Sections)}
@@ -87,6 +83,9 @@ func WriteHTML(path string, p Page) error {
 		var b bytes.Buffer
 		p.Comparison.Write(&b)
 		v.Comparison = b.String()
+	}
+	for _, a := range p.Answers {
+		v.Answered = append(v.Answered, answerView{a, factor(a.Ratio) + "x", a.width()})
 	}
 	all := charts(p.Sections)
 	for _, s := range p.Sections {
@@ -103,8 +102,8 @@ func WriteHTML(path string, p Page) error {
 				}
 				*f.into = template.HTML(s) //nolint:gosec // from our own figures and names
 			}
-			for i, l := range c.Lines {
-				cv.Legend = append(cv.Legend, legendView{l.Name, template.CSS("#" + colourOf(l.Name, i))})
+			for _, l := range c.Lines {
+				cv.Legend = append(cv.Legend, legendView{l.Name, template.CSS("#" + l.Colour)})
 			}
 			view.Charts = append(view.Charts, cv)
 		}

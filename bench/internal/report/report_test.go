@@ -302,7 +302,7 @@ func TestPageIsSelfContained(t *testing.T) {
 func TestCharts(t *testing.T) {
 	var results []Result
 	for i, size := range []int{0, 64, 4096, 1 << 20} {
-		for _, name := range []string{"shm", "socket"} {
+		for _, name := range []string{"shm", "socket", "grpc", "drpc", "net/rpc", "ttrpc", "a", "b", "c"} {
 			results = append(results, Fold(Result{Scenario: "call", Subject: name, Codec: "raw", Bytes: new(size), Callers: 1},
 				[]measure.Sample{sample(time.Duration(100*(i+1)*len(name)), 1000)})...)
 		}
@@ -319,15 +319,55 @@ func TestCharts(t *testing.T) {
 		require.Contains(t, string(data), "socket", "%s has a legend", f)
 		require.NotContains(t, string(data), "NaN")
 	}
-	require.Equal(t, []string{"call-percentiles.svg", "call-throughput-by-size.svg", "round-trip-by-size.svg"}, names)
+	// Names keep their colours from chart to chart, and share none.
+	all := charts([]Section{{Name: "call", Results: results}})
+	of := make(map[string]string)
+	for _, c := range all["call"] {
+		for _, l := range c.Lines {
+			require.NotEmpty(t, l.Colour)
+			if of[l.Name] == "" {
+				for other, colour := range of {
+					require.NotEqual(t, colour, l.Colour, "%s and %s", other, l.Name)
+				}
+				of[l.Name] = l.Colour
+			}
+			require.Equal(t, of[l.Name], l.Colour)
+		}
+	}
+	require.Len(t, of, 9)
+	require.Equal(t, []string{"call-percentiles-peers.svg", "call-throughput-by-size-peers.svg", "round-trip-by-size-peers.svg"}, names)
 
 	// One point, or equal ones, make no empty axis.
-	one := Chart{ID: "one", X: Count, Y: Count, XTicks: []float64{1}, Lines: []Line{{Name: "x", Points: [][2]float64{{1, 10}}}}}
+	one := Chart{ID: "one", X: Count, Y: Count, XTicks: []float64{1}, Lines: []Line{{Name: "x", Colour: "000000", Points: [][2]float64{{1, 10}}}}}
 	for _, f := range []format{wide, narrow, file} {
 		s, err := one.svg(f)
 		require.NoError(t, err)
 		require.Contains(t, s, "<svg")
 	}
+}
+
+func TestAnswers(t *testing.T) {
+	d := document()
+	way := func(take string, i int) Way { return Way{Take: take, ID: d.Results[i]} }
+	sections := []Section{{Name: "all", Results: d.Results}}
+	questions := []Question{
+		{Load: "one call", By: "p50", Ways: []Way{way("socket", 3), way("shm", 2)}},
+		{Load: "many", By: "calls/s", Ways: []Way{way("shm", 2), way("socket", 3)}},
+		{Load: "alone", By: "p50", Ways: []Way{way("shm", 2)}}, // nothing to compare with
+	}
+	answers := Answers(questions, sections)
+	require.Len(t, answers, 2)
+	require.Equal(t, "shm", answers[0].Best)
+	require.Equal(t, "socket", answers[0].Next)
+	require.InEpsilon(t, 50, answers[0].Ratio, 0.01)
+	require.Equal(t, "shm", answers[1].Best)
+	require.InEpsilon(t, 20, answers[1].Ratio, 0.01)
+	var b bytes.Buffer
+	AnswerTable(&b, answers)
+	markdownAnswers(&b, answers)
+	golden(t, "answers.txt", b.Bytes())
+	require.Equal(t, 100, Answer{Ratio: 1e4}.width())
+	require.Equal(t, 33, Answer{Ratio: 10}.width())
 }
 
 func TestFormats(t *testing.T) {

@@ -24,6 +24,8 @@ type Program struct {
 	Title string
 	// Scenarios in the order in which they run.
 	Scenarios []Scenario
+	// Questions are answered by what a run has measured, first of all.
+	Questions []report.Question
 	// Targets are judged by what a run has measured.
 	Targets []report.Target
 	// Line times a cache line, so that states of the machine can be told apart. Tests
@@ -96,6 +98,11 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	for _, s := range sections {
 		doc.Results = append(doc.Results, s.Results...)
 	}
+	answers := report.Answers(p.Questions, sections)
+	if len(answers) > 0 {
+		fmt.Fprintln(stdout)
+		report.AnswerTable(stdout, answers)
+	}
 	targets, missing := report.Judge(p.Targets, doc.Results)
 	if doc.Targets = targets; len(targets) > 0 {
 		if len(o.Scenarios) > 0 {
@@ -139,7 +146,7 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	}
 	write("json", o.JSON, func() error { return report.WriteJSON(o.JSON, doc) })
 	page := report.Page{Title: p.Title, Command: strings.Join(append([]string{p.Name}, args...), " "),
-		Env: doc.Env, Sections: sections, Targets: targets, Comparison: comparison, Interrupted: interrupted}
+		Env: doc.Env, Sections: sections, Answers: answers, Targets: targets, Comparison: comparison, Interrupted: interrupted}
 	write("html", o.HTML, func() error { return report.WriteHTML(o.HTML, page) })
 	write("doc", o.Doc, func() error { return report.UpdateDocument(o.Doc, p.Name, page) })
 	write("svg", o.SVG, func() error { return report.WriteSVG(o.SVG, sections) })
