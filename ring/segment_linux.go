@@ -79,10 +79,17 @@ func Create(ringSize int, opts ...Option) (*Segment, error) {
 }
 
 func (s *Segment) create(size int, o options) error {
+	fd := int(s.file.Fd())
 	// Allocated now, a lack of memory is an error. At first use it would be
 	// SIGBUS.
-	if err := allocate(int(s.file.Fd()), size); err != nil {
-		return fmt.Errorf("tandem: ring: cannot allocate %d bytes of shared memory: %w", size, os.NewSyscallError("fallocate", err))
+	for {
+		err := unix.Fallocate(fd, 0, 0, int64(size))
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return fmt.Errorf("tandem: ring: cannot allocate %d bytes of shared memory: %w", size, os.NewSyscallError("fallocate", err))
+		}
 	}
 	mem, err := mmap.MapRegion(s.file, size, mmap.RDWR, 0, 0)
 	if err != nil {
@@ -100,20 +107,6 @@ func (s *Segment) create(size int, o options) error {
 		return err
 	}
 	return seal(s.file)
-}
-
-// allocate gives the memory of a descriptor its size. Memory beyond RLIMIT_FSIZE is
-// refused here: the kernel would send SIGXFSZ, which ends a Go program.
-func allocate(fd, size int) error {
-	var most unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &most); err == nil && uint64(size) > most.Cur {
-		return unix.EFBIG
-	}
-	for {
-		if err := unix.Fallocate(fd, 0, 0, int64(size)); err != unix.EINTR {
-			return err
-		}
-	}
 }
 
 // Open maps the peer's segment, read-only. Before it does, it verifies that f is
