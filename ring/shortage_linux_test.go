@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/drivers/drivertest"
 )
 
 // forgetSupport makes the next call of Supported try again.
@@ -104,51 +103,33 @@ func init() {
 // sweep tries with a limit from too low to high enough.
 func sweep(what string) error {
 	const ringSize = 64 << 20
-	resource, want := unix.RLIMIT_NOFILE, unix.EMFILE
-	limits := func() (all []uint64) {
-		for free := range uint64(6) {
-			all = append(all, limitFor(free))
-		}
-		return all
-	}
+	var resource int
+	var want unix.Errno
+	var limits []func() uint64
 	switch what {
+	case "files":
+		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
+		for free := range 6 {
+			limits = append(limits, func() uint64 { return drivertest.FilesFor(free) })
+		}
 	case "address space":
 		resource, want = unix.RLIMIT_AS, unix.ENOMEM
-		limits = func() (all []uint64) {
-			// What Go may map for itself meanwhile comes on top.
-			for more := uint64(32 << 20); more < 32<<20+5*ringSize; more += 32 << 20 {
-				all = append(all, addressSpace()+more)
-			}
-			return all
+		// What Go may map for itself meanwhile comes on top.
+		for more := uint64(32 << 20); more < 32<<20+5*ringSize; more += 32 << 20 {
+			limits = append(limits, func() uint64 { return drivertest.AddressSpace() + more })
 		}
 	case "file size":
 		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
-		limits = func() (all []uint64) {
-			for size := uint64(0); size <= 2*ringSize; size += ringSize / 4 {
-				all = append(all, size)
-			}
-			return append(all, ringSize+ControlSize-1, ringSize+ControlSize)
+		for _, size := range []uint64{0, MinSize, ringSize, ringSize + ControlSize - 1, ringSize + ControlSize, 2 * ringSize} {
+			limits = append(limits, func() uint64 { return size })
 		}
 	}
-	// Go opens the descriptors of its poller when it first needs them.
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	r.Close()
-	w.Close()
-	var old unix.Rlimit
-	if err := unix.Getrlimit(resource, &old); err != nil {
-		return err
-	}
-	files, mapped := len(numbers()), segmentsMapped()
+	base := drivertest.NewBaseline()
 	refused, made := 0, 0
-	for _, limit := range limits() {
-		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
-			return err
-		}
-		err := makeAndUse(ringSize)
-		if err := unix.Setrlimit(resource, &old); err != nil {
+	for _, limit := range limits {
+		var err error
+		limit := limit()
+		if err := drivertest.UnderLimit(resource, limit, func() { err = makeAndUse(ringSize) }); err != nil {
 			return err
 		}
 		switch {
@@ -161,11 +142,8 @@ func sweep(what string) error {
 		default:
 			refused++
 		}
-		if now := len(numbers()); now != files {
-			return fmt.Errorf("%s limited to %d: %d descriptors, %d before", what, limit, now, files)
-		}
-		if now := segmentsMapped(); now != mapped {
-			return fmt.Errorf("%s limited to %d: %d segments are mapped, %d before", what, limit, now, mapped)
+		if leaks := base.Leaks(); len(leaks) > 0 {
+			return fmt.Errorf("%s limited to %d: left: %v", what, limit, leaks)
 		}
 		if err := makeAndUse(MinSize); err != nil {
 			return fmt.Errorf("after the shortage: %w", err)
@@ -217,40 +195,4 @@ func makeAndUse(size int) error {
 		return fmt.Errorf("read %q, %v, %w", r.Data, ok, err)
 	}
 	return nil
-}
-
-// numbers returns the numbers of this process's descriptors.
-func numbers() []string {
-	entries, _ := os.ReadDir("/proc/self/fd")
-	var open []string
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil {
-			if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err == nil { // not the one that read the directory
-				open = append(open, e.Name())
-			}
-		}
-	}
-	return open
-}
-
-// limitFor returns the limit of open files that leaves so many numbers free.
-func limitFor(free uint64) (limit uint64) {
-	open := numbers()
-	for ; free > 0 || slices.Contains(open, strconv.FormatUint(limit, 10)); limit++ {
-		if !slices.Contains(open, strconv.FormatUint(limit, 10)) {
-			free--
-		}
-	}
-	return limit
-}
-
-func addressSpace() uint64 {
-	b, _ := os.ReadFile("/proc/self/statm")
-	pages, _ := strconv.ParseUint(strings.Fields(string(b))[0], 10, 64)
-	return pages * uint64(os.Getpagesize())
-}
-
-func segmentsMapped() int {
-	b, _ := os.ReadFile("/proc/self/maps")
-	return strings.Count(string(b), "tandem-ring")
 }
