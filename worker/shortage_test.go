@@ -165,7 +165,7 @@ func TestWorkerIsShort(t *testing.T) {
 		steps    []int
 	}{
 		{"files", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}},
-		{"address space", []int{0, 1 << 20, 8 << 20, 32 << 20, 48 << 20, 64 << 20, 80 << 20, 96 << 20, 112 << 20, 128 << 20, 144 << 20, 160 << 20, 192 << 20, 256 << 20, 384 << 20, 2 << 30}},
+		{"address space", []int{0, 1 << 20, 8 << 20, 32 << 20, 48 << 20, 64 << 20, 80 << 20, 96 << 20, 112 << 20, 128 << 20, 144 << 20, 160 << 20, 192 << 20, 256 << 20, 384 << 20, 1 << 30}},
 	} {
 		for _, s := range shortageSpawners(t.TempDir()) {
 			t.Run(sweep.resource+" "+s.name, func(t *testing.T) {

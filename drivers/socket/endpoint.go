@@ -95,22 +95,6 @@ type listener interface {
 	Close() error
 }
 
-// sparing is a listener that takes a connection with what is in reserve, if there is no
-// other descriptor.
-type sparing struct {
-	*net.UnixListener
-	spare *reserve
-}
-
-func (s sparing) AcceptUnix() (*net.UnixConn, error) {
-	conn, err := s.UnixListener.AcceptUnix()
-	if process.IsShortage(err) {
-		s.spare.release()
-		return s.UnixListener.AcceptUnix() // it still waits there
-	}
-	return conn, err
-}
-
 // endpoint is a worker's end of the driver.
 type endpoint struct {
 	site  *site // nil without a path
@@ -145,10 +129,6 @@ type candidate struct {
 }
 
 var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
-
-// hostCheck is how often a worker that waits for its host looks whether the host
-// is alive.
-const hostCheck = 200 * time.Millisecond
 
 // Accept yields the link over the control socket first. Then it waits for a
 // host to connect. A host that does not agree gets an error, and Accept goes on. It
@@ -230,43 +210,6 @@ func (e *endpoint) dropGone() {
 		c.conn.Close()
 		return true
 	})
-}
-
-// hostGone returns an error if the worker is to end because its host has.
-func (e *endpoint) hostGone() error {
-	e.mu.Lock()
-	host, detached := e.host, e.live != nil && e.live.reader.detached.Load()
-	e.mu.Unlock()
-	switch {
-	case e.opts.Detached && (detached || e.opts.OnDisconnect == KeepAlive):
-		return nil
-	case host != nil:
-		if host.Exit() != nil {
-			return fmt.Errorf("%w: the host (pid %d) has ended, and did not detach from this worker", ipc.ErrPeerGone, host.PID())
-		}
-		return nil
-	case os.Getppid() != e.parent:
-		return fmt.Errorf("%w: the process that started this worker (pid %d) has ended", ipc.ErrPeerGone, e.parent)
-	}
-	return nil
-}
-
-// findHost finds the process at the other end of conn, if the worker is to end with it.
-// It returns nil if the system cannot do that; then the process that started us stands for
-// the host. It fails only for a shortage.
-func (e *endpoint) findHost(conn netConn, hello drivers.Hello) (*process.Foreign, error) {
-	if !e.opts.Detached || e.opts.OnDisconnect == KeepAlive {
-		return nil, nil
-	}
-	cred, err := peerCredentials(conn)
-	if err != nil || cred.pid == 0 {
-		return nil, nil
-	}
-	host, err := process.Find(cred.pid, hello.StartTime, "")
-	if errors.Is(err, ipc.ErrExhausted) {
-		return nil, err
-	}
-	return host, nil
 }
 
 func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.Hello) (drivers.Link, error) {

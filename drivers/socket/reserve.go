@@ -2,6 +2,7 @@ package socket
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"sync"
 
@@ -50,4 +51,20 @@ func (r *reserve) close() {
 	r.closed = true
 	r.mu.Unlock()
 	r.release()
+}
+
+// sparing is a listener that takes a connection with what is in reserve, if there is no
+// other descriptor.
+type sparing struct {
+	*net.UnixListener
+	spare *reserve
+}
+
+func (s sparing) AcceptUnix() (*net.UnixConn, error) {
+	conn, err := s.UnixListener.AcceptUnix()
+	if process.IsShortage(err) {
+		s.spare.release()
+		return s.UnixListener.AcceptUnix() // it still waits there
+	}
+	return conn, err
 }
