@@ -128,11 +128,11 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
 	remote, err := process.HearHello(&from, local, sendErr)
+	if n := len(from.Files); n > 1 || n == 0 && err == nil {
+		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
+	}
 	if err != nil {
 		return nil, remote, peerGone(err)
-	}
-	if len(from.Files) != 1 {
-		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, len(from.Files))
 	}
 	theirs, err := ring.Open(from.Files[0], opts...)
 	switch {

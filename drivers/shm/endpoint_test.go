@@ -112,6 +112,32 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 	}
 }
 
+// A peer that passes descriptors with every byte of its hello does not use up ours.
+func TestDescriptorsWithEveryByte(t *testing.T) {
+	ours, theirs := pair(t)
+	segment, err := ring.Create(64 << 10)
+	require.NoError(t, err)
+	defer segment.Close()
+	fd := int(segment.File().Fd())
+	hello, err := drivers.AppendHello(nil, localHello())
+	require.NoError(t, err)
+	for i := range hello {
+		_, _, err := theirs.WriteMsgUnix(hello[i:i+1], unix.UnixRights(fd, fd, fd, fd), nil)
+		require.NoError(t, err)
+	}
+	r := fdpass.Reader{Conn: ours}
+	defer r.Close()
+	_, err = drivers.ReadHello(&r)
+	require.ErrorContains(t, err, "the other side passed 8 files")
+	require.Len(t, r.Files, 8)
+
+	d, err := Driver{}.complete()
+	require.NoError(t, err)
+	_, err = d.link(ours, localHello())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.ErrorContains(t, err, "passed 8 descriptors with its hello, not 1")
+}
+
 // A side has a link only when the other one has said that it has mapped all, too. If that
 // one says that it cannot, its reason is the error.
 func TestConfirmation(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFiles is how many files fit into one read. A correct peer sends one; the
-// kernel closes those that do not fit.
+// maxFiles is how many files fit into one read, and how many a Reader takes in all. A
+// correct peer sends one; the kernel closes those that do not fit.
 const maxFiles = 4
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
@@ -48,6 +48,9 @@ func (r *Reader) Read(b []byte) (int, error) {
 	// process.
 	if flags&unix.MSG_CTRUNC != 0 && len(r.Files)-before < maxFiles {
 		return 0, fmt.Errorf("tandem: take a file that was passed: %w", os.NewSyscallError("recvmsg", unix.EMFILE))
+	}
+	if len(r.Files) > maxFiles { // a peer could use up our descriptors, a few with each byte
+		return 0, fmt.Errorf("tandem: the other side passed %d files, largest allowed %d", len(r.Files), maxFiles)
 	}
 	if err == nil && n == 0 && len(b) > 0 {
 		err = io.EOF
