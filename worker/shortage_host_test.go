@@ -59,7 +59,7 @@ func runShortHost(t *testing.T, args ...string) {
 // start comes to need it. Nothing is left of the start, and a later one works.
 func TestHostIsShort(t *testing.T) {
 	for _, resource := range []string{"files", "address space"} {
-		for _, s := range shortageSpawners("") {
+		for _, s := range shortageSpawners(resource, "") {
 			t.Run(resource+" "+s.name, func(t *testing.T) {
 				if resource == "address space" && raceDetector() {
 					t.Skip("the race detector maps memory as it likes")
@@ -72,7 +72,7 @@ func TestHostIsShort(t *testing.T) {
 
 func startUnderShortage(ctx context.Context, dir string, args ...string) error {
 	resource, name := args[0], args[1]
-	all := shortageSpawners(dir)
+	all := shortageSpawners(resource, dir)
 	s := all[slices.IndexFunc(all, func(s spawner) bool { return s.name == name })]
 	start := func() (client, error) {
 		cmd := worker.Self("test")
@@ -254,7 +254,7 @@ func TestRestartOfAShortHost(t *testing.T) {
 }
 
 func restartUnderShortage(ctx context.Context, dir string, args ...string) error {
-	all := shortageSpawners(dir)
+	all := shortageSpawners("files", dir)
 	s := all[slices.IndexFunc(all, func(s spawner) bool { return s.name == args[0] })]
 	happened := make(chan worker.Event, 10_000)
 	next := func(kinds ...worker.EventKind) (worker.Event, error) {

@@ -30,16 +30,19 @@ import (
 // largeRing is the size of rings that take most of the addresses that a sweep leaves.
 const largeRing = 64 << 20
 
-// shortageSpawners start workers in each way that takes other resources. dir is for a
-// socket.
-func shortageSpawners(dir string) []spawner {
-	return []spawner{
+// shortageSpawners start workers in each way that takes other files or addresses. dir is
+// for a socket.
+func shortageSpawners(resource, dir string) []spawner {
+	all := []spawner{
 		spawnerFor("shm", shm.Driver{}),
-		spawnerFor("shm-large", shm.Driver{RingSize: largeRing}),
 		spawnerFor("socket", socket.Driver{}),
 		spawnerFor("socket-path", socket.Driver{Path: filepath.Join(dir, "s")}),
 		spawnerFor("socket-detached", socket.Driver{Detached: true}),
 	}
+	if resource == "address space" {
+		all = append(all, spawnerFor("shm-large", shm.Driver{RingSize: largeRing}))
+	}
+	return all
 }
 
 // raceDetector reports whether this program was built for the race detector, which maps
@@ -167,7 +170,7 @@ func TestWorkerIsShort(t *testing.T) {
 		{"files", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}},
 		{"address space", []int{0, 1 << 20, 8 << 20, 32 << 20, 48 << 20, 64 << 20, 80 << 20, 96 << 20, 112 << 20, 128 << 20, 144 << 20, 160 << 20, 192 << 20, 256 << 20, 384 << 20, 1 << 30}},
 	} {
-		for _, s := range shortageSpawners(t.TempDir()) {
+		for _, s := range shortageSpawners(sweep.resource, t.TempDir()) {
 			t.Run(sweep.resource+" "+s.name, func(t *testing.T) {
 				if sweep.resource == "address space" && raceDetector() {
 					t.Skip("the race detector maps memory as it likes")
@@ -223,7 +226,7 @@ func (*discard) Write(b []byte) (int, error) { return len(b), nil }
 // However low the user sets the limits of a worker, it serves, or the start fails for that
 // reason.
 func TestLimitsThatAreTooLow(t *testing.T) {
-	for _, s := range shortageSpawners(t.TempDir()) {
+	for _, s := range shortageSpawners("files", t.TempDir()) {
 		t.Run(s.name, func(t *testing.T) {
 			base := drivertest.NewBaseline()
 			for n := range 24 {
