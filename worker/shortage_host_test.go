@@ -18,9 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
+	"github.com/tandemipc/tandem/worker/pool"
 )
 
 // shortHost is the name of a program that takes its own resources away, and is a host.
@@ -29,6 +31,7 @@ const shortHost = "short-host"
 // shortHosts are what it can do, by its first argument.
 var shortHosts = map[string]func(ctx context.Context, dir string, args ...string) error{
 	"start": startUnderShortage, "reconnect": reconnectUnderShortage, "attach": attachUnderShortage, "restart": restartUnderShortage,
+	"pool": poolUnderShortage,
 }
 
 func init() {
@@ -134,6 +137,49 @@ func startUnderShortage(ctx context.Context, dir string, args ...string) error {
 	}
 	if started == 0 || refused == 0 && (resource == "files" || name == "shm-large") {
 		return fmt.Errorf("%d starts, %d refused: the sweep has missed the border", started, refused)
+	}
+	return nil
+}
+
+// A pool whose host has descriptors for some of its workers only is not made, and the error
+// says why. Nothing is left of those that could be started.
+func TestPoolOfAShortHost(t *testing.T) { runShortHost(t, "pool") }
+
+func poolUnderShortage(ctx context.Context, _ string, _ ...string) error {
+	made, refused := 0, 0
+	var base *drivertest.Baseline
+	for free := 0; free <= 80; free += 8 {
+		var p *pool.Pool[*shm.Channel]
+		var err error
+		start := func() { p, err = pool.New(ctx, 4, worker.Self("test"), shm.Driver{}) }
+		if base == nil {
+			start()
+			if err = errors.Join(err, p.Close()); err != nil {
+				return err
+			}
+			base = drivertest.NewBaseline()
+		}
+		if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, drivertest.FilesFor(free), start); err != nil {
+			return err
+		}
+		switch {
+		case err == nil:
+			made++
+			_, err = add.Call(ctx, p, pair{})
+			err = errors.Join(err, p.Close())
+		case errors.Is(err, ipc.ErrExhausted):
+			refused++
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("with %d files: %w", free, err)
+		}
+		if leaks := base.Leaks(); len(leaks) > 0 {
+			return fmt.Errorf("with %d files: left: %s", free, strings.Join(leaks, ", "))
+		}
+	}
+	if made == 0 || refused == 0 {
+		return fmt.Errorf("%d made, %d refused: the sweep has missed the border", made, refused)
 	}
 	return nil
 }

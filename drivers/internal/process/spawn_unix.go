@@ -186,13 +186,13 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
 	case exit != nil && gone(err) && exit.Code == 0:
-		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
+		return fmt.Errorf("tandem: worker ended before it was ready: %w%s", exit, hint)
 	case exit != nil && gone(err):
-		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
+		return fmt.Errorf("tandem: worker ended before it was ready: %w", exit)
 	case ctx.Err() != nil:
-		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) is not ready: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
 	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello%s%s", p.program(), p.PID(), hint, p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before it was ready%s%s", p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
 }
