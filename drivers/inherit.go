@@ -34,7 +34,7 @@ func (s *StartupData) inherit() error {
 			continue
 		}
 		if err := s.check(d.number, d.what, d.kind); err != nil {
-			_ = s.Refuse(err.Error()) // the error itself is returned as well
+			_ = s.RefuseFor(err) // the error itself is returned as well
 			return err
 		}
 	}

@@ -126,13 +126,17 @@ func (s *StartupData) TakeControl() (*os.File, error) {
 func (s *StartupData) HostGone() <-chan struct{} { return s.hostGone }
 
 // Refuse tells the host, in place of a hello, why this worker will not serve.
-func (s *StartupData) Refuse(reason string) error {
+func (s *StartupData) Refuse(reason string) error { return s.RefuseFor(errors.New(reason)) }
+
+// RefuseFor is Refuse for an error. If it wraps [ipc.ErrExhausted], then so does the
+// host's.
+func (s *StartupData) RefuseFor(reason error) error {
 	f, err := s.TakeControl()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = f.Write(AppendRefusal(nil, reason))
+	_, err = f.Write(AppendReason(nil, reason))
 	return err
 }
 

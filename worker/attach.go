@@ -18,7 +18,7 @@ import (
 //
 // Codec, largest message, window and timeouts are those that the worker was started with.
 // [WithCallTimeout] and [WithGrace] change the timeouts of this host. ctx and
-// [WithStartTimeout] bound the time until the worker has said hello. Options for starting
+// [WithStartTimeout] bound the time until the worker is ready. Options for starting
 // a process, such as [WithRestart] and [WithRetry], are an error: this process does not
 // know how to start the worker.
 func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ...Option) (*Client[*socket.Channel], error) {

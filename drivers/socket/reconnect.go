@@ -23,7 +23,8 @@ import (
 //   - when ctx ends, with its error;
 //   - with [ipc.ErrClosed] when the channel is closed;
 //   - with the error of the last attempt when no attempt succeeded, for example
-//     an [*ipc.RefusedError] while the worker serves another host.
+//     an [*ipc.RefusedError] while the worker serves another host, or one that wraps
+//     [ipc.ErrExhausted] while this process or the worker is short of open files.
 //
 // The link that was disconnected still has to be closed by its owner.
 func (c *Channel) Reconnect(ctx context.Context) error {
@@ -136,6 +137,7 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 		if err == nil {
 			return l, nil
 		}
+		err = process.Shortage(err)
 		lastErr = err
 		var wrongPeer wrongPeerError
 		if ctx.Err() != nil || errors.As(err, &wrongPeer) {

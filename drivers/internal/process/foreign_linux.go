@@ -28,23 +28,32 @@ type Foreign struct {
 }
 
 // Find returns the process of this id that started at this time, as
-// [StartTime] gives it. It fails with a [*GoneError] if there is none. program is what
+// [StartTime] gives it. It fails with a [*GoneError] if there is none, and with
+// [ipc.ErrExhausted] if this process is too short of descriptors to look. program is what
 // to call the process in errors. The result has to be closed.
 func Find(pid int, started uint64, program string) (*Foreign, error) {
 	if pid <= 0 || started == 0 {
 		return nil, fmt.Errorf("tandem: a process of id %d that started at tick %d cannot be found", pid, started)
 	}
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err == unix.ESRCH || err == unix.EINVAL || err == unix.ENOENT { // the latter: the id of a thread
+	fd, err := openPidFD(pid)
+	switch err {
+	case nil:
+	case unix.ESRCH, unix.EINVAL, unix.ENOENT: // the latter two: the id of a thread
 		return nil, &GoneError{PID: pid, StartTime: started}
-	}
-	if err != nil {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES:
 		return nil, fmt.Errorf("tandem: %w: open process %d: %w", ipc.ErrUnsupported, pid, os.NewSyscallError("pidfd_open", err))
+	default:
+		return nil, Shortage(fmt.Errorf("tandem: open process %d: %w", pid, os.NewSyscallError("pidfd_open", err)))
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	// Looked at while the descriptor is open: were it another process now, the one
 	// of the descriptor would have ended.
-	if now := StartTime(pid); now != started || exited(fd) {
+	now, err := startTime(pid)
+	if err != nil {
+		f.Close()
+		return nil, Shortage(err)
+	}
+	if now != started || exited(fd) {
 		f.Close()
 		if now == started {
 			now = 0
@@ -59,6 +68,20 @@ func Find(pid int, started uint64, program string) (*Foreign, error) {
 	p := &Foreign{pid: pid, file: f, raw: raw, done: make(chan struct{}), left: make(chan struct{})}
 	go p.wait(program)
 	return p, nil
+}
+
+// openPidFD opens a process for the netpoller. The flag PIDFD_NONBLOCK, which does both
+// at once, is an EINVAL before Linux 5.10, as is the id of a thread.
+func openPidFD(pid int) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // exited reports whether the process of a pidfd has ended.
