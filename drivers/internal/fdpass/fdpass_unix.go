@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFiles is how many files fit into one read. A correct peer sends one; the
-// kernel closes those that do not fit.
+// maxFiles is how many files fit into one read, and into a Reader. A correct peer sends
+// one. The kernel closes those that do not fit a read, and keep those that do not fit
+// the Reader: a peer that passes some with each byte must not use up our descriptors.
 const maxFiles = 4
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
@@ -48,20 +49,34 @@ func (r *Reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// keep adds the files of control messages to Files.
+// keep adds the files of control messages to Files, and closes those beyond maxFiles.
 func (r *Reader) keep(oob []byte) error {
+	fds, err := descriptors(oob)
+	for _, fd := range fds {
+		if len(r.Files) == maxFiles {
+			_ = unix.Close(fd) // nobody has used it
+			continue
+		}
+		r.Files = append(r.Files, os.NewFile(uintptr(fd), "passed"))
+	}
+	return err
+}
+
+// descriptors returns the descriptors in control messages.
+func descriptors(oob []byte) (fds []int, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return fmt.Errorf("tandem: parse a control message: %w", err)
+		return nil, fmt.Errorf("tandem: parse a control message: %w", err)
 	}
 	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
+		if len(m.Data)%4 != 0 {
+			continue // no kernel does this, and ParseUnixRights would panic
+		}
+		passed, err := unix.ParseUnixRights(&m)
 		if err != nil {
 			continue // a message of another type, which nobody has asked for
 		}
-		for _, fd := range fds {
-			r.Files = append(r.Files, os.NewFile(uintptr(fd), "passed"))
-		}
+		fds = append(fds, passed...)
 	}
-	return nil
+	return fds, nil
 }
