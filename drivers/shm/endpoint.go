@@ -2,9 +2,7 @@ package shm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -103,10 +101,7 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	}
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
-	remote, err := process.HearHello(&from, local, sendErr)
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
-	}
+	remote, err := process.HearFirstHello(&from, local, sendErr)
 	if err != nil {
 		return nil, remote, err
 	}

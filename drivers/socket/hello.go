@@ -15,10 +15,10 @@ type netConn = *net.UnixConn
 // It is a variable for the tests.
 var helloTimeout = 5 * time.Second
 
-// exchange sends our hello, receives the peer's and compares the two. A hello is
-// far smaller than what a socket buffers, so both sides can send first.
+// exchange sends our hello over the control socket, receives the peer's and compares the
+// two. A hello is far smaller than what a socket buffers, so both sides can send first.
 func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
-	return process.HearHello(conn, local, sendHello(conn, local))
+	return process.HearFirstHello(conn, local, sendHello(conn, local))
 }
 
 func sendHello(conn netConn, local drivers.Hello) error {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -32,6 +33,24 @@ func HearHello(r io.Reader, local drivers.Hello, said error) (drivers.Hello, err
 		return drivers.Hello{}, fmt.Errorf("tandem: %s: read the hello of the other side: %w", local.Driver, err)
 	}
 	return remote, drivers.Agree(local, remote)
+}
+
+// HearFirstHello is HearHello over the control socket, whose ends only the host and its
+// worker have: who hangs up there is gone, and nobody else can be served first.
+func HearFirstHello(r io.Reader, local drivers.Hello, said error) (drivers.Hello, error) {
+	remote, err := HearHello(r, local, said)
+	switch {
+	case errors.Is(err, ipc.ErrQueued):
+		err = fmt.Errorf("%w: %w on the control socket", ipc.ErrProtocol, err)
+	case gone(err):
+		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
+	}
+	return remote, err
+}
+
+// gone reports whether err says that the other side has hung up.
+func gone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // Hello completes h with what names this program and this run.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -186,13 +185,9 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
 	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello%s%s", p.program(), p.PID(), hint, p.lastWords())
+		return fmt.Errorf("%w: worker %s (pid %d) closed its control socket before its hello%s%s", ipc.ErrPeerGone, p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
-}
-
-func gone(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (p *Process) lastWords() string {
