@@ -69,11 +69,14 @@ var processRows = []row{
 		var all sync.WaitGroup
 		for i, f := range []*os.File{os.Stdout, os.Stderr} {
 			all.Go(func() {
-				b := bytes.Repeat([]byte{'x'}, 1<<20) // one line, or each byte one
+				b, n := bytes.Repeat([]byte{'x'}, 1<<20), 64 // one line
 				if i == 0 {
-					b = bytes.Repeat([]byte("y\n"), 1<<19)
+					b, n = bytes.Repeat([]byte("y\n"), 1<<17), 16 // two million
 				}
-				for range 64 {
+				if raceEnabled {
+					n /= 8
+				}
+				for range n {
 					_, _ = f.Write(b)
 				}
 			})

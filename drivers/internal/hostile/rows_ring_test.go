@@ -305,6 +305,8 @@ func position(what string, of func(uint64) uint64) row {
 	return row{name: "position: " + what, act: func(p *peer) error {
 		for v := of(p.word(offConsumerPosition)); ; runtime.Gosched() {
 			p.put(offConsumerPosition, v)
+			p.put32(offSpaceBell, rand.Uint32())
+			wake(p.ours.Bytes()[offSpaceBell:])
 		}
 	}, end: protocol}
 }
