@@ -40,6 +40,8 @@ type report struct {
 	// Calls are how the calls of the honest side have ended, Last is how its last one.
 	Calls []outcome
 	Last  outcome
+	// Again is how it went to connect again, in rows that do.
+	Again outcome
 	// Grown is by how much the most memory that the process has had at a time exceeds
 	// what it had at first, in MiB.
 	Grown int
@@ -62,6 +64,7 @@ const (
 	refused  = "refused"
 	remote   = "remote error"
 	local    = "local error"
+	impostor = "wrong peer"
 	other    = "undocumented error"
 )
 
@@ -73,6 +76,8 @@ func classify(err error) outcome {
 	class := other
 	var e *ipc.Error
 	switch {
+	case errors.Is(err, socket.ErrWrongPeer):
+		class = impostor
 	case errors.Is(err, ipc.ErrProtocol):
 		class = protocol
 	case errors.As(err, new(*ipc.MismatchError)):
@@ -174,6 +179,10 @@ func handle(r worker.Registrar) {
 		}
 		return n, nil
 	})
+	worker.HandleInPlace(r, inPlace, func(_ context.Context, call worker.InPlace) error {
+		call.Reply(call.Request())
+		return nil
+	})
 	wait := func(ctx context.Context, _ []byte) ([]byte, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -195,7 +204,7 @@ func honestHost() error {
 		if os.Getenv(driverEnv) == "shm" {
 			host(&r, row, shm.Driver{RingSize: ringSize}, opts)
 		} else {
-			host(&r, row, socket.Driver{}, opts)
+			host(&r, row, socket.Driver{Connect: socket.Connect{Attempts: 1}}, opts)
 		}
 	})
 	return err
@@ -218,6 +227,13 @@ func host[C drivers.Channel](r *report, row *row, d drivers.Driver[C], opts []wo
 	}
 	handle(w)
 	r.calls(w, row)
+	if c, ok := any(w.Channel()).(*socket.Channel); ok && row.again != "" {
+		err := c.Disconnect()
+		if err == nil {
+			err = c.Reconnect(context.Background())
+		}
+		r.Again = classify(err)
+	}
 	r.Later = classify(w.Close())
 }
 

@@ -33,6 +33,8 @@ var (
 	stuck = ipc.NewMethod[[]byte, []byte]("hostile.stuck", ipc.WithCodec(ipc.Raw))
 	// few is stuck of which few run at a time.
 	few = ipc.NewMethod[[]byte, []byte]("hostile.few", ipc.WithCodec(ipc.Raw))
+	// inPlace is echo, by a handler in place.
+	inPlace = ipc.NewMethod[[]byte, []byte]("hostile.in_place", ipc.WithCodec(ipc.Raw))
 	// work makes an honest worker do its calls.
 	work = ipc.NewMethod[[]byte, []byte]("hostile.work", ipc.WithCodec(ipc.Raw))
 	// last is the last call of the honest side. A hostile side that answers at all answers

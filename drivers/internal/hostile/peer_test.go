@@ -42,11 +42,10 @@ type peer struct {
 	control *net.UnixConn // the control socket, over which the socket driver also has its link
 	path    string        // where the honest worker listens, if it does
 
-	// handover is where a host passes connections to a worker without a path, and honest
-	// the process of the worker: both are a host's.
+	// handover is where a host passes connections to a worker without a path.
 	handover *net.UnixConn
-	honest   *process.Process
-	held     []net.Conn // further connections, which stay open
+	honest   *process.Process // the worker, of a hostile host
+	held     []net.Conn       // further connections, which stay open
 
 	sending sync.Mutex
 	in      *bufio.Reader // of the socket driver
@@ -72,6 +71,16 @@ func hostileWorker() error {
 	}
 	if p.control, err = process.Control(s); err != nil {
 		return err
+	}
+	var options struct {
+		Handover int `cbor:"5,keyasint"`
+	}
+	if err := ipc.CBOR.Decode(s.DriverData, &options); err == nil && options.Handover > 0 {
+		conn, err := net.FileConn(os.NewFile(uintptr(options.Handover), "handover"))
+		if err != nil {
+			return err
+		}
+		p.handover = conn.(*net.UnixConn)
 	}
 	return p.run()
 }

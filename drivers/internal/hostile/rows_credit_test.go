@@ -15,6 +15,9 @@ var creditRows = []row{
 	{name: "credit: the most, of requests", act: sendFrame(credit(math.MaxUint64, 0)), end: protocol},
 	{name: "credit: the most, of notifications", act: sendFrame(credit(0, math.MaxUint64)), end: protocol},
 	{name: "credit: negative", act: sendFrame(credit(1<<63, 1<<63)), end: protocol},
+	{name: "credit: never, of a small window", hello: func(p *peer) error {
+		return p.link(func() error { return p.changed(func(h *drivers.Hello) { h.Window = drivers.MinWindow }) })
+	}, links: true, serves: true, end: timeout},
 	{name: "credit: none, in floods", act: harmless(func(p *peer) {
 		for range 10_000 {
 			p.send(credit(0, 0))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/fdpass"
+	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
 )
 
@@ -139,6 +140,7 @@ var ringRows = onShm(slicesOf(
 				wake(p.ours.Bytes()[offSpaceBell:])
 			}
 		}), serves: true, end: right},
+		{name: "words: requests that change while they are read", act: harmless((*peer).changeRequests), serves: true, end: right},
 		{name: "words: never wakes", act: func(p *peer) error {
 			f, err := p.request()
 			if err != nil {
@@ -328,4 +330,21 @@ func flips() (all []row) {
 		}, end: timeout, also: []string{protocol}, either: true})
 	}
 	return all
+}
+
+// changeRequests sends requests, and changes each of them before it sends anything else.
+func (p *peer) changeRequests() {
+	numbers, _ := ipc.CBOR.Append(nil, make([]int, 500))
+	mem := p.ours.Bytes()[ring.ControlSize:]
+	for i := range 2000 {
+		method := []uint64{sum.Info().ID, echo.Info().ID, inPlace.Info().ID}[i%3]
+		f := drivers.Frame{Kind: drivers.KindRequest, Tx: p.nextTx(), Method: method, Payload: numbers}
+		p.records.mu.Lock()
+		p.writeRecord(f.Tag(), ready, append(f.AppendHeader(nil), numbers...))
+		end := p.records.next - 8 // of the payload, at least
+		for range 1000 {
+			mem[(end-rand.Uint64N(uint64(len(numbers))-8))%ringSize] = byte(rand.Uint32())
+		}
+		p.records.mu.Unlock()
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 )
 
@@ -114,6 +115,30 @@ var socketRows = onSocket(
 		return nil
 	}), serves: true, end: right},
 	row{name: "handover: ends", role: "host", act: harmless(func(p *peer) { p.handover.Close() }), serves: true, end: right},
+	again("honestly", right, func(p *peer, conn *net.UnixConn) { _, _ = conn.Write(p.helloBytes()) }),
+	again("with silence", timeout, func(*peer, *net.UnixConn) {}),
+	again("by hanging up", gone, func(_ *peer, conn *net.UnixConn) { conn.Close() }),
+	again("with garbage", impostor, func(_ *peer, conn *net.UnixConn) { _, _ = conn.Write(make([]byte, 64)) }),
+	again("with a refusal", refused, func(_ *peer, conn *net.UnixConn) { _, _ = conn.Write(drivers.AppendRefusal(nil, "no")) }),
+	again("as another run", impostor, func(p *peer, conn *net.UnixConn) {
+		h := p.hello()
+		h.Nonce++
+		b, _ := drivers.AppendHello(nil, h)
+		_, _ = conn.Write(b)
+	}),
+	again("as another process", impostor, func(p *peer, conn *net.UnixConn) {
+		h := p.hello()
+		h.PID, h.StartTime = os.Getppid(), process.StartTime(os.Getppid())
+		b, _ := drivers.AppendHello(nil, h)
+		_, _ = conn.Write(b)
+	}),
+	again("that it is queued, for ever", impostor, func(_ *peer, conn *net.UnixConn) {
+		for {
+			if _, err := conn.Write(drivers.AppendQueued(nil)); err != nil {
+				return
+			}
+		}
+	}),
 	row{name: "path: hundreds of connections that say nothing", role: "host", path: true, act: func(p *peer) error {
 		for range 300 {
 			conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.path})
@@ -207,4 +232,26 @@ func handOver(f func(p *peer, pass func(fds ...int)) error) func(*peer) error {
 		}
 		return p.probe()
 	}
+}
+
+// again is a row of a hostile worker that answers in this way when its host connects again.
+func again(how, class string, answer func(*peer, *net.UnixConn)) row {
+	return row{name: "again: answers " + how, role: "worker", act: func(p *peer) error {
+		go func() {
+			for {
+				from := fdpass.Reader{Conn: p.handover}
+				if _, err := from.Read(make([]byte, 1)); err != nil || len(from.Files) != 1 {
+					return
+				}
+				conn, err := net.FileConn(from.Files[0])
+				from.Close()
+				if err != nil {
+					return
+				}
+				p.held = append(p.held, conn.(*net.UnixConn))
+				answer(p, conn.(*net.UnixConn))
+			}
+		}()
+		return p.probe()
+	}, serves: true, end: right, again: class}
 }

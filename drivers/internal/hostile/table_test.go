@@ -43,6 +43,8 @@ type row struct {
 	start, end string
 	also       []string
 	either     bool // the last call, too, may end as also says
+	// again is how it goes when the honest host then connects again, "" if it does not.
+	again string
 	// memory is how much the honest side may grow, in MiB; 0 stands for growth.
 	memory int
 
@@ -139,6 +141,7 @@ func (r *row) check(t *testing.T, driver, role string) {
 	for _, c := range got.Calls {
 		require.Contains(t, append([]string{right, canceled, r.end}, r.also...), c.Class, c.Text)
 	}
+	require.Equal(t, r.again, got.Again.Class, "connect again: %s", got.Again.Text)
 	require.NotEqual(t, other, got.Later.Class, got.Later.Text)
 }
 

@@ -42,14 +42,14 @@ func HearFirstHello(r io.Reader, local drivers.Hello, said error) (drivers.Hello
 	switch {
 	case errors.Is(err, ipc.ErrQueued):
 		err = fmt.Errorf("%w: %w on the control socket", ipc.ErrProtocol, err)
-	case gone(err):
+	case HungUp(err):
 		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
 	}
 	return remote, err
 }
 
-// gone reports whether err says that the other side has hung up.
-func gone(err error) bool {
+// HungUp reports whether err says that the other side has hung up.
+func HungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 

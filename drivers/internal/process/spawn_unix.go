@@ -178,13 +178,13 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
-	case exit != nil && gone(err) && exit.Code == 0:
+	case exit != nil && HungUp(err) && exit.Code == 0:
 		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
-	case exit != nil && gone(err):
+	case exit != nil && HungUp(err):
 		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
 	case ctx.Err() != nil:
 		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
-	case gone(err):
+	case HungUp(err):
 		return fmt.Errorf("%w: worker %s (pid %d) closed its control socket before its hello%s%s", ipc.ErrPeerGone, p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
