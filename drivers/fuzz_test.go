@@ -19,8 +19,8 @@ func FuzzStartup(f *testing.F) {
 	for _, s := range []*StartupData{
 		{},
 		{Protocol: ProtocolVersion, Driver: "shm", Codec: "cbor", Control: 3, HostAlive: 4, HostPID: 1, Timeouts: DefaultTimeouts(), MaxMessage: DefaultMaxMessage},
-		{Driver: "socket", Address: "/run/s", Control: math.MinInt, HostAlive: math.MaxInt, Program: 1 << 40, DriverData: data, UserData: data},
-		{Control: 1<<32 | 3, HostAlive: 2, Program: 1, Depth: math.MaxInt, Resume: math.MinInt, Inodes: map[int]uint64{-1: 1, 2: 2, math.MaxInt: math.MaxUint64}},
+		{Driver: "socket", Address: "/run/s", Control: math.MinInt, HostAlive: math.MaxInt, Program: math.MaxInt - 5, DriverData: data, UserData: data},
+		{Control: math.MaxInt - 1<<31, HostAlive: 2, Program: 1, Depth: math.MaxInt, Resume: math.MinInt, Inodes: map[int]uint64{-1: 1, 2: 2, math.MaxInt: math.MaxUint64}},
 	} {
 		entry, err := s.Env()
 		require.NoError(f, err)

@@ -32,7 +32,7 @@ func FuzzStream(f *testing.F) {
 		f.Add(append(abandoned, good...), chunks)
 		f.Add(append(appendPrefix(nil, 8, byte(kindDetach)), make([]byte, 8)...), chunks)
 		f.Add(append(appendPrefix(nil, 9, byte(kindDetach)), make([]byte, 9)...), chunks)
-		f.Add(appendPrefix(nil, math.MaxUint32, 1), chunks)
+		f.Add(appendPrefix(nil, -1, 1), chunks)
 		f.Add(append(appendPrefix(nil, fuzzLimit, 2), make([]byte, 100)...), chunks)
 		f.Add(append(appendPrefix(nil, 0, 1), 1, 2, 3), chunks)
 		f.Add([]byte{8, 0, 0, 0, 1, 1, 0, 0}, chunks)

@@ -20,7 +20,7 @@ import (
 
 // socketRows are about a stream that is cut or malformed, and about who connects.
 var socketRows = onSocket(
-	row{name: "stream: a frame of 4 GiB", act: began(func(p *peer) { p.writes(prefix(1<<32-1, 1)) }), end: protocol},
+	row{name: "stream: a frame of 4 GiB", act: began(func(p *peer) { p.writes(prefix(-1, 1)) }), end: protocol},
 	row{name: "stream: bytes that should be 0", act: began(func(p *peer) { p.writes(bytes.Repeat([]byte{0xff}, 64)) }), end: protocol},
 	row{name: "stream: a wrong end byte", act: began(func(p *peer) {
 		p.writes(append(append(prefix(4000, byte(drivers.KindResponse)), make([]byte, 4000)...), 2))
