@@ -3,6 +3,7 @@ package drivers
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 )
 
@@ -60,7 +61,7 @@ func (s *StartupData) check(number int, what string, want fileKind) error {
 	got, inode := lookAt(number)
 	expected, known := s.Inodes[number]
 	switch {
-	case number <= 2:
+	case number <= 2 || number > math.MaxInt32: // the kernel would cut it
 		return fmt.Errorf("tandem: descriptor %d cannot be the %s", number, what)
 	case got != want:
 		return fmt.Errorf("tandem: descriptor %d, the %s, is %s here: did a program between host and worker close or use it?", number, what, got)

@@ -174,6 +174,18 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	if err := os.Unsetenv(StartupEnv); err != nil {
 		return nil, fmt.Errorf("tandem: remove %s from the environment: %w", StartupEnv, err)
 	}
+	s, err := parseStartup(v)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.inherit(); err != nil {
+		return nil, err
+	}
+	return s, nil
+})
+
+// parseStartup decodes the value of the variable.
+func parseStartup(v string) (*StartupData, error) {
 	b, err := base64.RawStdEncoding.DecodeString(v)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: %s is not base64: %w", StartupEnv, err)
@@ -182,11 +194,8 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	if err := ipc.CBOR.Decode(b, s); err != nil {
 		return nil, fmt.Errorf("tandem: %s is not startup data: %w", StartupEnv, err)
 	}
-	if err := s.inherit(); err != nil {
-		return nil, err
-	}
 	return s, nil
-})
+}
 
 // Reading at once leaves no time in which a child could inherit the variable
 // or the descriptor.

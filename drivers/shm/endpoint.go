@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -75,17 +74,9 @@ func (d Driver) link(control *net.UnixConn, local drivers.Hello) (*link, error) 
 	}
 	if err := process.Confirm(control, Name); err != nil {
 		l.Close()
-		return nil, peerGone(err)
+		return nil, err
 	}
 	return l, nil
-}
-
-// peerGone adds that the peer is gone to an error that means so.
-func peerGone(err error) error {
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
-	}
-	return err
 }
 
 // join exchanges hellos and segments, and makes the link of them.
@@ -125,12 +116,12 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	}
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
-	remote, err := process.HearHello(&from, local, sendErr)
+	remote, err := process.HearFirstHello(&from, local, sendErr)
 	if n := len(from.Files); n > 1 || n == 0 && err == nil {
 		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
 	}
 	if err != nil {
-		return nil, remote, peerGone(err)
+		return nil, remote, err
 	}
 	theirs, err := ring.Open(from.Files[0], opts...)
 	switch {

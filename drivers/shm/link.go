@@ -209,7 +209,7 @@ func (l *link) Next() (drivers.Frame, bool, error) {
 		l.finish(err)
 		return drivers.Frame{}, false, err
 	}
-	if end != nil {
+	if end != nil && !l.consumer.Ready() { // or there are more pieces of a message
 		return drivers.Frame{}, false, *end
 	}
 	return drivers.Frame{}, false, nil

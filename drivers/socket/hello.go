@@ -20,7 +20,7 @@ var helloTimeout = 5 * time.Second
 // exchange sends a host's hello, receives the worker's and compares the two. The worker
 // answers when it has all that the link needs, or refuses.
 func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
-	return process.HearHello(conn, local, sendHello(conn, local))
+	return process.HearFirstHello(conn, local, sendHello(conn, local))
 }
 
 // hear receives the first host's hello. A host that does not agree gets ours, so that it

@@ -22,8 +22,9 @@ import (
 //     not agree in its hello;
 //   - when ctx ends, with its error;
 //   - with [ipc.ErrClosed] when the channel is closed;
-//   - with the error of the last attempt when no attempt succeeded, for example
-//     an [*ipc.RefusedError] while the worker serves another host, or one that wraps
+//   - with the error of the last attempt when no attempt succeeded: an
+//     [*ipc.RefusedError] while the worker serves another host, an [*ipc.TimeoutError]
+//     if it does not answer, one that wraps [ipc.ErrDisconnected] if it hangs up, or
 //     [ipc.ErrExhausted] while this process or the worker is short of open files.
 //
 // The link that was disconnected still has to be closed by its owner.
@@ -228,8 +229,11 @@ func (c *Channel) exchangeHellos(ctx context.Context, conn netConn) (drivers.Hel
 		remote, err = c.awaitTurn(ctx, conn)
 	}
 	var mismatch *ipc.MismatchError
-	if errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued) {
+	switch {
+	case errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued):
 		err = wrongPeerError{err}
+	case process.HungUp(err):
+		err = fmt.Errorf("%w: %w", ipc.ErrDisconnected, err)
 	}
 	return remote, err
 }
@@ -251,5 +255,5 @@ func (c *Channel) receiveHello(ctx context.Context, conn netConn, sent error) (d
 
 func withHelloTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, helloTimeout,
-		fmt.Errorf("tandem: socket: the worker has not answered within %v: is it stopped, or busy with its last host?", helloTimeout))
+		fmt.Errorf("%w: is the worker stopped, or busy with its last host?", &ipc.TimeoutError{What: "the answer to a connection", After: helloTimeout}))
 }

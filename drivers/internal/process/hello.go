@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -57,7 +58,7 @@ func Confirm(conn io.ReadWriter, driver string) error {
 	if said != nil {
 		said = fmt.Errorf("tandem: %s: confirm the link: %w", driver, said)
 	}
-	return heard(drivers.ReadReady(conn), said, driver, "confirmation")
+	return lost(heard(drivers.ReadReady(conn), said, driver, "confirmation"))
 }
 
 // Refuse tells the peer why there will be no link, if it still listens and has not told us
@@ -88,6 +89,29 @@ func startedAt() uint64 {
 	self.Lock()
 	defer self.Unlock()
 	return self.start
+}
+
+// HearFirstHello is HearHello over the control socket, whose ends only the host and its
+// worker have: who hangs up there is gone, and nobody else can be served first.
+func HearFirstHello(r io.Reader, local drivers.Hello, said error) (drivers.Hello, error) {
+	remote, err := HearHello(r, local, said)
+	if errors.Is(err, ipc.ErrQueued) {
+		err = fmt.Errorf("%w: %w on the control socket", ipc.ErrProtocol, err)
+	}
+	return remote, lost(err)
+}
+
+// lost adds [ipc.ErrPeerGone] to an error that says that the other side has hung up.
+func lost(err error) error {
+	if HungUp(err) {
+		return fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
+	}
+	return err
+}
+
+// HungUp reports whether err says that the other side has hung up.
+func HungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // Hello completes h with what names this program and this run.

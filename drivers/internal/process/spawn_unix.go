@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -185,20 +184,16 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
-	case exit != nil && gone(err) && exit.Code == 0:
+	case exit != nil && HungUp(err) && exit.Code == 0:
 		return fmt.Errorf("tandem: worker ended before it was ready: %w%s", exit, hint)
-	case exit != nil && gone(err):
+	case exit != nil && HungUp(err):
 		return fmt.Errorf("tandem: worker ended before it was ready: %w", exit)
 	case ctx.Err() != nil:
 		return fmt.Errorf("tandem: worker %s (pid %d) is not ready: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
-	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before it was ready%s%s", p.program(), p.PID(), hint, p.lastWords())
+	case HungUp(err):
+		return fmt.Errorf("%w: worker %s (pid %d) closed its control socket before it was ready%s%s", ipc.ErrPeerGone, p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
-}
-
-func gone(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (p *Process) lastWords() string {
