@@ -125,17 +125,11 @@ func TestDescriptorsWithEveryByte(t *testing.T) {
 		_, _, err := theirs.WriteMsgUnix(hello[i:i+1], unix.UnixRights(fd, fd, fd, fd), nil)
 		require.NoError(t, err)
 	}
-	r := fdpass.Reader{Conn: ours}
-	defer r.Close()
-	_, err = drivers.ReadHello(&r)
-	require.ErrorContains(t, err, "the other side passed 8 files")
-	require.Len(t, r.Files, 8)
-
 	d, err := Driver{}.complete()
 	require.NoError(t, err)
 	_, err = d.link(ours, localHello())
 	require.ErrorIs(t, err, ipc.ErrProtocol)
-	require.ErrorContains(t, err, "passed 8 descriptors with its hello, not 1")
+	require.ErrorContains(t, err, "passed 4 descriptors with its hello, not 1")
 }
 
 // A side has a link only when the other one has said that it has mapped all, too. If that

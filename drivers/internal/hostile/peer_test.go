@@ -186,7 +186,7 @@ func (p *peer) hello() drivers.Hello {
 	if p.driver == "shm" {
 		layout = ring.LayoutVersion
 	}
-	return process.Hello(drivers.Hello{Codec: p.codec, MaxMessage: maxMessage}, p.driver, layout)
+	return process.Hello(drivers.Hello{Codec: p.codec, MaxMessage: maxMessage, Window: drivers.DefaultWindow}, p.driver, layout)
 }
 
 // sayHello says what an honest peer would say.
@@ -241,8 +241,10 @@ func (p *peer) link(say func() error) error {
 	if p.theirs, err = ring.Open(from.Files[0]); err != nil {
 		return err
 	}
-	_, p.consumer, err = ring.Join(p.ours.Bytes(), p.theirs.Bytes())
-	return err
+	if _, p.consumer, err = ring.Join(p.ours.Bytes(), p.theirs.Bytes()); err != nil || p.row.confirms {
+		return err
+	}
+	return process.Confirm(p.control, p.driver)
 }
 
 // nextTx returns a tx that no other request of this side has, and that no row makes up.

@@ -46,6 +46,22 @@ var helloRows = slicesOf(
 			}
 			return p.write(p.helloBytes())
 		}, end: protocol},
+		{name: "confirmation: none", confirms: true, hello: func(p *peer) error { return p.link(p.sayHello) }, driver: "shm", start: timeout},
+		{name: "confirmation: a hello", hello: func(p *peer) error { return p.confirm(p.helloBytes()) }, confirms: true, driver: "shm", start: protocol},
+		{name: "confirmation: garbage", hello: func(p *peer) error { return p.confirm(make([]byte, 64<<10)) }, confirms: true, driver: "shm", start: protocol},
+		{name: "confirmation: a refusal", hello: func(p *peer) error { return p.confirm(drivers.AppendRefusal(nil, "no")) }, confirms: true, driver: "shm", start: refused},
+		{name: "confirmation: the end", hello: func(p *peer) error {
+			if err := p.link(p.sayHello); err != nil {
+				return err
+			}
+			return p.control.Close()
+		}, confirms: true, driver: "shm", start: gone},
+		{name: "confirmation: twice", hello: func(p *peer) error {
+			if err := p.confirm(drivers.AppendReady(nil)); err != nil {
+				return err
+			}
+			return p.write(drivers.AppendReady(nil))
+		}, confirms: true, links: true, driver: "shm", serves: true, end: protocol},
 		{name: "hello: queued for ever", hello: bytesThenSilence(bytes.Repeat(drivers.AppendQueued(nil), 1000)), start: protocol},
 		{name: "hello: a descriptor with each byte", hello: func(p *peer) error {
 			return p.floodDescriptors(p.helloBytes())
@@ -104,6 +120,14 @@ func bytesThenSilence(b []byte) func(*peer) error {
 func (p *peer) write(b []byte) error {
 	_, _ = p.control.Write(b)
 	return nil
+}
+
+// confirm says a hello, and b where the confirmation belongs.
+func (p *peer) confirm(b []byte) error {
+	if err := p.link(p.sayHello); err != nil {
+		return err
+	}
+	return p.write(b)
 }
 
 // helloBytes is an honest hello.

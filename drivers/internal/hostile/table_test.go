@@ -32,6 +32,8 @@ type row struct {
 	// after it.
 	hello func(*peer) error
 	links bool
+	// confirms says that hello also takes the place of the confirmation.
+	confirms bool
 	// act is what the hostile side does over a link. If serves is set it answers all that
 	// it is asked meanwhile, rightly.
 	act    func(*peer) error
