@@ -220,12 +220,14 @@ func host[C drivers.Channel](r *report, row *row, d drivers.Driver[C], opts []wo
 		cmd.Stderr = nil
 		opts = append(opts, worker.WithOutput(quiet))
 	}
+	var handlers worker.Handlers
+	handle(&handlers) // before anything can be asked
+	opts = append(opts, worker.WithHandlers(&handlers))
 	w, err := worker.Spawn(context.Background(), cmd, d, opts...)
 	r.Start = classify(err)
 	if err != nil {
 		return
 	}
-	handle(w)
 	r.calls(w, row)
 	if c, ok := any(w.Channel()).(*socket.Channel); ok && row.again != "" {
 		err := c.Disconnect()
