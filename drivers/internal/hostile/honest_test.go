@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ import (
 const (
 	grace = 100 * time.Millisecond
 	// guard bounds what only a hang makes last.
-	guard = 30 * time.Second
+	guard = 60 * time.Second
 	// soon is a timeout in rows where it has to run out.
 	soon = 200 * time.Millisecond
 )
@@ -275,7 +276,9 @@ func (r *report) measure(f func()) error {
 		return err
 	}
 	baseline := drivertest.NewBaseline()
+	hung := time.AfterFunc(guard*3/2, func() { _ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2) })
 	f()
+	hung.Stop()
 	peak, err := peakMemory()
 	if err != nil {
 		return err
