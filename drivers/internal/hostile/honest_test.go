@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ import (
 const (
 	grace = 100 * time.Millisecond
 	// guard bounds what only a hang makes last.
-	guard = 30 * time.Second
+	guard = 60 * time.Second
 	// soon is a timeout in rows where it has to run out.
 	soon = 200 * time.Millisecond
 )
@@ -220,12 +221,14 @@ func host[C drivers.Channel](r *report, row *row, d drivers.Driver[C], opts []wo
 		cmd.Stderr = nil
 		opts = append(opts, worker.WithOutput(quiet))
 	}
+	var handlers worker.Handlers
+	handle(&handlers) // before anything can be asked
+	opts = append(opts, worker.WithHandlers(&handlers))
 	w, err := worker.Spawn(context.Background(), cmd, d, opts...)
 	r.Start = classify(err)
 	if err != nil {
 		return
 	}
-	handle(w)
 	r.calls(w, row)
 	if c, ok := any(w.Channel()).(*socket.Channel); ok && row.again != "" {
 		err := c.Disconnect()
@@ -273,7 +276,9 @@ func (r *report) measure(f func()) error {
 		return err
 	}
 	baseline := drivertest.NewBaseline()
+	hung := time.AfterFunc(guard*3/2, func() { _ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2) })
 	f()
+	hung.Stop()
 	peak, err := peakMemory()
 	if err != nil {
 		return err

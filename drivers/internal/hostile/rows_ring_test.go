@@ -151,7 +151,7 @@ var ringRows = onShm(slicesOf(
 			binary.LittleEndian.PutUint64(b[p.records.next%ringSize+8:], f.Tx)
 			p.put(ring.ControlSize+int(p.records.next%ringSize), p.records.next>>3<<48|ready<<40|uint64(drivers.KindResponse)<<32|8)
 			return nil
-		}, end: timeout, also: []string{wrong}},
+		}, end: timeout, also: []string{wrong, local}},
 		{name: "words: all of the control area, at random, all the time", act: func(p *peer) error {
 			if _, err := p.request(); err != nil {
 				return err
