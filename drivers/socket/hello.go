@@ -26,7 +26,7 @@ func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
 // hear receives the first host's hello. A host that does not agree gets ours, so that it
 // sees in what.
 func hear(conn netConn, local drivers.Hello) (drivers.Hello, error) {
-	remote, err := process.HearHello(conn, local, nil)
+	remote, err := process.HearFirstHello(conn, local, nil)
 	var mismatch *ipc.MismatchError
 	if errors.As(err, &mismatch) {
 		_ = sendHello(conn, local) // the error itself is returned as well

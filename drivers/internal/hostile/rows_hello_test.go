@@ -56,12 +56,12 @@ var helloRows = slicesOf(
 			}
 			return p.control.Close()
 		}, confirms: true, driver: "shm", start: gone},
-		{name: "confirmation: twice", hello: func(p *peer) error {
-			if err := p.confirm(drivers.AppendReady(nil)); err != nil {
+		{name: "confirmation: twice", act: func(p *peer) error {
+			if _, err := p.request(); err != nil {
 				return err
 			}
 			return p.write(drivers.AppendReady(nil))
-		}, confirms: true, links: true, driver: "shm", serves: true, end: protocol},
+		}, driver: "shm", end: protocol},
 		{name: "hello: queued for ever", hello: bytesThenSilence(bytes.Repeat(drivers.AppendQueued(nil), 1000)), start: protocol},
 		{name: "hello: a descriptor with each byte", hello: func(p *peer) error {
 			return p.floodDescriptors(p.helloBytes())

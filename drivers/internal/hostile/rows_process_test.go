@@ -22,7 +22,15 @@ var processRows = []row{
 	{name: "process: exits after its hello", hello: func(p *peer) error {
 		_ = p.sayHello()
 		return exit()
-	}, links: true, role: "worker", end: gone},
+	}, links: true, driver: "socket", role: "worker", end: gone},
+	{name: "process: exits before its confirmation", hello: func(p *peer) error {
+		_ = p.link(p.sayHello)
+		return exit()
+	}, confirms: true, driver: "shm", role: "worker", start: gone},
+	{name: "process: exits after its confirmation", hello: func(p *peer) error {
+		_ = p.link(p.sayHello)
+		return exit()
+	}, links: true, driver: "shm", role: "worker", end: gone},
 	{name: "process: exits at work", act: began(func(*peer) { _ = exit() }), role: "worker", end: gone},
 	{name: "process: exits in the middle of a message", act: began(func(p *peer) {
 		if p.driver == "shm" {
@@ -35,7 +43,7 @@ var processRows = []row{
 	{name: "process: runs another program", act: began(func(*peer) {
 		_ = syscall.Exec("/bin/true", []string{"true"}, nil)
 	}), role: "worker", end: gone},
-	{name: "process: a host exits at work", act: began(func(*peer) { os.Exit(0) }), role: "host", end: gone},
+	{name: "process: a host exits at work", act: began(func(*peer) { os.Exit(0) }), role: "host", end: gone, also: []string{closed}, either: true}, // SIGTERM may come first
 	{name: "process: closes all its descriptors", act: began(func(*peer) {
 		fds, _ := filepath.Glob("/proc/self/fd/*")
 		for _, fd := range fds { // but those of the runtime
