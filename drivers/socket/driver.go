@@ -208,7 +208,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site, limit
 	}
 	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
 		Path: at.path, Private: at.private,
-		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
+		PID: p.Locate(l.peer), StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],
 		Codec:   s.Codec, MaxMessage: limit, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
 	}}

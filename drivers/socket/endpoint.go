@@ -230,10 +230,14 @@ func (e *endpoint) watchHost(conn netConn, hello drivers.Hello) {
 		e.host = nil
 	}
 	cred, err := peerCredentials(conn)
-	if err != nil || cred.pid == 0 {
+	if err != nil {
 		return
 	}
-	if host, err := process.Find(cred.pid, hello.StartTime, ""); err == nil {
+	find := func() (*process.Foreign, error) { return process.Find(cred.pid, hello.StartTime, "") }
+	if cred.pid == 0 { // the host is outside of our pid namespace
+		find = func() (*process.Foreign, error) { return process.Peer(conn, hello.PID, "") }
+	}
+	if host, err := find(); err == nil {
 		e.host = host
 	}
 }

@@ -180,7 +180,6 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 		what        string
 		first, then uint64
 	}{
-		{"process id", uint64(c.ref.PID), uint64(remote.PID)},
 		{"start time", c.ref.StartTime, remote.StartTime},
 		{"nonce", c.ref.Nonce, remote.Nonce},
 	} {

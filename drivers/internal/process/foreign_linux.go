@@ -1,7 +1,9 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -51,6 +53,28 @@ func Find(pid int, started uint64, program string) (*Foreign, error) {
 		}
 		return nil, &GoneError{PID: pid, StartTime: started, Now: now}
 	}
+	return watchForeign(f, pid, program)
+}
+
+// Peer returns the process that has made the other end of a socket, as [Find] does. It
+// needs no id, so it finds a process of an outer pid namespace, too, which has none here.
+// pid and program are what to call it in errors. It needs Linux 6.5.
+func Peer(conn *net.UnixConn, pid int, program string) (*Foreign, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("tandem: process %d: %w", pid, err)
+	}
+	var fd int
+	failed := raw.Control(func(s uintptr) { fd, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
+	if err = cmp.Or(failed, err); err != nil {
+		return nil, fmt.Errorf("tandem: %w: open process %d: %w", ipc.ErrUnsupported, pid, os.NewSyscallError("getsockopt SO_PEERPIDFD", err))
+	}
+	_ = unix.SetNonblock(fd, true) // if it fails waiting takes a thread
+	return watchForeign(os.NewFile(uintptr(fd), "pidfd"), pid, program)
+}
+
+// watchForeign takes over a pidfd.
+func watchForeign(f *os.File, pid int, program string) (*Foreign, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		f.Close()

@@ -41,7 +41,7 @@ func Hello(h drivers.Hello, driver string, layout int) drivers.Hello {
 	h.Layout = layout
 	h.ByteOrder = drivers.ByteOrderMark
 	h.PID = os.Getpid()
-	h.StartTime = StartTime(h.PID)
+	h.StartTime = ownStartTime()
 	h.Nonce = nonce()
 	h.Window = drivers.DefaultWindow
 	return h
