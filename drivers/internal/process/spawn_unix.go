@@ -162,11 +162,13 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 // known it asks hint.
 func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
+		over, stop := after(drivers.ExitDelay)
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-		case <-time.After(drivers.ExitDelay):
+		case <-over:
 		}
+		stop()
 	}
 	exit := p.Exit()
 	p.Kill()

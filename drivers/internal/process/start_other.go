@@ -33,6 +33,8 @@ func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsup
 // Socketpair fails on this system.
 func Socketpair(int) (*net.UnixConn, *os.File, error) { return nil, nil, errUnsupported }
 
-func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
+func startOS(*exec.Cmd, bool, int) (wait func() bool, reaped func(), err error) {
+	return nil, nil, errUnsupported
+}
 
 func signalGroup(p *os.Process, sig os.Signal) error { return p.Signal(sig) }
