@@ -182,7 +182,7 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
 	case exit != nil && gone(err) && exit.Code == 0:
-		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
+		return fmt.Errorf("tandem: worker ended before its hello: %w%s; a wrapper that starts the worker as another process has to last as long as that", exit, hint)
 	case exit != nil && gone(err):
 		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
 	case ctx.Err() != nil:
