@@ -175,7 +175,7 @@ func TestBubbleWithManyWorkers(t *testing.T) {
 func TestBubbleWithReconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, d := range []socket.Driver{
-			{}, {Detached: true}, {Path: t.TempDir() + "/s", Connect: socket.Connect{Auto: true, OnState: func(socket.State) {}}},
+			{}, {Detached: true}, {Path: t.TempDir() + "/s"},
 		} {
 			w, err := worker.Spawn(t.Context(), worker.Self("test"), d, worker.WithResume(1<<20))
 			require.NoError(t, err)
@@ -186,5 +186,14 @@ func TestBubbleWithReconnects(t *testing.T) {
 			}
 			require.NoError(t, w.Close())
 		}
+		// A connection that is cut comes back by itself, after a pause.
+		var states connStates
+		w := startResume(t, socket.Driver{Connect: socket.Connect{Auto: true, OnState: states.add}}, worker.WithResume(1<<20))
+		for range 3 {
+			_, err := cut.Call(t.Context(), w, 0)
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+		require.Contains(t, states.kinds(), socket.Reconnecting)
 	})
 }

@@ -152,10 +152,10 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 
 // pause returns after d, or when ctx ends or done is closed.
 func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	over, stop := process.After(d)
+	defer stop()
 	select {
-	case <-t.C:
+	case <-over:
 	case <-done:
 	case <-ctx.Done():
 	}

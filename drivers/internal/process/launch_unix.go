@@ -132,7 +132,7 @@ func (c *child) reap() {
 	c.stdio.settle(c.delay)
 	if c.output != nil {
 		c.output.close()
-		over, stop := after(stdioDelay)
+		over, stop := After(stdioDelay)
 		select {
 		case <-c.output.done:
 		case <-over: // the logger is stuck

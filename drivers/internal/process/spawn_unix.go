@@ -162,7 +162,7 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 // known it asks hint.
 func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
-		over, stop := after(drivers.ExitDelay)
+		over, stop := After(drivers.ExitDelay)
 		select {
 		case <-p.done:
 		case <-ctx.Done():
@@ -249,6 +249,10 @@ func Control(s *drivers.StartupData) (*net.UnixConn, error) {
 	}
 	return unixConn(f)
 }
+
+// nap sleeps for a millisecond at least, by the real clock, and holds a thread. A signal
+// may cut it short.
+func nap(d time.Duration) { _, _ = unix.Poll(nil, int(max(d.Milliseconds(), 1))) }
 
 func signalGroup(p *os.Process, sig os.Signal) error {
 	s, ok := sig.(syscall.Signal)

@@ -136,7 +136,7 @@ func (s *stdio) empty() {
 // descendant may hold a pipe open, and the user's reader or writer may block; only in
 // the latter case does a goroutine stay, until the reader or writer returns.
 func (s *stdio) settle(d time.Duration) {
-	over, stop := after(d)
+	over, stop := After(d)
 	select {
 	case <-s.ended:
 	case <-over:

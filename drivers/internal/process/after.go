@@ -1,21 +1,17 @@
-//go:build unix
-
 package process
 
 import (
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // maxNap is how long a goroutine in a bubble sleeps before it looks whether it is to end.
 const maxNap = 10 * time.Millisecond
 
-// after returns a channel that gets the time after d by the real clock, also in a bubble,
+// After returns a channel that gets the time after d by the real clock, also in a bubble,
 // where the clock of package time stands still while somebody waits in the kernel. stop,
 // which has to be called, frees what it holds.
-func after(d time.Duration) (c <-chan time.Time, stop func()) {
+func After(d time.Duration) (c <-chan time.Time, stop func()) {
 	if bubble() == "" {
 		t := time.NewTimer(d)
 		return t.C, func() { t.Stop() }
@@ -24,7 +20,7 @@ func after(d time.Duration) (c <-chan time.Time, stop func()) {
 	var stopped atomic.Bool
 	go func() {
 		for left := d; left > 0 && !stopped.Load(); left -= maxNap {
-			_, _ = unix.Poll(nil, int(min(left, maxNap).Milliseconds())+1)
+			nap(min(left, maxNap))
 		}
 		over <- time.Now()
 	}()
