@@ -142,28 +142,33 @@ func TestReconnectToHiddenWorker(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	if out, err := exec.Command(unshare, "-Urpf", "true").CombinedOutput(); err != nil {
-		t.Skipf("this system does not allow it: %v: %s", err, out)
-	}
-	for name, d := range map[string]socket.Driver{
-		"handover": {}, "path": {Path: t.TempDir() + "/s"}, "detached": {Detached: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w, err := worker.Spawn(t.Context(), exec.Command(unshare, "-Urpf", "--kill-child", link(t, testProgram)), d)
-			require.NoError(t, err)
-			require.NoError(t, w.Channel().Disconnect())
-			require.NoError(t, w.Channel().Reconnect(t.Context()))
-			said, err := pid.Call(t.Context(), w, 0)
-			require.NoError(t, err)
-			require.Equal(t, 1, said.PID)
-			require.Zero(t, w.Channel().Ref().PID)
-			if d.Detached {
-				_, err = worker.Attach(t.Context(), w.Channel().Ref(), socket.Connect{})
-				require.ErrorIs(t, err, socket.ErrBadRef)
-				require.ErrorContains(t, err, "pid namespace")
-			}
-			require.NoError(t, w.Close())
-		})
+	// With a /proc of its own the worker finds the processes of its namespace there, and
+	// otherwise those of the host's.
+	for _, flags := range []string{"-Urpf", "-Urpfm --mount-proc"} {
+		args := append(strings.Fields(flags), "--kill-child")
+		if out, err := exec.Command(unshare, append(args, "true")...).CombinedOutput(); err != nil {
+			t.Skipf("this system does not allow it: %v: %s", err, out)
+		}
+		for name, d := range map[string]socket.Driver{
+			"handover": {}, "path": {Path: t.TempDir() + "/s"}, "detached": {Detached: true},
+		} {
+			t.Run(flags+" "+name, func(t *testing.T) {
+				w, err := worker.Spawn(t.Context(), exec.Command(unshare, append(args, link(t, testProgram))...), d)
+				require.NoError(t, err)
+				require.NoError(t, w.Channel().Disconnect())
+				require.NoError(t, w.Channel().Reconnect(t.Context()))
+				said, err := pid.Call(t.Context(), w, 0)
+				require.NoError(t, err)
+				require.Equal(t, 1, said.PID)
+				require.Zero(t, w.Channel().Ref().PID)
+				if d.Detached {
+					_, err = worker.Attach(t.Context(), w.Channel().Ref(), socket.Connect{})
+					require.ErrorIs(t, err, socket.ErrBadRef)
+					require.ErrorContains(t, err, "pid namespace")
+				}
+				require.NoError(t, w.Close())
+			})
+		}
 	}
 }
 

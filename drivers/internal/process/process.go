@@ -48,6 +48,9 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // is not known. A process in a pid namespace of its own knows only its id there. It is
 // the one that was started, or, if that was a wrapper, one that this has started.
 func (p *Process) Locate(remote drivers.Hello) int {
+	if remote.StartTime == 0 || StartTime(p.PID()) == 0 {
+		return remote.PID // one side does not see processes, or this one has ended
+	}
 	for _, pid := range []int{p.PID(), remote.PID} {
 		if StartTime(pid) == remote.StartTime && innermostPID(pid) == remote.PID {
 			return pid
