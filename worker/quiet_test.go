@@ -138,13 +138,17 @@ var uses = []struct {
 		return nil
 	}},
 	{"workers that are given up", func(s spawner) error {
-		path := filepath.Join(os.TempDir(), "quiet")
-		defer os.Remove(path)
-		cmd := worker.Self("once")
-		cmd.Args = append(cmd.Args, path)
-		w, err := s.spawn(context.Background(), cmd, worker.WithStartTimeout(100*time.Millisecond),
-			worker.WithRestart(worker.Restart{Delay: time.Millisecond, MaxRestarts: 1}))
+		self, err := os.Executable()
 		if err != nil {
+			return err
+		}
+		cmd := worker.Self("test")
+		cmd.Path = filepath.Join(os.TempDir(), "quiet")
+		if err := os.Symlink(self, cmd.Path); err != nil {
+			return err
+		}
+		w, err := s.spawn(context.Background(), cmd, worker.WithRestart(worker.Restart{Delay: time.Millisecond, MaxRestarts: 1}))
+		if err := errors.Join(err, os.Remove(cmd.Path)); err != nil { // it is not there to be started again
 			return err
 		}
 		_, _ = crash.Call(context.Background(), w, "exit")
