@@ -3,8 +3,10 @@ package drivers
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"slices"
 )
 
 // fileKind is a kind of file, in words.
@@ -26,18 +28,9 @@ func (s *StartupData) inherit() error {
 		return err
 	}
 	closeOnExec(s.Control)
-	for _, d := range []struct {
-		number int
-		what   string
-		kind   fileKind
-	}{{s.HostAlive, "host-alive pipe", kindPipe}, {s.Program, "program's file", kindRegular}} {
-		if d.number == 0 {
-			continue
-		}
-		if err := s.check(d.number, d.what, d.kind); err != nil {
-			_ = s.RefuseFor(err) // the error itself is returned as well
-			return err
-		}
+	if err := s.checkOthers(); err != nil {
+		_ = s.RefuseFor(err) // the error itself is returned as well
+		return err
 	}
 	if s.Program > 0 {
 		_ = os.NewFile(uintptr(s.Program), "program").Close() // it is only read from
@@ -51,6 +44,34 @@ func (s *StartupData) inherit() error {
 				close(s.hostGone)
 			}
 		}()
+	}
+	return nil
+}
+
+// checkOthers is check for all but the control socket.
+func (s *StartupData) checkOthers() error {
+	for _, d := range []struct {
+		number int
+		what   string
+		kind   fileKind
+	}{{s.HostAlive, "host-alive pipe", kindPipe}, {s.Program, "program's file", kindRegular}} {
+		if d.number == 0 {
+			continue
+		}
+		if err := s.check(d.number, d.what, d.kind); err != nil {
+			return err
+		}
+	}
+	// What the driver passes: only the driver knows which kind of file that is.
+	for _, number := range slices.Sorted(maps.Keys(s.Inodes)) {
+		if number == s.Control || number == s.HostAlive || number == s.Program {
+			continue
+		}
+		if got, inode := lookAt(number); inode != s.Inodes[number] {
+			return fmt.Errorf("tandem: descriptor %d, which driver %s has passed, is %s here (inode %d, expected %d): did a program between host and worker close or use it?",
+				number, s.Driver, got, inode, s.Inodes[number])
+		}
+		closeOnExec(number)
 	}
 	return nil
 }

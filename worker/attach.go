@@ -9,6 +9,7 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // Attach takes over the worker that ref names, which another process has started and left.
@@ -55,7 +56,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	}
 	if timeout := o.Timeouts.Start; timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
+		ctx, cancel = wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
 		defer cancel()
 	}
 	channel, err := socket.Attach(ctx, ref, connect, o.Logger)

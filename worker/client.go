@@ -166,7 +166,7 @@ func importPath(driver any) string {
 func (c *Client[C]) Channel() C { return c.current.Load().channel }
 
 // PID returns the id of the worker's process: the present one, or the last one if there
-// is none now.
+// is none now. A worker in a pid namespace of its own has another id there.
 func (c *Client[C]) PID() int { return c.Process().PID() }
 
 // Process returns the worker's process: the present one, or the last one if there is

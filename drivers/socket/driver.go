@@ -229,7 +229,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 	}
 	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
 		Path: at.path, Private: at.private,
-		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
+		PID: p.Locate(l.peer), StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],
 		Codec:   s.Codec, MaxMessage: s.MaxMessage, Window: s.Window, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
 	}}

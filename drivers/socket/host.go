@@ -42,10 +42,15 @@ func (e *endpoint) findHost(conn netConn, hello drivers.Hello) (*process.Foreign
 		return nil, nil
 	}
 	cred, err := peerCredentials(conn)
-	if err != nil || cred.pid == 0 {
+	if err != nil {
 		return nil, nil
 	}
-	host, err := process.Find(cred.pid, hello.StartTime, "")
+	var host *process.Foreign
+	if cred.pid == 0 { // the host is outside of our pid namespace
+		host, err = process.Peer(conn, hello.PID, "")
+	} else {
+		host, err = process.Find(cred.pid, hello.StartTime, "")
+	}
 	if errors.Is(err, ipc.ErrExhausted) {
 		return nil, err
 	}

@@ -155,10 +155,10 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 
 // pause returns after d, or when ctx ends or done is closed.
 func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	over, stop := process.After(d)
+	defer stop()
 	select {
-	case <-t.C:
+	case <-over:
 	case <-done:
 	case <-ctx.Done():
 	}
@@ -183,7 +183,6 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 		what        string
 		first, then uint64
 	}{
-		{"process id", uint64(c.ref.PID), uint64(remote.PID)},
 		{"start time", c.ref.StartTime, remote.StartTime},
 		{"nonce", c.ref.Nonce, remote.Nonce},
 	} {

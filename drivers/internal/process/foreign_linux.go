@@ -1,8 +1,11 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -48,7 +51,7 @@ func Find(pid int, started uint64, program string) (*Foreign, error) {
 	f := os.NewFile(uintptr(fd), "pidfd")
 	// Looked at while the descriptor is open: were it another process now, the one
 	// of the descriptor would have ended.
-	now, err := startTime(pid)
+	now, err := startTime(strconv.Itoa(pid))
 	if err != nil {
 		f.Close()
 		return nil, Shortage(err)
@@ -60,6 +63,31 @@ func Find(pid int, started uint64, program string) (*Foreign, error) {
 		}
 		return nil, &GoneError{PID: pid, StartTime: started, Now: now}
 	}
+	return watchForeign(f, pid, program)
+}
+
+// Peer returns the process that has made the other end of a socket, as [Find] does. It
+// needs no id, so it finds a process of an outer pid namespace, too, which has none here.
+// pid and program are what to call it in errors. It needs Linux 6.5,
+// and otherwise fails with [ipc.ErrUnsupported].
+func Peer(conn *net.UnixConn, pid int, program string) (*Foreign, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("tandem: process %d: %w", pid, err)
+	}
+	var fd int
+	failed := raw.Control(func(s uintptr) { fd, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
+	if err = cmp.Or(failed, err); IsShortage(err) {
+		return nil, Shortage(fmt.Errorf("tandem: open process %d: %w", pid, os.NewSyscallError("getsockopt SO_PEERPIDFD", err)))
+	} else if err != nil {
+		return nil, fmt.Errorf("tandem: %w: open process %d: %w", ipc.ErrUnsupported, pid, os.NewSyscallError("getsockopt SO_PEERPIDFD", err))
+	}
+	_ = unix.SetNonblock(fd, true) // if it fails waiting takes a thread
+	return watchForeign(os.NewFile(uintptr(fd), "pidfd"), pid, program)
+}
+
+// watchForeign takes over a pidfd.
+func watchForeign(f *os.File, pid int, program string) (*Foreign, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		f.Close()

@@ -35,7 +35,7 @@ func Identify() error {
 	if self.known {
 		return nil
 	}
-	start, err := startTime(os.Getpid())
+	start, err := startTime("self")
 	self.known, self.start = err == nil, start
 	return Shortage(err)
 }

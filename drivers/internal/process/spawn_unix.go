@@ -167,11 +167,13 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 // known it asks hint.
 func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
+		over, stop := After(drivers.ExitDelay)
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-		case <-time.After(drivers.ExitDelay):
+		case <-over:
 		}
+		stop()
 	}
 	exit := p.Exit()
 	p.Kill()
@@ -185,7 +187,7 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
 	case exit != nil && HungUp(err) && exit.Code == 0:
-		return fmt.Errorf("tandem: worker ended before it was ready: %w%s", exit, hint)
+		return fmt.Errorf("tandem: worker ended before it was ready: %w%s; a wrapper that starts the worker as another process has to last as long as that", exit, hint)
 	case exit != nil && HungUp(err):
 		return fmt.Errorf("tandem: worker ended before it was ready: %w", exit)
 	case ctx.Err() != nil:
@@ -255,6 +257,10 @@ func Control(s *drivers.StartupData) (*net.UnixConn, error) {
 	}
 	return conn, err
 }
+
+// nap sleeps for a millisecond at least, by the real clock, and holds a thread. A signal
+// may cut it short.
+func nap(d time.Duration) { _, _ = unix.Poll(nil, int(max(d.Milliseconds(), 1))) }
 
 func signalGroup(p *os.Process, sig os.Signal) error {
 	s, ok := sig.(syscall.Signal)
