@@ -43,7 +43,8 @@ var processRows = []row{
 	{name: "process: runs another program", act: began(func(*peer) {
 		_ = syscall.Exec("/bin/true", []string{"true"}, nil)
 	}), role: "worker", end: gone},
-	{name: "process: a host exits at work", act: began(func(*peer) { os.Exit(0) }), role: "host", end: gone, also: []string{closed}, either: true}, // SIGTERM may come first
+	{name: "process: a host exits at work", act: began(func(*peer) { os.Exit(0) }), role: "host", end: gone,
+		also: []string{closed}, either: true}, // SIGTERM may come first
 	{name: "process: closes all its descriptors", act: began(func(*peer) {
 		fds, _ := filepath.Glob("/proc/self/fd/*")
 		for _, fd := range fds { // but those of the runtime
