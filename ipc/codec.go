@@ -39,6 +39,7 @@ var (
 	// functions, complex numbers, interfaces with methods, types with fields of which none is
 	// exported, types that encode themselves but do not decode themselves, and
 	// big.Float, whose precision would be lost. A value that contains itself is an error.
+	// So is a message that would take much more memory than its size: see [WithMaxDecoded].
 	CBOR Codec = cborCodec{}
 	// JSON is encoding/json, for workers that are debugged with other tools. What travels
 	// with it is what encoding/json says: times lose the seconds of their zone's offset.
@@ -84,7 +85,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-type cborCodec struct{}
+// cborCodec is CBOR, with a bound for what decoding may take where a method has one.
+type cborCodec struct{ maxDecoded int }
 
 func (cborCodec) Name() string { return "cbor" }
 
@@ -97,9 +99,15 @@ func (cborCodec) Append(dst []byte, v any) ([]byte, error) {
 	return appendWith(dst, func(b *bytes.Buffer) error { return cborEnc.MarshalToBuffer(v, b) })
 }
 
-func (cborCodec) Decode(data []byte, v any) error { return cborDec.Unmarshal(data, v) }
+func (c cborCodec) Decode(data []byte, v any) error {
+	if err := checkDecoded(false, data, v, c.maxDecoded); err != nil {
+		return err
+	}
+	return cborDec.Unmarshal(data, v)
+}
 
-type jsonCodec struct{}
+// jsonCodec is JSON, with a bound as cborCodec has it.
+type jsonCodec struct{ maxDecoded int }
 
 func (jsonCodec) Name() string { return "json" }
 
@@ -107,7 +115,23 @@ func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
 	return appendWith(dst, func(b *bytes.Buffer) error { return json.NewEncoder(b).Encode(v) })
 }
 
-func (jsonCodec) Decode(data []byte, v any) error { return json.Unmarshal(data, v) }
+func (c jsonCodec) Decode(data []byte, v any) error {
+	if err := checkDecoded(true, data, v, c.maxDecoded); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// bounded returns c, or c with a bound for what decoding may take if c is CBOR or JSON.
+func bounded(c Codec, maxDecoded int) Codec {
+	switch c {
+	case CBOR:
+		return cborCodec{maxDecoded}
+	case JSON:
+		return jsonCodec{maxDecoded}
+	}
+	return c
+}
 
 var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 

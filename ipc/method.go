@@ -63,6 +63,7 @@ type Method[Req, Res any] struct {
 	codec      Codec // nil: that of the link
 	raw        bool  // both types are []byte
 	idempotent bool
+	maxDecoded int
 	callOptions
 }
 
@@ -75,6 +76,7 @@ type CallOption interface{ applyCall(*callOptions) }
 type methodOptions struct {
 	codec      Codec
 	idempotent bool
+	maxDecoded int
 	callOptions
 }
 
@@ -165,7 +167,7 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
+	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, maxDecoded: o.maxDecoded, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
 	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
 		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
 			if err := checkTravels(t, o.codec == JSON); err != nil {
@@ -206,7 +208,10 @@ func (m *Method[Req, Res]) Info() MethodInfo { return m.info }
 // Codec returns the codec that the method uses on a link whose codec is link.
 func (m *Method[Req, Res]) Codec(link Codec) Codec {
 	if m.codec != nil {
-		return m.codec
+		link = m.codec
+	}
+	if m.maxDecoded > 0 {
+		return bounded(link, m.maxDecoded)
 	}
 	return link
 }
@@ -239,7 +244,7 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err != nil {
-		return res, m.notDecoded(err)
+		return res, notDecoded(m.info.Name, err)
 	}
 	return res, nil
 }
@@ -272,7 +277,7 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 		err = codec.Decode(out.b, res)
 	}
 	if err != nil {
-		return m.notDecoded(err)
+		return notDecoded(m.info.Name, err)
 	}
 	return nil
 }
@@ -318,8 +323,13 @@ func (out *buffer) invoke(ctx context.Context, c Caller, inv *Invocation) error 
 	return err
 }
 
-func (m *Method[Req, Res]) notDecoded(err error) error {
-	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+// notDecoded is the error of a response to a call of method that could not be decoded.
+func notDecoded(method string, err error) error {
+	code := CodeInternal
+	if CodeOf(err) == CodeResourceExhausted {
+		code = CodeResourceExhausted
+	}
+	return Errorf(code, "decode the response of %q: %w", method, err)
 }
 
 // Notify sends a request without an answer, and returns when it was sent. The sender does
