@@ -283,7 +283,7 @@ func (w *walk) cborField(s *shape) {
 	f, ok := place{}, false
 	switch major, _, n := w.head(); major {
 	case cborText:
-		f, ok = s.field(w.data[w.at : w.at+int(n)])
+		f, ok = s.fieldOf(w.data[w.at : w.at+int(n)])
 		w.at += int(n)
 	case cborUint, cborNegInt:
 		if n <= math.MaxInt64 {

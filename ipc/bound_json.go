@@ -107,7 +107,7 @@ func (w *walk) jsonObject(s *shape, depth int) {
 			w.jsonText(s.key.shape, key)
 			w.json(s.elem, depth+1)
 		case reflect.Struct:
-			if f, ok := s.field(unquoted(key)); ok {
+			if f, ok := s.fieldOf(unquoted(key)); ok {
 				w.json(f, depth+1)
 			} else {
 				w.skipJSON()

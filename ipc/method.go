@@ -252,7 +252,8 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 // CallInto is [Method.Call], except that it puts the result into *res and uses the
 // memory of *res again where it can. With the codecs Raw and Fixed a call then allocates
 // nothing. CallInto takes over the memory of a []byte in *res, from its beginning to its
-// capacity, so nothing else may refer to it. If the call fails *res is undefined.
+// capacity, so nothing else may refer to it. With CBOR and JSON, what was in *res and does not come
+// stays there: entries of maps, fields that the other side left out. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
 	var inv Invocation
 	codec, in, err := m.encode(ctx, &inv, c, req, opts)

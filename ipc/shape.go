@@ -2,12 +2,10 @@ package ipc
 
 import (
 	"bytes"
-	"cmp"
 	"math"
 	"math/big"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,12 +43,8 @@ type place struct {
 	pointers int64 // what the pointers point to takes
 }
 
-// shapeField is a field of a struct that may be embedded.
 type shapeField struct {
-	name   string
-	index  []int
-	tagged bool
-	asInt  bool
+	field
 	place
 }
 
@@ -177,92 +171,25 @@ func (b *shapeBuilder) decodesItself(s *shape, t reflect.Type) {
 	}
 }
 
-// fields finds the fields of t and of the structs that it embeds, as the decoders do: of several of a name
-// the least deep wins, and of these one with a tag.
 func (b *shapeBuilder) fields(s *shape, t reflect.Type) {
-	type level struct {
-		t     reflect.Type
-		index []int
+	fields := fieldsOf(t, b.json)
+	s.array = fields.array
+	for _, inner := range fields.pointers {
+		s.embedded += allocated(int64(inner.Size()))
 	}
-	visited := map[reflect.Type]bool{t: true}
-	for next := []level{{t, nil}}; len(next) > 0; {
-		var deeper []level
-		for _, l := range next {
-			for i := range l.t.NumField() {
-				f := l.t.Field(i)
-				name, options := b.tag(f)
-				if f.Name == "_" && slices.Contains(options, "toarray") {
-					s.array = s.array || len(l.index) == 0
-				}
-				inner := f.Type
-				for inner.Kind() == reflect.Pointer && inner.Name() == "" {
-					inner = inner.Elem()
-				}
-				embeds := f.Anonymous && inner.Kind() == reflect.Struct
-				if name == "-" && options == nil || !f.IsExported() && !embeds {
-					continue
-				}
-				index := append(slices.Clip(slices.Clone(l.index)), i)
-				if embeds && name == "" {
-					if f.Type.Kind() == reflect.Pointer {
-						s.embedded += allocated(int64(inner.Size()))
-					}
-					if !visited[inner] {
-						visited[inner] = true
-						deeper = append(deeper, level{inner, index})
-					}
-					continue
-				}
-				s.addField(shapeField{name: cmp.Or(name, f.Name), index: index, tagged: name != "" || options != nil,
-					asInt: slices.Contains(options, "keyasint"), place: b.place(f.Type)})
-			}
-		}
-		next = deeper
-	}
-	s.sortFields()
-}
-
-// tag returns the name and the options that a field's tag gives it.
-func (b *shapeBuilder) tag(f reflect.StructField) (name string, options []string) {
-	tag := f.Tag.Get("json")
-	if c := f.Tag.Get("cbor"); c != "" && !b.json {
-		tag = c
-	}
-	parts := strings.Split(tag, ",")
-	if len(parts) > 1 {
-		options = parts[1:]
-	}
-	return parts[0], options
-}
-
-func (s *shape) addField(f shapeField) {
-	for i, other := range s.fields {
-		if other.name == f.name && other.asInt == f.asInt {
-			if len(other.index) == len(f.index) && f.tagged && !other.tagged {
-				s.fields[i] = f
-			}
-			return
-		}
-	}
-	s.fields = append(s.fields, f)
-}
-
-func (s *shape) sortFields() {
-	slices.SortFunc(s.fields, func(a, b shapeField) int { return slices.Compare(a.index, b.index) })
 	s.names, s.ints = make(map[string]int), make(map[int64]int)
-	for i, f := range s.fields {
-		if f.asInt {
-			if n, err := strconv.ParseInt(f.name, 10, 64); err == nil {
-				s.ints[n] = i
-			}
-			continue
+	for i, f := range fields.list {
+		s.fields = append(s.fields, shapeField{field: f, place: b.place(f.Type)})
+		if !f.asInt {
+			s.names[f.name] = i
+		} else if n, err := strconv.ParseInt(f.name, 10, 64); err == nil {
+			s.ints[n] = i
 		}
-		s.names[f.name] = i
 	}
 }
 
-// field returns where the value of a key goes, and false if that is nowhere.
-func (s *shape) field(key []byte) (place, bool) {
+// fieldOf returns where the value of a key goes, and false if that is nowhere.
+func (s *shape) fieldOf(key []byte) (place, bool) {
 	if i, ok := s.names[string(key)]; ok {
 		return s.fields[i].place, true
 	}
