@@ -101,8 +101,8 @@ func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, 
 // both sides send and accept; the default is [drivers.DefaultMaxMessage], 256 MiB. The
 // sender of a larger one gets an [*ipc.SizeError]. A peer can make this side hold one such
 // message beyond a window of 16 MiB of requests, and one beyond a window of notifications.
-// To decode a message can take a multiple of its size, by the types of the method: choose a
-// small bound for peers that are not trusted. WithMaxMessage panics if bytes is less than
+// What decoding a message may take beside that has a bound of its own: see
+// [ipc.WithMaxDecoded]. Choose small bounds for peers that are not trusted. WithMaxMessage panics if bytes is less than
 // [drivers.MinMaxMessage] or more than [drivers.MaxMaxMessage].
 func WithMaxMessage(bytes int) Option {
 	if bytes < drivers.MinMaxMessage || bytes > drivers.MaxMaxMessage {
