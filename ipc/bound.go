@@ -6,10 +6,11 @@ import (
 	"reflect"
 )
 
-// What decoding one message may take unless the method says otherwise: so many bytes, or so many
-// times the size of the message if that is more. The first is the size of the largest message
-// that a link takes by default, and leaves room for types that are large by nature, such
-// as maps of one entry each. The second is what a long list of small values in an any takes, twice.
+// What decoding one message may take unless the method says otherwise: so many bytes, or so
+// many times the size of the message if that is more. The first is the size of the largest
+// message that a link takes by default, and leaves room for types that are large by nature,
+// such as maps of one entry each. The second is what a long list of small values in an any
+// takes, twice.
 const (
 	maxDecoded       = 256 << 20
 	maxDecodedFactor = 32
@@ -23,17 +24,18 @@ type maxDecodedOption int
 
 func (n maxDecodedOption) applyMethod(o *methodOptions) { o.maxDecoded = int(n) }
 
-// WithMaxDecoded bounds how many bytes of memory decoding may take, for each request and each
-// response of a method, with the codecs CBOR and JSON. A message that would take more is an
-// [*Error] with CodeResourceExhausted on the side that should have decoded it, and nothing of it is
-// decoded. Without this option the bound is 256 MiB, or 32 times the size of
-// the message if that is more.
+// WithMaxDecoded bounds how many bytes of memory decoding may take, for each request and
+// each response of a method, with the codecs CBOR and JSON. A message that would take more
+// is an [*Error] with CodeResourceExhausted on the side that should have decoded it, and
+// nothing of it is decoded. Without this option the bound is 256 MiB, or 32 times the size
+// of the message if that is more.
 //
 // The bound counts, before anything is decoded, what the values of the message take in
-// memory as the type of the method has them: elements of slices, entries of maps, what pointers
-// point to, strings. What takes much time counts as memory, too: integers of
-// many thousand digits, values of wrong types. What a type allocates that decodes itself, and is not of the standard
-// library, is not known. The count is within a factor of 2 of what is allocated, mostly above it.
+// memory as the type of the method has them: elements of slices, entries of maps, what
+// pointers point to, strings. What takes much time counts as memory, too: integers of many
+// thousand digits, values of wrong types. What a type allocates that decodes itself, and is
+// not of the standard library, is not known. The count is within a factor of 2 of what is
+// allocated, mostly above it.
 //
 // WithMaxDecoded panics if bytes is not positive.
 func WithMaxDecoded(bytes int) MethodOption {
@@ -43,8 +45,8 @@ func WithMaxDecoded(bytes int) MethodOption {
 	return maxDecodedOption(bytes)
 }
 
-// checkDecoded fails if decoding data into what v points to would take more memory than limit, or
-// than a message of its size may if limit is 0.
+// checkDecoded fails if decoding data into what v points to would take more memory than
+// limit, or than a message of its size may if limit is 0.
 func checkDecoded(json bool, data []byte, v any, limit int) error {
 	t := reflect.TypeOf(v)
 	if t == nil || t.Kind() != reflect.Pointer {

@@ -172,7 +172,7 @@ func tooLarge(err error) bool { return ipc.CodeOf(err) == ipc.CodeResourceExhaus
 func TestDecodingIsBounded(t *testing.T) {
 	for _, m := range messages(128 << 10) {
 		t.Run(m.name, func(t *testing.T) {
-			for bound := 64 << 10; bound <= 64<<20; bound *= 4 {
+			for bound := 64 << 10; bound <= 64<<20; bound *= 32 {
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
 				live, err := within(t, m, bound)

@@ -31,17 +31,19 @@ var (
 	// What travels with it: numbers, strings, bool, slices, arrays, maps, structs with
 	// exported fields, and pointers to these, nested up to 256 levels. Types that have
 	// MarshalCBOR, MarshalBinary or MarshalText, the first of these, and the method that
-	// takes it back, travel as these say; MarshalJSON is not used. A time.Time arrives as the same
-	// moment in UTC, without a monotonic clock. Fields that are not exported stay behind, as
-	// with encoding/json, and an empty slice or map stays apart from a nil one. A value in an any
-	// arrives as what CBOR makes of it: bool, uint64, int64, float64, string, []byte,
-	// []any, map[any]any, time.Time, big.Int. [NewMethod] refuses what cannot travel, or would arrive
-	// as something else: channels, functions, complex numbers, interfaces with methods, types with fields
-	// of which none is exported, types that encode themselves but do not decode themselves, structs that
-	// are encoded by a method of what they embed beside other fields, structs with two fields of one name, pointers
-	// as keys of maps, and big.Float, whose precision would be lost. A value that contains itself is an error, and so
-	// is what an any holds and cannot travel. A message that would take much more memory than its
-	// size is an error where it is decoded: see [WithMaxDecoded]. docs/choosing-a-driver.md has a table.
+	// takes it back, travel as these say; MarshalJSON is not used. A time.Time arrives as
+	// the same moment in UTC, without a monotonic clock. Fields that are not exported stay
+	// behind, as with encoding/json, and an empty slice or map stays apart from a nil one.
+	// A value in an any arrives as what CBOR makes of it: bool, uint64, int64, float64,
+	// string, []byte, []any, map[any]any, time.Time, big.Int. [NewMethod] refuses what
+	// cannot travel, or would arrive as something else: channels, functions, complex
+	// numbers, interfaces with methods, types with fields of which none is exported, types
+	// that encode themselves but do not decode themselves, structs that are encoded by a
+	// method of what they embed beside other fields, structs with two fields of one name,
+	// pointers as keys of maps, and big.Float, whose precision would be lost. A value that
+	// contains itself is an error, and so is what an any holds and cannot travel. A message
+	// that would take much more memory than its size is an error where it is decoded: see
+	// [WithMaxDecoded]. docs/choosing-a-driver.md has a table.
 	CBOR Codec = cborCodec{}
 	// JSON is encoding/json, for workers that are debugged with other tools. What travels
 	// with it is what encoding/json says, and what that would change is an error: text that is not
@@ -138,17 +140,6 @@ func (c jsonCodec) Decode(data []byte, v any) error {
 		return err
 	}
 	return json.Unmarshal(data, v)
-}
-
-// bounded returns c, or c with a bound for what decoding may take if c is CBOR or JSON.
-func bounded(c Codec, maxDecoded int) Codec {
-	switch c {
-	case CBOR:
-		return cborCodec{maxDecoded}
-	case JSON:
-		return jsonCodec{maxDecoded}
-	}
-	return c
 }
 
 var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}

@@ -15,8 +15,9 @@ import (
 // look goes through a value before it is encoded, for what its type does not say.
 type look struct{ json bool }
 
-// check fails if v would not arrive, or as something else: if it is nested deeper than maxDepth, as it is
-// if it contains itself; if what an any holds cannot cross; or if codec json would change it.
+// check fails if v would not arrive, or as something else: if it is nested deeper than
+// maxDepth, as it is if it contains itself; if what an any holds cannot cross; or if codec
+// json would change it.
 func (l look) check(v reflect.Value, depth int, copied bool) error {
 	if depth > maxDepth {
 		return fmt.Errorf("tandem: value is nested deeper than %d levels, or contains itself", maxDepth)

@@ -63,7 +63,7 @@ type Method[Req, Res any] struct {
 	codec      Codec // nil: that of the link
 	raw        bool  // both types are []byte
 	idempotent bool
-	maxDecoded int
+	bounded    []Codec // CBOR and JSON with the method's own bound, if it has one
 	callOptions
 }
 
@@ -167,13 +167,16 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, maxDecoded: o.maxDecoded, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
+	m := &Method[Req, Res]{info: MethodInfo{Name: name}, codec: o.codec, idempotent: o.idempotent, callOptions: o.callOptions, raw: isRaw[Req, Res]()}
 	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
 		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
 			if err := checkTravels(t, o.codec == JSON); err != nil {
 				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
 			}
 		}
+	}
+	if o.maxDecoded > 0 {
+		m.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
 	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
@@ -210,8 +213,10 @@ func (m *Method[Req, Res]) Codec(link Codec) Codec {
 	if m.codec != nil {
 		link = m.codec
 	}
-	if m.maxDecoded > 0 {
-		return bounded(link, m.maxDecoded)
+	for _, c := range m.bounded {
+		if (link == CBOR || link == JSON) && c.Name() == link.Name() {
+			return c
+		}
 	}
 	return link
 }
