@@ -52,8 +52,8 @@ type visit struct {
 	copied bool
 }
 
-// What is known, of visit to *travels.
-var cborTravels, jsonTravels sync.Map
+// What is known, of reflect.Type to *travels, by the codec and whether values are copied.
+var cborTravels, cborCopies, jsonTravels, jsonCopies sync.Map
 
 // checkTravels fails if values of t cannot cross in CBOR, or JSON if json is set, or would
 // arrive as something else. The error names the path to the part of t that is the reason.
@@ -61,17 +61,21 @@ func checkTravels(t reflect.Type, json bool) error { return travelsOf(t, json, f
 
 func travelsOf(t reflect.Type, json, copied bool) *travels {
 	cache := &cborTravels
-	if json {
+	switch {
+	case json && copied:
+		cache = &jsonCopies
+	case json:
 		cache = &jsonTravels
+	case copied:
+		cache = &cborCopies
 	}
-	here := visit{t, copied}
-	if known, ok := cache.Load(here); ok {
+	if known, ok := cache.Load(t); ok {
 		return known.(*travels)
 	}
 	w := typeWalk{json: json, within: make(map[visit]bool)}
 	result := &travels{err: w.walk(t, t.String(), copied)}
 	result.look = w.look
-	known, _ := cache.LoadOrStore(here, result)
+	known, _ := cache.LoadOrStore(t, result)
 	return known.(*travels)
 }
 
