@@ -63,6 +63,7 @@ type Method[Req, Res any] struct {
 	codec      Codec // nil: that of the link
 	raw        bool  // both types are []byte
 	idempotent bool
+	bounded    []Codec // CBOR and JSON with the method's own bound, if it has one
 	callOptions
 }
 
@@ -75,6 +76,7 @@ type CallOption interface{ applyCall(*callOptions) }
 type methodOptions struct {
 	codec      Codec
 	idempotent bool
+	maxDecoded int
 	callOptions
 }
 
@@ -173,6 +175,9 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 			}
 		}
 	}
+	if o.maxDecoded > 0 {
+		m.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {
@@ -206,7 +211,12 @@ func (m *Method[Req, Res]) Info() MethodInfo { return m.info }
 // Codec returns the codec that the method uses on a link whose codec is link.
 func (m *Method[Req, Res]) Codec(link Codec) Codec {
 	if m.codec != nil {
-		return m.codec
+		link = m.codec
+	}
+	for _, c := range m.bounded {
+		if (link == CBOR || link == JSON) && c.Name() == link.Name() {
+			return c
+		}
 	}
 	return link
 }
@@ -239,7 +249,7 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err != nil {
-		return res, m.notDecoded(err)
+		return res, notDecoded(m.info.Name, err)
 	}
 	return res, nil
 }
@@ -247,7 +257,8 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 // CallInto is [Method.Call], except that it puts the result into *res and uses the
 // memory of *res again where it can. With the codecs Raw and Fixed a call then allocates
 // nothing. CallInto takes over the memory of a []byte in *res, from its beginning to its
-// capacity, so nothing else may refer to it. If the call fails *res is undefined.
+// capacity, so nothing else may refer to it. With CBOR and JSON, what was in *res and does not come
+// stays there: entries of maps, fields that the other side left out. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) error {
 	var inv Invocation
 	codec, in, err := m.encode(ctx, &inv, c, req, opts)
@@ -272,7 +283,7 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 		err = codec.Decode(out.b, res)
 	}
 	if err != nil {
-		return m.notDecoded(err)
+		return notDecoded(m.info.Name, err)
 	}
 	return nil
 }
@@ -318,8 +329,13 @@ func (out *buffer) invoke(ctx context.Context, c Caller, inv *Invocation) error 
 	return err
 }
 
-func (m *Method[Req, Res]) notDecoded(err error) error {
-	return Errorf(CodeInternal, "decode the response of %q: %w", m.info.Name, err)
+// notDecoded is the error of a response to a call of method that could not be decoded.
+func notDecoded(method string, err error) error {
+	code := CodeInternal
+	if CodeOf(err) == CodeResourceExhausted {
+		code = CodeResourceExhausted
+	}
+	return Errorf(code, "decode the response of %q: %w", method, err)
 }
 
 // Notify sends a request without an answer, and returns when it was sent. The sender does
