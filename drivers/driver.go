@@ -18,8 +18,9 @@ type Driver[C Channel] interface {
 	Name() string
 	// Capabilities says what channels of this driver can do.
 	Capabilities() Capabilities
-	// Spawn starts cmd and returns when the worker has said hello. It ends
-	// when ctx does. After an error no process, descriptor or file is left.
+	// Spawn starts cmd and returns when both sides have all that the link needs, and
+	// know so. It ends when ctx does. After an error no process, descriptor or file is
+	// left. An error wraps [ipc.ErrExhausted] if either side is short of a resource.
 	Spawn(ctx context.Context, cmd *Command) (C, error)
 }
 

@@ -2,6 +2,7 @@ package drivers
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -25,6 +26,7 @@ const (
 	helloKindHello  = 1
 	helloKindRefuse = 2
 	helloKindQueue  = 3
+	helloKindReady  = 4
 )
 
 // ByteOrderMark is how this machine stores the number 0x0102: Fixed payloads
@@ -62,13 +64,14 @@ type Hello struct {
 //
 //	 0                       8         10        12        14       16
 //	+-----------------------+---------+---------+---------+---------+------
-//	| "TANDEM\r\n"          | version | kind    | size    | 0       | body
+//	| "TANDEM\r\n"          | version | kind    | size    | code    | body
 //	+-----------------------+---------+---------+---------+---------+------
 //
 // Numbers are little-endian. Kind 1 is a hello, its body the CBOR map of
 // [Hello]; kind 2 is a refusal, its body text for the other side's user; kind 3
-// says that hello or refusal will come later, its body is empty. The prelude never
-// changes between versions.
+// says that hello or refusal will come later; kind 4, after both hellos, that the sender
+// has all that the link needs. The bodies of the latter two are empty. The code is that
+// of a refusal's reason, and otherwise 0. The prelude never changes between versions.
 
 // AppendHello appends the encoded hello to dst.
 func AppendHello(dst []byte, h Hello) ([]byte, error) {
@@ -79,27 +82,45 @@ func AppendHello(dst []byte, h Hello) ([]byte, error) {
 	if len(body) > maxHello {
 		return nil, fmt.Errorf("tandem: hello of %d bytes, largest allowed %d", len(body), maxHello)
 	}
-	return appendPrelude(dst, h.Protocol, helloKindHello, body), nil
+	return appendPrelude(dst, h.Protocol, helloKindHello, 0, body), nil
 }
 
 // AppendRefusal appends an encoded refusal to dst: instead of a hello, it tells
 // the other side why there will be none.
-func AppendRefusal(dst []byte, reason string) []byte {
-	return appendPrelude(dst, ProtocolVersion, helloKindRefuse, []byte(reason[:min(len(reason), maxHello)]))
+func AppendRefusal(dst []byte, reason string) []byte { return appendRefusal(dst, 0, reason) }
+
+// AppendReason is AppendRefusal for an error. If it wraps [ipc.ErrExhausted], then so
+// does the other side's [*ipc.RefusedError].
+func AppendReason(dst []byte, reason error) []byte {
+	var code ipc.Code
+	if errors.Is(reason, ipc.ErrExhausted) {
+		code = ipc.CodeResourceExhausted
+	}
+	return appendRefusal(dst, code, reason.Error())
+}
+
+func appendRefusal(dst []byte, code ipc.Code, reason string) []byte {
+	return appendPrelude(dst, ProtocolVersion, helloKindRefuse, code, []byte(reason[:min(len(reason), maxHello)]))
 }
 
 // AppendQueued appends to dst what tells the other side that its hello was heard
 // and will be answered later: it is in a queue.
 func AppendQueued(dst []byte) []byte {
-	return appendPrelude(dst, ProtocolVersion, helloKindQueue, nil)
+	return appendPrelude(dst, ProtocolVersion, helloKindQueue, 0, nil)
 }
 
-func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
+// AppendReady appends to dst what tells the other side, after both hellos, that this one
+// has all that the link needs.
+func AppendReady(dst []byte) []byte {
+	return appendPrelude(dst, ProtocolVersion, helloKindReady, 0, nil)
+}
+
+func appendPrelude(dst []byte, version, kind int, code ipc.Code, body []byte) []byte {
 	dst = append(dst, helloMagic...)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(version))
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(kind))
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(body)))
-	dst = binary.LittleEndian.AppendUint16(dst, 0)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(code))
 	return append(dst, body...)
 }
 
@@ -108,43 +129,70 @@ func appendPrelude(dst []byte, version, kind int, body []byte) []byte {
 // later, and with an [*ipc.MismatchError] if the peer's protocol has another version,
 // since ReadHello cannot read the rest then.
 func ReadHello(r io.Reader) (Hello, error) {
-	var prelude [helloPrelude]byte
-	if _, err := io.ReadFull(r, prelude[:]); err != nil {
+	m, err := readMessage(r)
+	switch {
+	case err != nil:
 		return Hello{}, err
-	}
-	if string(prelude[:8]) != helloMagic {
-		return Hello{}, fmt.Errorf("%w: peer does not speak tandem: it opened with %q", ipc.ErrProtocol, prelude[:8])
-	}
-	version := int(binary.LittleEndian.Uint16(prelude[8:]))
-	kind := binary.LittleEndian.Uint16(prelude[10:])
-	size := int(binary.LittleEndian.Uint16(prelude[12:]))
-	if size > maxHello {
-		return Hello{}, fmt.Errorf("%w: hello of %d bytes, largest allowed %d", ipc.ErrProtocol, size, maxHello)
-	}
-	body := make([]byte, size)
-	if _, err := io.ReadFull(r, body); err != nil {
-		if err == io.EOF { // it ended between prelude and body
-			err = io.ErrUnexpectedEOF
-		}
-		return Hello{}, err
-	}
-	if kind == helloKindRefuse {
-		return Hello{}, &ipc.RefusedError{Reason: string(body)}
-	}
-	if kind == helloKindQueue {
+	case m.kind == helloKindQueue:
 		return Hello{}, ipc.ErrQueued
+	case m.version != ProtocolVersion:
+		return Hello{}, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(ProtocolVersion), Remote: fmt.Sprint(m.version)}
+	case m.kind != helloKindHello:
+		return Hello{}, fmt.Errorf("%w: hello of kind %d", ipc.ErrProtocol, m.kind)
 	}
-	if version != ProtocolVersion {
-		return Hello{}, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(ProtocolVersion), Remote: fmt.Sprint(version)}
-	}
-	if kind != helloKindHello {
-		return Hello{}, fmt.Errorf("%w: hello of kind %d", ipc.ErrProtocol, kind)
-	}
-	h := Hello{Protocol: version}
-	if err := ipc.CBOR.Decode(body, &h); err != nil {
+	h := Hello{Protocol: m.version}
+	if err := ipc.CBOR.Decode(m.body, &h); err != nil {
 		return Hello{}, fmt.Errorf("%w: hello cannot be read: %w", ipc.ErrProtocol, err)
 	}
 	return h, nil
+}
+
+// ReadReady reads from r what [AppendReady] has made. It fails with an
+// [*ipc.RefusedError] if the peer, after its hello, had to give the link up.
+func ReadReady(r io.Reader) error {
+	m, err := readMessage(r)
+	if err == nil && m.kind != helloKindReady {
+		err = fmt.Errorf("%w: message of kind %d after the hello", ipc.ErrProtocol, m.kind)
+	}
+	return err
+}
+
+// message is what crosses a connection before there is a link.
+type message struct {
+	version, kind int
+	body          []byte
+}
+
+// readMessage reads one message from r and nothing beyond it. A refusal is an error.
+func readMessage(r io.Reader) (m message, err error) {
+	var prelude [helloPrelude]byte
+	if _, err := io.ReadFull(r, prelude[:]); err != nil {
+		return m, err
+	}
+	if string(prelude[:8]) != helloMagic {
+		return m, fmt.Errorf("%w: peer does not speak tandem: it opened with %q", ipc.ErrProtocol, prelude[:8])
+	}
+	m.version = int(binary.LittleEndian.Uint16(prelude[8:]))
+	m.kind = int(binary.LittleEndian.Uint16(prelude[10:]))
+	size := int(binary.LittleEndian.Uint16(prelude[12:]))
+	if size > maxHello {
+		return m, fmt.Errorf("%w: hello of %d bytes, largest allowed %d", ipc.ErrProtocol, size, maxHello)
+	}
+	m.body = make([]byte, size)
+	if _, err := io.ReadFull(r, m.body); err != nil {
+		if err == io.EOF { // it ended between prelude and body
+			err = io.ErrUnexpectedEOF
+		}
+		return m, err
+	}
+	if m.kind == helloKindRefuse {
+		refused := &ipc.RefusedError{Reason: string(m.body)}
+		if binary.LittleEndian.Uint16(prelude[14:]) == uint16(ipc.CodeResourceExhausted) {
+			refused.Code = ipc.CodeResourceExhausted
+		}
+		return m, refused
+	}
+	return m, nil
 }
 
 // Agree compares the hellos of both sides. If they disagree it returns an

@@ -2,8 +2,11 @@ package drivers_test
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -87,10 +90,50 @@ func TestRefusal(t *testing.T) {
 	require.ErrorAs(t, err, &refused)
 	assert.Len(t, refused.Reason, 4096, "a long reason is cut")
 
+	_, err = drivers.ReadHello(bytes.NewReader(drivers.AppendReason(nil, errors.New("why"))))
+	assert.Equal(t, &ipc.RefusedError{Reason: "why"}, err)
+	short := &ipc.ExhaustedError{Resource: "open files", Err: syscall.EMFILE}
+	_, err = drivers.ReadHello(bytes.NewReader(drivers.AppendReason(nil, fmt.Errorf("tandem: open: %w", short))))
+	assert.Equal(t, &ipc.RefusedError{Reason: "tandem: open: " + short.Error(), Code: ipc.CodeResourceExhausted}, err)
+	for code := range 256 { // any other code is none
+		b := drivers.AppendRefusal(nil, "why")
+		b[14], b[15] = byte(code), 1
+		_, err = drivers.ReadHello(bytes.NewReader(b))
+		assert.Equal(t, &ipc.RefusedError{Reason: "why"}, err)
+	}
+
 	b := drivers.AppendRefusal(nil, "of another version")
 	b[8] = 77
 	_, err = drivers.ReadHello(bytes.NewReader(b))
 	require.ErrorAs(t, err, &refused, "a refusal is understood whatever the version")
+}
+
+func TestReady(t *testing.T) {
+	ready := drivers.AppendReady(nil)
+	assert.Equal(t, "TANDEM\r\n\x01\x00\x04\x00\x00\x00\x00\x00", string(ready))
+	r := bytes.NewReader(append(ready, "rest"...))
+	require.NoError(t, drivers.ReadReady(r))
+	rest, _ := io.ReadAll(r)
+	assert.Equal(t, "rest", string(rest))
+	_, err := drivers.ReadHello(bytes.NewReader(ready))
+	assert.ErrorIs(t, err, ipc.ErrProtocol, "it is no hello")
+
+	for name, c := range map[string]struct {
+		in []byte
+		is error
+	}{
+		"nothing":        {nil, io.EOF},
+		"a part":         {ready[:5], io.ErrUnexpectedEOF},
+		"a hello":        {encoded(t, hello()), ipc.ErrProtocol},
+		"a queue":        {drivers.AppendQueued(nil), ipc.ErrProtocol},
+		"something else": {[]byte("HTTP/1.1 400 Bad Request"), ipc.ErrProtocol},
+		"a shortage":     {drivers.AppendReason(nil, ipc.ErrExhausted), ipc.ErrExhausted},
+	} {
+		assert.ErrorIs(t, drivers.ReadReady(bytes.NewReader(c.in)), c.is, name)
+	}
+	var refused *ipc.RefusedError
+	require.ErrorAs(t, drivers.ReadReady(bytes.NewReader(drivers.AppendRefusal(nil, "why"))), &refused)
+	assert.Equal(t, "why", refused.Reason)
 }
 
 func TestReadHelloOfOtherVersion(t *testing.T) {
@@ -203,10 +246,13 @@ func FuzzReadHello(f *testing.F) {
 	b, _ := drivers.AppendHello(nil, hello())
 	f.Add(b)
 	f.Add(drivers.AppendRefusal(nil, "why"))
+	f.Add(drivers.AppendReason(nil, ipc.ErrExhausted))
+	f.Add(drivers.AppendReady(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := drivers.ReadHello(bytes.NewReader(b))
 		if err == nil {
 			_ = drivers.Agree(hello(), h)
 		}
+		_ = drivers.ReadReady(bytes.NewReader(b))
 	})
 }

@@ -126,13 +126,17 @@ func (s *StartupData) TakeControl() (*os.File, error) {
 func (s *StartupData) HostGone() <-chan struct{} { return s.hostGone }
 
 // Refuse tells the host, in place of a hello, why this worker will not serve.
-func (s *StartupData) Refuse(reason string) error {
+func (s *StartupData) Refuse(reason string) error { return s.RefuseFor(errors.New(reason)) }
+
+// RefuseFor is Refuse for an error. If it wraps [ipc.ErrExhausted], then so does the
+// host's.
+func (s *StartupData) RefuseFor(reason error) error {
 	f, err := s.TakeControl()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = f.Write(AppendRefusal(nil, reason))
+	_, err = f.Write(AppendReason(nil, reason))
 	return err
 }
 
@@ -170,6 +174,18 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	if err := os.Unsetenv(StartupEnv); err != nil {
 		return nil, fmt.Errorf("tandem: remove %s from the environment: %w", StartupEnv, err)
 	}
+	s, err := parseStartup(v)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.inherit(); err != nil {
+		return nil, err
+	}
+	return s, nil
+})
+
+// parseStartup decodes the value of the variable.
+func parseStartup(v string) (*StartupData, error) {
 	b, err := base64.RawStdEncoding.DecodeString(v)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: %s is not base64: %w", StartupEnv, err)
@@ -178,11 +194,8 @@ var loadStartup = sync.OnceValues(func() (*StartupData, error) {
 	if err := ipc.CBOR.Decode(b, s); err != nil {
 		return nil, fmt.Errorf("tandem: %s is not startup data: %w", StartupEnv, err)
 	}
-	if err := s.inherit(); err != nil {
-		return nil, err
-	}
 	return s, nil
-})
+}
 
 // Reading at once leaves no time in which a child could inherit the variable
 // or the descriptor.

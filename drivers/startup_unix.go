@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,9 +54,14 @@ func closeOnExec(fd int) {
 	}
 }
 
-// hostAliveFile makes a file of the inherited host-alive pipe. Reading it takes no thread.
+// hostAliveFile makes a file of the inherited host-alive pipe. Reading it takes no thread,
+// unless the system has no room for it in Go's poller.
 func hostAliveFile(fd int) *os.File {
 	closeOnExec(fd)
 	_ = syscall.SetNonblock(fd, true) // if it fails reading takes a thread
-	return os.NewFile(uintptr(fd), "host alive")
+	f := os.NewFile(uintptr(fd), "host alive")
+	if f.SetReadDeadline(time.Time{}) != nil { // it is not in the poller: a read would end at once
+		_ = syscall.SetNonblock(fd, false)
+	}
+	return f
 }

@@ -57,8 +57,8 @@ func (c Code) canonical() Code {
 
 // CodeOf returns the code that describes err best: that of an [*Error] in its
 // tree, CodeUnavailable for a peer that is gone or disconnected, CodeCanceled
-// and CodeDeadlineExceeded for contexts and timeouts, 0 for nil, and otherwise
-// CodeUnknown.
+// and CodeDeadlineExceeded for contexts and timeouts, CodeResourceExhausted for
+// [ErrExhausted] and [*SizeError], 0 for nil, and otherwise CodeUnknown.
 func CodeOf(err error) Code {
 	var e *Error
 	var tooLarge *SizeError
@@ -76,7 +76,7 @@ func CodeOf(err error) Code {
 		return CodeCanceled
 	case errors.Is(err, ErrPeerGone), errors.Is(err, ErrDisconnected):
 		return CodeUnavailable
-	case errors.As(err, &tooLarge):
+	case errors.As(err, &tooLarge), errors.Is(err, ErrExhausted):
 		return CodeResourceExhausted
 	case errors.Is(err, ErrProtocol):
 		return CodeInternal

@@ -31,17 +31,23 @@ var (
 	// What travels with it: numbers, strings, bool, slices, arrays, maps, structs with
 	// exported fields, and pointers to these, nested up to 256 levels. Types that have
 	// MarshalCBOR, MarshalBinary or MarshalText, the first of these, and the method that
-	// takes it back, travel as these say; MarshalJSON is not used. A time.Time arrives as the same
-	// moment in UTC, without a monotonic clock. Fields that are not exported stay behind, as
-	// with encoding/json, and an empty slice or map stays apart from a nil one. A value in an any
-	// arrives as what CBOR makes of it: bool, uint64, int64, float64, string, []byte,
-	// []any, map[any]any, time.Time. [NewMethod] refuses what cannot travel: channels,
-	// functions, complex numbers, interfaces with methods, types with fields of which none is
-	// exported, types that encode themselves but do not decode themselves, and
-	// big.Float, whose precision would be lost. A value that contains itself is an error.
+	// takes it back, travel as these say; MarshalJSON is not used. A time.Time arrives as
+	// the same moment in UTC, without a monotonic clock. Fields that are not exported stay
+	// behind, as with encoding/json, and an empty slice or map stays apart from a nil one.
+	// A value in an any arrives as what CBOR makes of it: bool, uint64, int64, float64,
+	// string, []byte, []any, map[any]any, time.Time, big.Int. [NewMethod] refuses what
+	// cannot travel, or would arrive as something else: channels, functions, complex
+	// numbers, interfaces with methods, types with fields of which none is exported, types
+	// that encode themselves but do not decode themselves, structs that are encoded by a
+	// method of what they embed beside other fields, structs with two fields of one name,
+	// pointers as keys of maps, and big.Float, whose precision would be lost. A value that
+	// contains itself is an error, and so is what an any holds and cannot travel. A message
+	// that would take much more memory than its size is an error where it is decoded: see
+	// [WithMaxDecoded]. docs/choosing-a-driver.md has a table.
 	CBOR Codec = cborCodec{}
 	// JSON is encoding/json, for workers that are debugged with other tools. What travels
-	// with it is what encoding/json says: times lose the seconds of their zone's offset.
+	// with it is what encoding/json says, and what that would change is an error: text that is not
+	// UTF-8, times in zones with seconds, integers beyond 2^53 in an any, an empty json.Number.
 	// Its name is "json".
 	JSON Codec = jsonCodec{}
 	// Raw passes []byte on as it is, and takes no other type. Its name is "raw".
@@ -62,6 +68,7 @@ func FindCodec(name string) (Codec, bool) {
 var (
 	cborEnc = must(cbor.EncOptions{
 		Time:          cbor.TimeRFC3339NanoUTC,
+		TimeTag:       cbor.EncTagRequired, // so that it is a time.Time in an any, too
 		TextMarshaler: cbor.TextMarshalerTextString,
 	}.UserBufferEncMode())
 	cborDec = must(cbor.DecOptions{
@@ -84,30 +91,56 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-type cborCodec struct{}
+// cborCodec is CBOR, with a bound for what decoding may take where a method has one.
+type cborCodec struct{ maxDecoded int }
 
 func (cborCodec) Name() string { return "cbor" }
 
 func (cborCodec) Append(dst []byte, v any) ([]byte, error) {
-	if t := reflect.TypeOf(v); t != nil && travelsOf(t, false).deep {
-		if err := checkDepth(reflect.ValueOf(v), 0); err != nil {
-			return dst, err
-		}
+	if err := lookAt(v, false); err != nil {
+		return dst, err
 	}
 	return appendWith(dst, func(b *bytes.Buffer) error { return cborEnc.MarshalToBuffer(v, b) })
 }
 
-func (cborCodec) Decode(data []byte, v any) error { return cborDec.Unmarshal(data, v) }
+func (c cborCodec) Decode(data []byte, v any) error {
+	if err := checkDecoded(false, data, v, c.maxDecoded); err != nil {
+		return err
+	}
+	return cborDec.Unmarshal(data, v)
+}
 
-type jsonCodec struct{}
+// jsonCodec is JSON, with a bound as cborCodec has it.
+type jsonCodec struct{ maxDecoded int }
 
 func (jsonCodec) Name() string { return "json" }
 
 func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
-	return appendWith(dst, func(b *bytes.Buffer) error { return json.NewEncoder(b).Encode(v) })
+	if err := lookAt(v, true); err != nil {
+		return dst, err
+	}
+	n := len(dst)
+	b, err := appendWith(dst, func(b *bytes.Buffer) error { return json.NewEncoder(b).Encode(v) })
+	if err == nil {
+		err = checkJSONText(b[n:], v)
+	}
+	return b, err
 }
 
-func (jsonCodec) Decode(data []byte, v any) error { return json.Unmarshal(data, v) }
+// lookAt looks at v before it is encoded, if its type asks for it.
+func lookAt(v any, json bool) error {
+	if t := reflect.TypeOf(v); t == nil || !travelsOf(t, json, true).look {
+		return nil
+	}
+	return look{json}.check(reflect.ValueOf(v), 0, true)
+}
+
+func (c jsonCodec) Decode(data []byte, v any) error {
+	if err := checkDecoded(true, data, v, c.maxDecoded); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
 
 var bufferPool = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 

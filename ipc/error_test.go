@@ -227,14 +227,16 @@ func TestRegisterErrorPanics(t *testing.T) {
 
 func TestErrorTexts(t *testing.T) {
 	for err, want := range map[error]string{
-		&ipc.SizeError{Size: 9, Limit: 8}:                                    "tandem: message of 9 bytes, largest allowed 8 (see worker.WithMaxMessage)",
-		&ipc.TimeoutError{What: `call of "a"`, After: time.Second}:           `tandem: call of "a" took longer than 1s`,
-		&ipc.RefusedError{Reason: "no"}:                                      "tandem: refused by the other side: no",
-		&ipc.ExitError{PID: 7, Program: "w", Code: 3, Stderr: " boom\n"}:     "tandem: worker w (pid 7) exited with code 3; its last words: boom",
-		&ipc.ExitError{PID: 7, Program: "w", Code: 0}:                        "tandem: worker w (pid 7) exited with code 0",
-		&ipc.ExitError{PID: 7, Program: "w", Code: -1, Signal: os.Kill}:      "tandem: worker w (pid 7) was ended by signal killed (9)",
-		&ipc.MismatchError{What: "codec", Local: "cbor", Remote: "json"}:     "tandem: codec mismatch: this side has cbor, the other side has json",
-		&ipc.ExitError{PID: 7, Program: "w", Code: -1, Signal: fakeSignal{}}: "tandem: worker w (pid 7) was ended by signal fake",
+		&ipc.SizeError{Size: 9, Limit: 8}:                                                             "tandem: message of 9 bytes, largest allowed 8 (see worker.WithMaxMessage)",
+		&ipc.TimeoutError{What: `call of "a"`, After: time.Second}:                                    `tandem: call of "a" took longer than 1s`,
+		&ipc.RefusedError{Reason: "no"}:                                                               "tandem: refused by the other side: no",
+		&ipc.ExhaustedError{Resource: "memory", Err: syscall.ENOMEM}:                                  "tandem: out of memory: cannot allocate memory",
+		&ipc.ExhaustedError{Resource: "open files", Limit: "RLIMIT_NOFILE is 9", Err: syscall.EMFILE}: "tandem: out of open files (RLIMIT_NOFILE is 9): too many open files",
+		&ipc.ExitError{PID: 7, Program: "w", Code: 3, Stderr: " boom\n"}:                              "tandem: worker w (pid 7) exited with code 3; its last words: boom",
+		&ipc.ExitError{PID: 7, Program: "w", Code: 0}:                                                 "tandem: worker w (pid 7) exited with code 0",
+		&ipc.ExitError{PID: 7, Program: "w", Code: -1, Signal: os.Kill}:                               "tandem: worker w (pid 7) was ended by signal killed (9)",
+		&ipc.MismatchError{What: "codec", Local: "cbor", Remote: "json"}:                              "tandem: codec mismatch: this side has cbor, the other side has json",
+		&ipc.ExitError{PID: 7, Program: "w", Code: -1, Signal: fakeSignal{}}:                          "tandem: worker w (pid 7) was ended by signal fake",
 	} {
 		assert.EqualError(t, err, want)
 	}
@@ -291,6 +293,22 @@ func TestSentinelsAreThoseOfTheStandardLibrary(t *testing.T) {
 	assert.NotErrorIs(t, ipc.ErrClosed, ipc.ErrUnsupported)
 	assert.NotErrorIs(t, ipc.ErrDisconnected, os.ErrClosed)
 	assert.ErrorIs(t, cross(t, fmt.Errorf("no such codec: %w", ipc.ErrUnsupported)), errors.ErrUnsupported, "it crosses")
+}
+
+// Whichever side is short of something, and however that was learnt, is the same question.
+func TestExhausted(t *testing.T) {
+	own := error(&ipc.ExhaustedError{Resource: "open files", Err: os.NewSyscallError("pipe2", syscall.EMFILE)})
+	theirs := error(&ipc.RefusedError{Reason: "out of open files", Code: ipc.CodeResourceExhausted})
+	for _, err := range []error{own, theirs} {
+		wrapped := fmt.Errorf("while starting: %w", err)
+		assert.ErrorIs(t, wrapped, ipc.ErrExhausted)
+		assert.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(wrapped))
+		assert.NotErrorIs(t, wrapped, ipc.ErrUnsupported)
+	}
+	assert.ErrorIs(t, own, syscall.EMFILE)
+	assert.NotErrorIs(t, theirs, syscall.EMFILE, "it is the other side's")
+	assert.NotErrorIs(t, &ipc.RefusedError{Reason: "worker has a host"}, ipc.ErrExhausted)
+	assert.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(fmt.Errorf("%w: given up: %w", ipc.ErrPeerGone, own)))
 }
 
 // Code that knows nothing of this package asks an error for its method Timeout.

@@ -28,6 +28,10 @@ var (
 	// ErrUnsupported: the driver, or the system, cannot do what was asked for. It is
 	// an [errors.ErrUnsupported], too.
 	ErrUnsupported error = &sentinel{"tandem: not supported", []error{errors.ErrUnsupported}}
+	// ErrExhausted: this side or the other is short of something that the system bounds,
+	// such as open files or memory. The same may succeed later. It is matched by every
+	// [*ExhaustedError], and by a [*RefusedError] of a side that is short.
+	ErrExhausted = errors.New("tandem: resource exhausted")
 )
 
 // sentinel is an error that is also those of the standard library that mean the
@@ -54,13 +58,44 @@ func (e *MismatchError) Error() string {
 	return fmt.Sprintf("tandem: %s mismatch: this side has %s, the other side has %s", e.What, e.Local, e.Remote)
 }
 
-// A RefusedError says that the other side gave a reason instead of a hello.
+// A RefusedError says that the other side gave a reason why there is no link.
 type RefusedError struct {
 	// Reason is what the other side said.
 	Reason string
+	// Code is CodeResourceExhausted if the other side is short of a resource, and 0 for
+	// any other reason.
+	Code Code
 }
 
 func (e *RefusedError) Error() string { return "tandem: refused by the other side: " + e.Reason }
+
+// Is makes errors.Is(err, ErrExhausted) true if the other side is short of a resource.
+func (e *RefusedError) Is(target error) bool {
+	return target == ErrExhausted && e.Code == CodeResourceExhausted
+}
+
+// An ExhaustedError says that this process is short of a resource: by a limit of its own
+// or by one of the system. For it errors.Is(err, [ErrExhausted]) is true.
+type ExhaustedError struct {
+	// Resource is what there is too little of: "open files", "memory", "processes or
+	// threads" ...
+	Resource string
+	// Limit names the limit, with its value where it is known: "RLIMIT_NOFILE is 1024".
+	// It is empty if no limit of the process explains the shortage.
+	Limit string
+	// Err is what failed. It wraps the system's error number.
+	Err error
+}
+
+func (e *ExhaustedError) Error() string {
+	if e.Limit == "" {
+		return fmt.Sprintf("tandem: out of %s: %v", e.Resource, e.Err)
+	}
+	return fmt.Sprintf("tandem: out of %s (%s): %v", e.Resource, e.Limit, e.Err)
+}
+
+// Unwrap returns ErrExhausted and what failed.
+func (e *ExhaustedError) Unwrap() []error { return []error{ErrExhausted, e.Err} }
 
 // A ChecksumError says that a worker was not started, because the file of its
 // program is not the one that was expected.

@@ -139,7 +139,7 @@ func (f *Future[Res]) setResult(response []byte, err error) {
 		return
 	}
 	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err != nil {
-		f.err = Errorf(CodeInternal, "decode the response of %q: %w", f.method, f.err)
+		f.err = notDecoded(f.method, f.err)
 	}
 	if f.out != nil {
 		f.out.b = response

@@ -61,6 +61,8 @@ type MethodInfo struct {
 type Method[Req, Res any] struct {
 	codec Codec // nil: that of the link
 	raw   bool  // both types are []byte
+	// bounded are CBOR and JSON with the method's own bound, if it has one.
+	bounded []Codec
 
 	// Of calls and notifications that have no options of their own.
 	call, notification Invocation
@@ -75,6 +77,7 @@ type CallOption interface{ applyCall(*callOptions) }
 type methodOptions struct {
 	codec      Codec
 	idempotent bool
+	maxDecoded int
 	callOptions
 }
 
@@ -173,6 +176,9 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 			}
 		}
 	}
+	if o.maxDecoded > 0 {
+		m.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if o.codec != nil {
@@ -210,7 +216,12 @@ func (m *Method[Req, Res]) Info() MethodInfo { return m.call.Method }
 // Codec returns the codec that the method uses on a link whose codec is link.
 func (m *Method[Req, Res]) Codec(link Codec) Codec {
 	if m.codec != nil {
-		return m.codec
+		link = m.codec
+	}
+	for _, c := range m.bounded {
+		if (link == CBOR || link == JSON) && c.Name() == link.Name() {
+			return c
+		}
 	}
 	return link
 }
@@ -240,7 +251,7 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err != nil {
-		return res, m.notDecoded(err)
+		return res, notDecoded(m.call.Method.Name, err)
 	}
 	return res, nil
 }
@@ -248,7 +259,8 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 // CallInto is [Method.Call], except that it puts the result into *res and uses the
 // memory of *res again where it can. With the codecs Raw and Fixed a call then allocates
 // nothing. CallInto takes over the memory of a []byte in *res, from its beginning to its
-// capacity, so nothing else may refer to it. If the call fails *res is undefined.
+// capacity, so nothing else may refer to it. With CBOR and JSON, what was in *res and does not come
+// stays there: entries of maps, fields that the other side left out. If the call fails *res is undefined.
 func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res *Res, opts ...CallOption) (err error) {
 	m.check(ctx, c)
 	codec := m.Codec(c.Codec())
@@ -269,7 +281,7 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 		err = codec.Decode(out.b, res)
 	}
 	if err != nil {
-		return m.notDecoded(err)
+		return notDecoded(m.call.Method.Name, err)
 	}
 	return nil
 }
@@ -314,8 +326,13 @@ func (m *Method[Req, Res]) encode(codec Codec, req Req) (request []byte, in *buf
 	return in.b, in, nil
 }
 
-func (m *Method[Req, Res]) notDecoded(err error) error {
-	return Errorf(CodeInternal, "decode the response of %q: %w", m.call.Method.Name, err)
+// notDecoded is the error of a response to a call of method that could not be decoded.
+func notDecoded(method string, err error) error {
+	code := CodeInternal
+	if CodeOf(err) == CodeResourceExhausted {
+		code = CodeResourceExhausted
+	}
+	return Errorf(code, "decode the response of %q: %w", method, err)
 }
 
 // Notify sends a request without an answer, and returns when it was sent. The sender does

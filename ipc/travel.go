@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,27 +42,39 @@ var (
 // travels says what is known of a type.
 type travels struct {
 	err  error // why no value of it can cross
-	deep bool  // values may be nested without an end that the type knows
+	look bool  // whether a value can cross is known when it is there: see checkValue
 }
 
-// What is known, of reflect.Type to *travels.
-var cborTravels, jsonTravels sync.Map
+// visit is a type, and whether its values are in a map or an any, which encoding/json copies: methods
+// of pointers to them are not called then.
+type visit struct {
+	t      reflect.Type
+	copied bool
+}
+
+// What is known, of reflect.Type to *travels, by the codec and whether values are copied.
+var cborTravels, cborCopies, jsonTravels, jsonCopies sync.Map
 
 // checkTravels fails if values of t cannot cross in CBOR, or JSON if json is set, or would
 // arrive as something else. The error names the path to the part of t that is the reason.
-func checkTravels(t reflect.Type, json bool) error { return travelsOf(t, json).err }
+func checkTravels(t reflect.Type, json bool) error { return travelsOf(t, json, false).err }
 
-func travelsOf(t reflect.Type, json bool) *travels {
+func travelsOf(t reflect.Type, json, copied bool) *travels {
 	cache := &cborTravels
-	if json {
+	switch {
+	case json && copied:
+		cache = &jsonCopies
+	case json:
 		cache = &jsonTravels
+	case copied:
+		cache = &cborCopies
 	}
 	if known, ok := cache.Load(t); ok {
 		return known.(*travels)
 	}
-	w := typeWalk{json: json, within: make(map[reflect.Type]bool)}
-	result := &travels{err: w.walk(t, t.String())}
-	result.deep = w.deep
+	w := typeWalk{json: json, within: make(map[visit]bool)}
+	result := &travels{err: w.walk(t, t.String(), copied)}
+	result.look = w.look
 	known, _ := cache.LoadOrStore(t, result)
 	return known.(*travels)
 }
@@ -68,40 +82,47 @@ func travelsOf(t reflect.Type, json bool) *travels {
 // typeWalk goes through a type and what it is made of.
 type typeWalk struct {
 	json   bool
-	within map[reflect.Type]bool // types that are being walked, and those that are done
-	deep   bool
+	within map[visit]bool // what is being walked, and what is done
+	look   bool
 }
 
-func (w *typeWalk) walk(t reflect.Type, path string) error {
+func (w *typeWalk) walk(t reflect.Type, path string, copied bool) error {
 	switch t {
-	case reflect.TypeFor[time.Time](), reflect.TypeFor[big.Int]():
+	case reflect.TypeFor[time.Time](), reflect.TypeFor[json.Number]():
+		w.look = w.look || w.json
 		return nil
 	case reflect.TypeFor[big.Float]():
 		return fmt.Errorf("%s is a big.Float, whose precision would be lost: use a string or a big.Rat", path)
 	}
-	if own, err := w.encodesItself(t, path); own || err != nil {
+	if own, err := w.encodesItself(t, path, copied); own || err != nil {
 		return err
 	}
-	if done, seen := w.within[t]; seen {
-		w.deep = w.deep || !done
+	here := visit{t, copied}
+	if done, seen := w.within[here]; seen {
+		w.look = w.look || !done
 		return nil
 	}
-	w.within[t] = false
-	defer func() { w.within[t] = true }()
+	w.within[here] = false
+	defer func() { w.within[here] = true }()
 	switch t.Kind() {
 	case reflect.Pointer:
-		return w.walk(t.Elem(), path)
-	case reflect.Slice, reflect.Array:
-		return w.walk(t.Elem(), path+"[]")
+		return w.walk(t.Elem(), path, false)
+	case reflect.Slice:
+		return w.walk(t.Elem(), path+"[]", false)
+	case reflect.Array:
+		return w.walk(t.Elem(), path+"[]", copied)
 	case reflect.Map:
-		if err := w.walk(t.Key(), path+"[key]"); err != nil {
+		if err := w.walk(t.Key(), path+"[key]", true); err != nil {
 			return err
 		}
-		return w.walk(t.Elem(), path+"[]")
+		if err := w.checkKey(t.Key(), path+"[key]"); err != nil {
+			return err
+		}
+		return w.walk(t.Elem(), path+"[]", true)
 	case reflect.Struct:
-		return w.walkStruct(t, path)
+		return w.walkStruct(t, path, copied)
 	case reflect.Interface:
-		w.deep = true
+		w.look = true
 		if t.NumMethod() > 0 {
 			return fmt.Errorf("%s is an interface with methods, and the other side cannot know what to make: use a struct, or any", path)
 		}
@@ -111,26 +132,79 @@ func (w *typeWalk) walk(t reflect.Type, path string) error {
 	return nil
 }
 
-func (w *typeWalk) walkStruct(t reflect.Type, path string) error {
-	sent := 0
+// checkKey fails if t, whose values can cross, is none for keys of maps.
+func (w *typeWalk) checkKey(t reflect.Type, path string) error {
+	if own, _ := w.encodesItself(t, path, true); own || t == reflect.TypeFor[time.Time]() {
+		if w.json && !t.Implements(textPair.encode) {
+			return fmt.Errorf("%s is a %v, and keys in JSON are text: give it MarshalText and UnmarshalText, or use codec cbor", path, t)
+		}
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.String, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
+		return nil
+	case reflect.Pointer:
+		return fmt.Errorf("%s is a pointer, which is another one on the other side: use what it points to", path)
+	}
+	if w.json {
+		return fmt.Errorf("%s is a %v, and keys in JSON are text: use a string, an integer, or codec cbor", path, t)
+	}
+	switch t.Kind() {
+	case reflect.Array:
+		return w.checkKeyPart(t.Elem(), path+"[]")
+	case reflect.Struct:
+		for i := range t.NumField() {
+			f := t.Field(i)
+			if !f.IsExported() || ignored(f, w.json) {
+				return fmt.Errorf("%s.%s stays behind, so the key would arrive as another one: export the field, or leave it out", path, f.Name)
+			}
+			if err := w.checkKeyPart(f.Type, path+"."+f.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *typeWalk) checkKeyPart(t reflect.Type, path string) error {
+	if t.Kind() == reflect.Interface {
+		return fmt.Errorf("%s is an any in a key, which may arrive as what cannot be a key: use a type instead", path)
+	}
+	return w.checkKey(t, path)
+}
+
+func (w *typeWalk) walkStruct(t reflect.Type, path string, copied bool) error {
+	fields := fieldsOf(t, w.json)
+	if fields.clash != "" {
+		return fmt.Errorf("%s has two fields of the name %s, and not both would arrive: give them names by tags", path, fields.clash)
+	}
+	sent := len(fields.list)
 	for i := range t.NumField() {
-		f := t.Field(i)
-		if f.PkgPath != "" && !f.Anonymous {
+		switch f := t.Field(i); {
+		case f.PkgPath != "" && !f.Anonymous:
 			if !w.json && reflect.PointerTo(t).Implements(jsonPair.encode) {
 				return fmt.Errorf("%s has MarshalJSON for what it does not export, and CBOR does not use that: give it MarshalText and UnmarshalText, or use codec json", path)
 			}
-			continue
-		}
-		if ignored(f) {
-			continue
-		}
-		sent++
-		if err := w.walk(f.Type, path+"."+f.Name); err != nil {
-			return err
+		case f.PkgPath != "" && f.Type.Kind() == reflect.Pointer && f.Type.Elem().Kind() == reflect.Struct && !ignored(f, w.json):
+			return fmt.Errorf("%s.%s is a pointer to an embedded struct that is not exported, so it cannot be made on the other side: embed it without a pointer, or export it", path, f.Name)
+		case f.Anonymous && !ignored(f, w.json) && f.Type.Kind() == reflect.Struct:
+			sent++ // though it may have no fields
 		}
 	}
-	if name := ambiguous(t, t, make(map[reflect.Type]bool)); name != "" {
-		return fmt.Errorf("%s embeds two fields of the name %s, and neither would arrive: give them names by tags", path, name)
+	for _, f := range fields.list {
+		if err := w.walk(f.Type, path+"."+f.Name, copied); err != nil {
+			return err
+		}
+		if _, options, _ := tagOf(f.StructField, w.json); w.json && slices.Contains(options, "string") {
+			inner := f.Type
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			if own, _ := w.encodesItself(inner, path, false); own {
+				return fmt.Errorf("%s.%s encodes itself, and encoding/json does not decode that with the tag \",string\": leave the tag out", path, f.Name)
+			}
+		}
 	}
 	if sent == 0 && t.NumField() > 0 {
 		return fmt.Errorf("%s has fields, and none is exported, so it would arrive empty: export them, or give it MarshalText and UnmarshalText", path)
@@ -138,48 +212,18 @@ func (w *typeWalk) walkStruct(t reflect.Type, path string) error {
 	return nil
 }
 
-// ambiguous returns the name of fields that root gets from several embedded structs, of
-// which t is root or one, and none of which wins; "" if there are none.
-func ambiguous(root, t reflect.Type, seen map[reflect.Type]bool) string {
-	seen[t] = true
-	for i := range t.NumField() {
-		f := t.Field(i)
-		if embedded := f.Type; f.Anonymous && f.Tag == "" {
-			if embedded.Kind() == reflect.Pointer {
-				embedded = embedded.Elem()
-			}
-			if embedded.Kind() == reflect.Struct && !seen[embedded] {
-				if name := ambiguous(root, embedded, seen); name != "" {
-					return name
-				}
-			}
-			continue
-		}
-		if _, one := root.FieldByName(f.Name); !one && f.IsExported() && f.Tag == "" {
-			return f.Name
-		}
-	}
-	return ""
-}
-
-// ignored reports whether the tag of a field says to leave it out.
-func ignored(f reflect.StructField) bool {
-	tag, ok := f.Tag.Lookup("cbor")
-	if !ok {
-		tag = f.Tag.Get("json")
-	}
-	return tag == "-"
-}
-
 // encodesItself reports whether values of t encode and decode themselves. It fails if
-// they do only one of the two.
-func (w *typeWalk) encodesItself(t reflect.Type, path string) (bool, error) {
+// they do only one of the two, or only with a part of what they have.
+func (w *typeWalk) encodesItself(t reflect.Type, path string, copied bool) (bool, error) {
 	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Interface {
 		return false, nil
 	}
 	p, pairs := reflect.PointerTo(t), cborPairs
 	if w.json {
 		pairs = jsonPairs
+	}
+	if t == reflect.TypeFor[big.Int]() && !w.json {
+		return true, nil
 	}
 	for _, way := range pairs {
 		if !p.Implements(way.encode) {
@@ -188,44 +232,50 @@ func (w *typeWalk) encodesItself(t reflect.Type, path string) (bool, error) {
 		if !p.Implements(way.decode) {
 			return false, fmt.Errorf("%s has %s, so it would not arrive", path, way.names)
 		}
+		if w.json && copied && !t.Implements(way.encode) {
+			return false, fmt.Errorf("%s is in a map or an any, and encoding/json does not call %s of a pointer there: use a pointer", path, way.encode.Method(0).Name)
+		}
+		if inner := promoted(t, way.encode.Method(0).Name); inner != "" {
+			return false, fmt.Errorf("%s has the %s of %s, which it embeds, so its other fields would not arrive: give the embedded field a name", path, way.encode.Method(0).Name, inner)
+		}
+		if t.Kind() == reflect.Struct && w.json {
+			if f, ok := t.FieldByName("Time"); ok && f.Anonymous && f.Type == reflect.TypeFor[time.Time]() {
+				w.look = true
+			}
+		}
 		return true, nil
 	}
 	return false, nil
 }
 
-// checkDepth fails if v is nested deeper than maxDepth, as it is if it contains itself.
-func checkDepth(v reflect.Value, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("tandem: value is nested deeper than %d levels, or contains itself", maxDepth)
+// promoted returns the name of the field that t embeds and has a method from, if t has other fields
+// that are exported; "" if t has declared the method.
+func promoted(t reflect.Type, method string) string {
+	if t.Kind() != reflect.Struct {
+		return ""
 	}
-	if !v.IsValid() || !travelsOf(v.Type(), false).deep {
-		return nil // it ends where its type does
-	}
-	switch v.Kind() {
-	case reflect.Pointer, reflect.Interface:
-		if v.IsNil() {
-			return nil
-		}
-		// A pointer is no level, but may go round in a circle.
-		return checkDepth(v.Elem(), depth+1)
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if err := checkDepth(v.Field(i), depth+1); err != nil {
-				return err
-			}
-		}
-	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			if err := checkDepth(v.Index(i), depth+1); err != nil {
-				return err
-			}
-		}
-	case reflect.Map:
-		for it := v.MapRange(); it.Next(); {
-			if err := checkDepth(it.Value(), depth+1); err != nil {
-				return err
-			}
+	from, others := "", 0
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if _, ok := reflect.PointerTo(f.Type).MethodByName(method); f.Anonymous && (ok || has(f.Type, method)) {
+			from = f.Name
+		} else if f.IsExported() {
+			others++
 		}
 	}
-	return nil
+	if from == "" || others == 0 {
+		return ""
+	}
+	m, ok := t.MethodByName(method)
+	if !ok {
+		m, _ = reflect.PointerTo(t).MethodByName(method)
+	}
+	// The compiler makes the method that calls that of the embedded field.
+	pc := m.Func.Pointer()
+	if file, _ := runtime.FuncForPC(pc).FileLine(pc); file != "<autogenerated>" {
+		return ""
+	}
+	return from
 }
+
+func has(t reflect.Type, method string) bool { _, ok := t.MethodByName(method); return ok }

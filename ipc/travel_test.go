@@ -148,7 +148,7 @@ func TestWhatCannotTravelIsRefused(t *testing.T) {
 		a
 		b
 	}{})
-	require.ErrorContains(t, err, "embeds two fields of the name N")
+	require.ErrorContains(t, err, "has two fields of the name N")
 	nested, err := roundTrip(ipc.CBOR, struct {
 		a
 		N string
@@ -204,4 +204,100 @@ func TestDepth(t *testing.T) {
 	require.ErrorContains(t, err, "contains itself")
 	_, err = roundTrip(ipc.CBOR, any(table))
 	require.ErrorContains(t, err, "contains itself")
+}
+
+// Values that would arrive as something else are refused, by their types if these say it.
+func TestWhatWouldChangeIsRefused(t *testing.T) {
+	type word struct{ int } //nolint:unused // not exported
+	for _, c := range []struct {
+		name string
+		send func() error
+		want string
+	}{
+		{"two fields of one tag", func() error { _, err := roundTrip(ipc.CBOR, SameC{1, 2}); return err }, "two fields of the name x"},
+		{"a tag that is the name of another field", func() error { _, err := roundTrip(ipc.JSON, TagWins{1, 2}); return err }, "two fields of the name B"},
+		{"one struct embedded twice", func() error { _, err := roundTrip(ipc.CBOR, Diamond{}); return err }, "two fields of the name Plain"},
+		{"fields beside an embedded time", func() error { _, err := roundTrip(ipc.CBOR, Stamped{N: 1}); return err }, "of Time, which it embeds"},
+		{"fields beside an embedded level", func() error { _, err := roundTrip(ipc.JSON, Leveled{N: 1}); return err }, "MarshalText of Level, which it embeds"},
+		{"an embedded number", func() error { _, err := roundTrip(ipc.CBOR, word{1}); return err }, "none is exported"},
+		{"a pointer to an embedded struct that is not exported", func() error { _, err := roundTrip(ipc.CBOR, PtrLow{lower: &lower{1}}); return err }, "is a pointer to an embedded struct"},
+		{"a pointer as a key", func() error { _, err := roundTrip(ipc.CBOR, map[*int]int{new(int): 1}); return err }, "[key] is a pointer"},
+		{"a key that leaves a field behind", func() error { _, err := roundTrip(ipc.CBOR, map[Hidden]int{{1, 2}: 1}); return err }, "[key].b stays behind"},
+		{"a key that is no text", func() error { _, err := roundTrip(ipc.JSON, map[float64]int{1: 1}); return err }, "keys in JSON are text"},
+		{"a method of a pointer, in a map", func() error { _, err := roundTrip(ipc.JSON, map[string]big.Int{"a": *big.NewInt(1)}); return err }, "in a map or an any"},
+		{"a string as a number's string", func() error {
+			_, err := roundTrip(ipc.JSON, struct {
+				L Level `json:",string"`
+			}{1})
+			return err
+		}, "leave the tag out"},
+		{"nothing exported, in an any", func() error { _, err := roundTrip(ipc.CBOR, any([]any{bytes.NewBufferString("x")})); return err }, "none is exported"},
+		{"a big.Float in an any", func() error { _, err := roundTrip(ipc.CBOR, map[string]any{"a": big.NewFloat(1)}); return err }, "big.Float"},
+		{"a method of a pointer, in an any", func() error { _, err := roundTrip(ipc.JSON, any(*big.NewInt(1))); return err }, "in a map or an any"},
+		{"a struct as a key in an any", func() error { _, err := roundTrip(ipc.CBOR, map[any]int{Plain{1, 2}: 1}); return err }, "is the key of a map, in an any"},
+		{"a large integer in an any", func() error { _, err := roundTrip(ipc.JSON, any(int64(1<<53+1))); return err }, "9007199254740993 in an any"},
+		{"a large big.Int in an any", func() error { _, err := roundTrip(ipc.JSON, any(new(big.Int).Lsh(big.NewInt(1), 54))); return err }, "18014398509481984 in an any"},
+		{"the least integer in an any", func() error { _, err := roundTrip(ipc.JSON, any(int64(math.MinInt64))); return err }, "-9223372036854775808 in an any"},
+		{"text that is not UTF-8", func() error { _, err := roundTrip(ipc.JSON, map[string]string{"a": "b\xff"}); return err }, `not UTF-8, as "b\xff"`},
+		{"a key that is not UTF-8", func() error { _, err := roundTrip(ipc.JSON, map[string]any{"a\xff": 1}); return err }, `not UTF-8, as "a\xff"`},
+		{"what MarshalText makes is not UTF-8", func() error { _, err := roundTrip(ipc.JSON, []onlyText{{"\xff"}}); return err }, "not UTF-8"},
+		{"seconds of a zone", func() error {
+			_, err := roundTrip(ipc.JSON, Stamp{time.Unix(1, 0).In(time.FixedZone("odd", 28))})
+			return err
+		}, "seconds of the zone"},
+		{"an empty number", func() error { _, err := roundTrip(ipc.JSON, json.Number("")); return err }, "empty json.Number"},
+	} {
+		require.ErrorContains(t, c.send(), c.want, c.name)
+	}
+	huge := new(big.Int).Lsh(big.NewInt(-1), 100)
+	gotAny, err := roundTrip(ipc.CBOR, any(huge))
+	require.NoError(t, err)
+	require.Equal(t, *huge, gotAny)
+	// What looks like it, and arrives.
+	arrives(t, "\ufffd \\ufffd", nil)
+	arrives(t, any("\ufffd"), nil)
+	arrives(t, any(true), nil)
+	arrives(t, json.RawMessage(`"\ufffd"`), nil)
+	arrives(t, Stamp{time.Unix(1, 0).UTC()}, func(a, b Stamp) bool { return a.Equal(b.Time) })
+	arrives(t, ByLower{lower{1}, 2}, nil)
+	arrives(t, struct{ A, a int }{1, 0}, nil)
+	gotAny, err = roundTrip(ipc.JSON, any(int64(1<<53)))
+	require.NoError(t, err)
+	require.Equal(t, float64(1<<53), gotAny)
+}
+
+// What an any holds arrives as what the documents say.
+func TestAnyArrives(t *testing.T) {
+	at := time.Unix(1, 5).UTC()
+	for _, c := range []struct{ in, cbor, json any }{
+		{nil, nil, nil},
+		{true, true, true},
+		{5, uint64(5), 5.0},
+		{int8(-5), int64(-5), -5.0},
+		{uint64(math.MaxUint32), uint64(math.MaxUint32), float64(math.MaxUint32)},
+		{1.5, 1.5, 1.5},
+		{float32(0.1), float64(float32(0.1)), 0.1},
+		{"text", "text", "text"},
+		{[]byte{1}, []byte{1}, "AQ=="},
+		{[]int{1}, []any{uint64(1)}, []any{1.0}},
+		{[]any(nil), nil, nil},
+		{map[string]int{"a": 1}, map[any]any{"a": uint64(1)}, map[string]any{"a": 1.0}},
+		{map[int]string{1: "a"}, map[any]any{uint64(1): "a"}, map[string]any{"1": "a"}},
+		{Plain{1, 2}, map[any]any{"N": uint64(1), "M": uint64(2)}, map[string]any{"N": 1.0, "M": 2.0}},
+		{&Plain{1, 2}, map[any]any{"N": uint64(1), "M": uint64(2)}, map[string]any{"N": 1.0, "M": 2.0}},
+		{at, at, "1970-01-01T00:00:01.000000005Z"},
+		{time.Second, uint64(1e9), 1e9},
+		{big.NewInt(-7), int64(-7), -7.0},
+		{[2]byte{1, 2}, []byte{1, 2}, []any{1.0, 2.0}},
+		{json.Number("1.50"), "1.50", 1.5},
+		{Level(3), "L3", "L3"},
+		{netip.MustParseAddr("1.2.3.4"), []byte{1, 2, 3, 4}, "1.2.3.4"},
+	} {
+		got, err := roundTrip(ipc.CBOR, c.in)
+		require.NoError(t, err)
+		require.Equal(t, c.cbor, got, "%T", c.in)
+		got, err = roundTrip(ipc.JSON, c.in)
+		require.NoError(t, err)
+		require.Equal(t, c.json, got, "%T", c.in)
+	}
 }

@@ -53,5 +53,24 @@ func futexWake(word *uint32) { futex(word, futexOpWake, math.MaxInt32, 0) }
 // futexWakePrivate wakes everybody in this process who sleeps on word.
 func futexWakePrivate(word *uint32) { futex(word, futexOpWake|futexPrivate, math.MaxInt32, 0) }
 
+// nap is time.Sleep by the real clock, also in a synctest bubble, where the clock of
+// package time stands still. There it holds a thread.
+func nap(d time.Duration) {
+	if !bubbled() {
+		time.Sleep(d)
+		return
+	}
+	t := unix.NsecToTimespec(int64(d))
+	_ = unix.Nanosleep(&t, nil) // a signal may cut it short
+}
+
+// bubbled reports whether the caller runs in a synctest bubble, whose goroutines must
+// not share channels with others. Only there time.Now has no monotonic reading, which
+// Round strips. Tests replace it.
+var bubbled = func() bool {
+	now := time.Now()
+	return now == now.Round(0)
+}
+
 // osYield gives the processor to another process that is ready to run on it.
 func osYield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -2,7 +2,10 @@
 
 package ring
 
-import "runtime"
+import (
+	"runtime"
+	"time"
+)
 
 // blockOn polls. Systems other than Linux have no sealed memory here, so rings exist
 // only on the heap of one process: this is correct, not quick.
@@ -12,3 +15,5 @@ func blockOn(word *uint32, value uint32) { pollWord(word, value) }
 func futexWake(*uint32) {}
 
 func osYield() { runtime.Gosched() }
+
+func nap(d time.Duration) { time.Sleep(d) }

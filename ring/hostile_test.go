@@ -285,3 +285,40 @@ func FuzzConsumer(f *testing.F) {
 		}
 	})
 }
+
+// A peer that sends pieces of messages for ever, and never a whole one, keeps nobody in
+// Message.
+func TestMessageReturnsThoughPiecesNeverEnd(t *testing.T) {
+	total := binary.LittleEndian.AppendUint64(nil, 100)
+	for name, piece := range map[string]struct {
+		flags byte
+		data  []byte
+	}{"empty pieces": {flagMore | flagCont, nil}, "begins": {flagMore, total}} {
+		t.Run(name, func(t *testing.T) {
+			a, b := newSegment(t, 64<<10, 0), newSegment(t, MinSize, 0)
+			p, _, err := Join(a, b)
+			require.NoError(t, err)
+			_, c, err := Join(b, a)
+			require.NoError(t, err)
+			require.NoError(t, p.appendSlow(flagMore, 1, total, nil))
+			const pieces = 2000
+			for range pieces {
+				require.NoError(t, p.appendSlow(piece.flags, 1, piece.data, nil))
+			}
+			require.NoError(t, p.appendSlow(0, 2, []byte("whole"), nil))
+			p.Publish()
+			calls := 0
+			for ; ; calls++ {
+				m, ok, err := c.Message()
+				require.NoError(t, err)
+				if ok {
+					require.Equal(t, "whole", string(m.Data))
+					break
+				}
+				require.True(t, c.Ready(), "there is more")
+				require.True(t, c.Spin(), "nobody is to sleep")
+			}
+			require.GreaterOrEqual(t, calls, pieces/maxPieces, "a call takes so many pieces at most")
+		})
+	}
+}

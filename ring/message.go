@@ -166,15 +166,16 @@ type reassembler struct {
 
 // Message returns the next message, and releases the one before. It does not
 // block: ok is false when there is none that is complete; pieces that have arrived
-// are kept. Messages of one record are returned where they lie, split ones in
-// memory of their own.
+// are kept. It is also false after many pieces, though there are more: then Ready is
+// true. So a peer that sends pieces for ever keeps nobody here. Messages of one record
+// are returned where they lie, split ones in memory of their own.
 //
 // The error is a [*CorruptError], sticky. It also reports what breaks the rules of
 // splitting: a message above the limit of [Consumer.SetMaxMessage], pieces that do
 // not add up to the total that was announced, a piece without a begin. Do not mix
 // Message with Next while a message is being joined.
 func (c *Consumer) Message() (Message, bool, error) {
-	for {
+	for range maxPieces {
 		r, ok, err := c.Next()
 		if !ok || err != nil {
 			return Message{}, false, err
@@ -190,7 +191,11 @@ func (c *Consumer) Message() (Message, bool, error) {
 			return m, ok, err
 		}
 	}
+	return Message{}, false, nil
 }
+
+// maxPieces is how many pieces Message takes before it returns.
+const maxPieces = 64
 
 // Discarded returns how many messages the peer abandoned half-sent.
 func (c *Consumer) Discarded() uint64 { return c.reassembler.discarded }

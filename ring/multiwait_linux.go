@@ -46,8 +46,11 @@ type multiSleeper struct {
 }
 
 // multiWait is blockOn without a thread of its own. It returns false if futex_waitv
-// fails: the caller then has to sleep by itself.
+// fails, or in a synctest bubble: the caller then has to sleep by itself.
 func multiWait(word *uint32, value uint32) bool {
+	if bubbled() {
+		return false
+	}
 	s := &multiSleeper{word: word, value: value, done: make(chan struct{})}
 	multiWaiters.mu.Lock()
 	if multiWaiters.unsupported {

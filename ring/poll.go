@@ -14,7 +14,7 @@ func pollWord(word *uint32, value uint32) {
 		if atomic.LoadUint32(word) != value {
 			return
 		}
-		time.Sleep(pause)
+		nap(pause)
 		pause = min(2*pause, time.Millisecond)
 	}
 }

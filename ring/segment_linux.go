@@ -21,18 +21,37 @@ import (
 const requiredSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SEAL
 
 // Supported returns nil if this system can make sealed segments, or else an error
-// that wraps [ErrUnsupported] and says what is missing. It tries once and
-// remembers.
-func Supported() error { return supported() }
+// that says what is missing. If the answer is final, as nil and an error that wraps
+// [ErrUnsupported] are, Supported remembers it. Any other error, such as that of a
+// process that has no descriptor left, says nothing about the system, and the next call
+// tries again.
+func Supported() error {
+	support.Lock()
+	defer support.Unlock()
+	if support.known {
+		return support.err
+	}
+	err := trySegment()
+	support.known, support.err = err == nil || errors.Is(err, ErrUnsupported), err
+	return err
+}
 
-var supported = sync.OnceValue(func() error {
+// support is what Supported remembers.
+var support struct {
+	sync.Mutex
+	known bool
+	err   error
+}
+
+// trySegment makes empty memory and seals it.
+func trySegment() error {
 	f, err := memfd()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return seal(f)
-})
+}
 
 // Create makes a segment of this process's own with a ring of ringSize bytes, a
 // power of two from [MinSize] to [MaxSize]. Its memory is allocated and sealed:
@@ -161,27 +180,34 @@ func touch(mem []byte) (sum byte) {
 	return sum
 }
 
+// sysMemfdCreate is the system call. Tests replace it.
+var sysMemfdCreate = unix.MemfdCreate
+
 // memfd makes an empty memory file that can be sealed.
 func memfd() (*os.File, error) {
 	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	// Where vm.memfd_noexec is 2 only non-executable memory is allowed; before
 	// Linux 6.3 the flag does not exist.
-	fd, err := unix.MemfdCreate("tandem-ring", flags|unix.MFD_NOEXEC_SEAL)
+	fd, err := sysMemfdCreate("tandem-ring", flags|unix.MFD_NOEXEC_SEAL)
 	if err == unix.EINVAL {
-		fd, err = unix.MemfdCreate("tandem-ring", flags)
+		fd, err = sysMemfdCreate("tandem-ring", flags)
 	}
-	switch {
-	case err == unix.ENOSYS:
-		return nil, fmt.Errorf("%w: the kernel has no memfd_create (Linux 3.17), or a sandbox forbids it", ErrUnsupported)
-	case err != nil:
+	switch err {
+	case nil:
+	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL:
+		return nil, fmt.Errorf("%w: the kernel has no memfd_create (Linux 3.17), or a sandbox forbids it: %w", ErrUnsupported, err)
+	default:
 		return nil, fmt.Errorf("tandem: ring: cannot make shared memory: %w", os.NewSyscallError("memfd_create", err))
 	}
 	return os.NewFile(uintptr(fd), "tandem-ring"), nil
 }
 
+// sysFcntl is the system call. Tests replace it.
+var sysFcntl = unix.FcntlInt
+
 // seal makes the memory writable by existing mappings only, for good.
 func seal(f *os.File) error {
-	_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, requiredSeals)
+	_, err := sysFcntl(f.Fd(), unix.F_ADD_SEALS, requiredSeals)
 	switch {
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("%w: the kernel has no F_SEAL_FUTURE_WRITE (Linux 5.1)", ErrUnsupported)

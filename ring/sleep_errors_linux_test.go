@@ -33,7 +33,8 @@ type brokenKernel struct {
 
 func breakKernel(t *testing.T, bound int64, wait func(*uint32, uint32, time.Duration) unix.Errno, waitV func([]futexWaitV) (int, unix.Errno)) *brokenKernel {
 	k := &brokenKernel{bound: bound}
-	oldWait, oldWaitV := sysFutexWait, sysFutexWaitV
+	oldWait, oldWaitV, oldBubbled := sysFutexWait, sysFutexWaitV, bubbled
+	bubbled = func() bool { return false } // nothing here is outside of the test's bubble
 	sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.Errno {
 		k.count(&k.waits)
 		return wait(word, value, timeout)
@@ -43,7 +44,7 @@ func breakKernel(t *testing.T, bound int64, wait func(*uint32, uint32, time.Dura
 		return waitV(words)
 	}
 	t.Cleanup(func() {
-		sysFutexWait, sysFutexWaitV = oldWait, oldWaitV
+		sysFutexWait, sysFutexWaitV, bubbled = oldWait, oldWaitV, oldBubbled
 		multiWaiters.mu.Lock()
 		defer multiWaiters.mu.Unlock()
 		multiWaiters.unsupported = false

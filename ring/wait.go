@@ -100,7 +100,7 @@ func (s *sleeper) wake() {
 		if i < 8 {
 			runtime.Gosched()
 		} else {
-			time.Sleep(min(time.Duration(i)*time.Microsecond, time.Millisecond))
+			nap(min(time.Duration(i)*time.Microsecond, time.Millisecond))
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // Attach takes over the worker that ref names, which another process has started and left.
@@ -18,7 +19,7 @@ import (
 //
 // Codec, largest message, window and timeouts are those that the worker was started with.
 // [WithCallTimeout] and [WithGrace] change the timeouts of this host. ctx and
-// [WithStartTimeout] bound the time until the worker has said hello. Options for starting
+// [WithStartTimeout] bound the time until the worker is ready. Options for starting
 // a process, such as [WithRestart] and [WithRetry], are an error: this process does not
 // know how to start the worker.
 func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ...Option) (*Client[*socket.Channel], error) {
@@ -55,7 +56,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 	}
 	if timeout := o.Timeouts.Start; timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
+		ctx, cancel = wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: fmt.Sprintf("attaching to worker %s (pid %d)", ref.Program, ref.PID), After: timeout})
 		defer cancel()
 	}
 	channel, err := socket.Attach(ctx, ref, connect, o.Logger)

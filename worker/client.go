@@ -83,8 +83,9 @@ type Client[C drivers.Channel] struct {
 // ctx and [WithStartTimeout] bound the start, but not the life of the worker. If Spawn
 // fails it leaves no process. The error says why, with what the worker wrote last to
 // stderr. It wraps an [*ExitError] if the worker exited, an [*ipc.MismatchError] or
-// [*ipc.RefusedError] if host and worker do not agree, and an [*ipc.TimeoutError] if the
-// timeout ran out.
+// [*ipc.RefusedError] if host and worker do not agree, an [*ipc.TimeoutError] if the
+// timeout ran out, and [ipc.ErrExhausted] if either side is short of a resource, such as
+// open files.
 //
 // A worker may start workers of its own. If a program takes itself for the host in its
 // worker, too, it would start processes without end. So Spawn returns an error in the
@@ -165,7 +166,7 @@ func importPath(driver any) string {
 func (c *Client[C]) Channel() C { return c.current.Load().channel }
 
 // PID returns the id of the worker's process: the present one, or the last one if there
-// is none now.
+// is none now. A worker in a pid namespace of its own has another id there.
 func (c *Client[C]) PID() int { return c.Process().PID() }
 
 // Process returns the worker's process: the present one, or the last one if there is

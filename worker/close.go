@@ -81,7 +81,7 @@ func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	p, s := i.channel.Process(), i.session.Load()
 	s.Idle(grace, p.Done())
 	if !s.Failing() {
-		ctx, cancel := context.WithTimeout(context.Background(), max(grace, time.Millisecond))
+		ctx, cancel := wait.Timeout(context.Background(), max(grace, time.Millisecond), nil)
 		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
 			wait.Within(p.Done(), grace, ctx.Done())
 		}

@@ -15,7 +15,7 @@ type EventKind uint8
 //	Started -> Ready -> (Disconnected -> Reconnected)* -> Exited -> Restarting -> Started ...
 //	Started -> Exited                                            -> GaveUp
 const (
-	// EventStarted: a process was started, and has not said hello yet.
+	// EventStarted: a process was started, and is not ready yet.
 	EventStarted EventKind = iota + 1
 	// EventReady: the process takes calls. If Attempt is more than 1 the worker
 	// was restarted.

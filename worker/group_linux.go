@@ -16,11 +16,11 @@ const groupGrace = 300 * time.Millisecond
 // to end itself, and nobody could afterwards: by SIGTERM, and by SIGKILL if the host
 // is gone by the time when they should have ended. SIGTERM has to be handled here.
 func endGroup(hostGone <-chan struct{}) {
-	if hostGone == nil || ownGroup() > 0 {
+	if hostGone == nil || !leadsGroup() {
 		return
 	}
-	others := groupMembers()
-	if len(others) == 0 {
+	others, known := groupMembers()
+	if known && len(others) == 0 {
 		return
 	}
 	defer func() {
@@ -28,7 +28,7 @@ func endGroup(hostGone <-chan struct{}) {
 			unix.Close(int(p.Fd))
 		}
 	}()
-	_ = unix.Kill(ownGroup(), unix.SIGTERM)
+	_ = unix.Kill(ownGroup, unix.SIGTERM)
 	left := alive(others)
 	for end := time.Now().Add(groupGrace); len(left) > 0 && time.Now().Before(end); left = alive(left) {
 		// One of them: with the rest the loop deals.
@@ -44,14 +44,14 @@ func endGroup(hostGone <-chan struct{}) {
 }
 
 // groupMembers returns a pidfd for each other process of the group that this one
-// leads, to be closed by the caller.
-func groupMembers() []unix.PollFd {
+// leads, to be closed by the caller. They are not known if /proc is that of another pid
+// namespace: ids there are not those that we could signal.
+func groupMembers() (members []unix.PollFd, known bool) {
 	self := os.Getpid()
 	if seen, err := os.Readlink("/proc/self"); err != nil || seen != strconv.Itoa(self) {
-		return nil // ids there are not those that we could signal
+		return nil, false
 	}
 	entries, _ := os.ReadDir("/proc")
-	var members []unix.PollFd
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == self || !inGroup(pid, self) {
@@ -67,7 +67,7 @@ func groupMembers() []unix.PollFd {
 		}
 		members = append(members, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
-	return members
+	return members, true
 }
 
 func inGroup(pid, group int) bool {

@@ -7,7 +7,7 @@ import "syscall"
 // endGroup tells the other processes of the group that this one leads to end, as it
 // is about to end itself. SIGTERM has to be handled here.
 func endGroup(hostGone <-chan struct{}) {
-	if group := ownGroup(); hostGone != nil && group < 0 {
-		_ = syscall.Kill(group, syscall.SIGTERM)
+	if hostGone != nil && leadsGroup() {
+		_ = syscall.Kill(ownGroup, syscall.SIGTERM)
 	}
 }

@@ -49,7 +49,7 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 		codec := m.Codec(r.Codec())
 		req, err := engine.Decode[Req](codec, r)
 		if err != nil {
-			return nil, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", m.Info().Name, err)
+			return nil, notDecoded(m.Info().Name, err)
 		}
 		r.Release()
 		res, err := f(r.Context(), req)
@@ -67,6 +67,15 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 		return r.Out, nil
 	}
 	register(r, h, opts)
+}
+
+// notDecoded is the error of a request of method that could not be decoded.
+func notDecoded(method string, err error) error {
+	code := ipc.CodeInvalidArgument
+	if ipc.CodeOf(err) == ipc.CodeResourceExhausted {
+		code = ipc.CodeResourceExhausted
+	}
+	return ipc.Errorf(code, "decode the request of %q: %w", method, err)
 }
 
 func checkHandler(what string, noMethod, noFunc bool) {

@@ -48,7 +48,7 @@ func (c *Client[C]) start(ctx context.Context) (*incarnation[C], error) {
 	number, pid := c.starts, 0
 	if timeout := c.settings.Timeouts.Start; timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, &ipc.TimeoutError{What: "the start of worker " + c.cmd.Path, After: timeout})
+		ctx, cancel = wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: "the start of worker " + c.cmd.Path, After: timeout})
 		defer cancel()
 	}
 	channel, err := c.driver.Spawn(ctx, &drivers.Command{

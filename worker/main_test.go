@@ -161,6 +161,16 @@ func TestMain(m *testing.M) {
 	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }
 
+// link makes a file by which this program runs as the one of programs with this name.
+func link(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	self, err := os.Executable()
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(self, path)) // a copy could be busy while another test forks
+	return path
+}
+
 // hostEnv names the driver in a process that is to be a host itself.
 const hostEnv = "TANDEM_TEST_HOST"
 

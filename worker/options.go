@@ -100,9 +100,10 @@ func WithData(v any) Option { return func(s *Settings) { s.data, s.hasData = v, 
 
 // WithMaxMessage sets the size of the largest message, in bytes, header included, that
 // both sides send and accept; the default is [drivers.DefaultMaxMessage], 64 MiB. The
-// sender of a larger one gets an [*ipc.SizeError]. To decode a message can take a multiple of its size, by the types of the method: choose a
-// small bound for peers that are not trusted. WithMaxMessage panics if bytes is less than
-// [drivers.MinMaxMessage] or more than [drivers.MaxMaxMessage].
+// sender of a larger one gets an [*ipc.SizeError]. What decoding a message may take beside
+// that has a bound of its own: see [ipc.WithMaxDecoded]. Choose small bounds for peers that
+// are not trusted. WithMaxMessage panics if bytes is less than [drivers.MinMaxMessage] or
+// more than [drivers.MaxMaxMessage].
 func WithMaxMessage(bytes int) Option {
 	if bytes < drivers.MinMaxMessage || bytes > drivers.MaxMaxMessage {
 		panic(fmt.Sprintf("tandem: largest message of %d bytes, allowed are %d to %d", bytes, drivers.MinMaxMessage, drivers.MaxMaxMessage))

@@ -17,18 +17,30 @@ func init() {
 	if s := drivers.Startup(); s != nil && s.HostGone() != nil {
 		go func() {
 			<-s.HostGone()
-			_ = syscall.Kill(ownGroup(), syscall.SIGTERM)
+			_ = syscall.Kill(whomToEnd(), syscall.SIGTERM)
 			time.Sleep(orphanGrace)
-			_ = syscall.Kill(ownGroup(), syscall.SIGKILL)
+			_ = syscall.Kill(whomToEnd(), syscall.SIGKILL)
+			// Process 1 of a pid namespace gets no SIGKILL from within.
+			syscall.Exit(exitKilled)
 		}()
 	}
 }
 
-// ownGroup is whom to signal: this process and its children, if it leads a group, or
+// exitKilled is the exit code that shells give to a process that SIGKILL has ended.
+const exitKilled = 128 + int(syscall.SIGKILL)
+
+// leadsGroup reports whether the process group of this process is its own.
+func leadsGroup() bool { return syscall.Getpgrp() == os.Getpid() }
+
+// ownGroup is the process group of this process, for kill. Its negated number would
+// not do: in process 1 of a pid namespace that means all processes but itself.
+const ownGroup = 0
+
+// whomToEnd is whom to signal: this process and its children, if it leads a group, or
 // else itself alone, for the group is somebody else's.
-func ownGroup() int {
-	if pid := os.Getpid(); syscall.Getpgrp() == pid {
-		return -pid
+func whomToEnd() int {
+	if leadsGroup() {
+		return ownGroup
 	}
 	return os.Getpid()
 }

@@ -65,10 +65,7 @@ func beReaper() error {
 
 // Where others learn how a worker has ended, that is not known, and no failure.
 func TestHostThatReapsAll(t *testing.T) {
-	program := filepath.Join(t.TempDir(), reaper)
-	self, err := os.Executable()
-	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, program))
+	program := link(t, reaper)
 	for _, s := range spawners {
 		for _, how := range []string{"ignore", "reap"} {
 			out, err := exec.Command(program, s.name, how).CombinedOutput()
@@ -83,10 +80,7 @@ func TestHostThatReapsAll(t *testing.T) {
 
 // Children of a dead worker that hold all that it had inherited do not delay the news.
 func TestChildrenOfADeadWorker(t *testing.T) {
-	program := filepath.Join(t.TempDir(), testProgram)
-	self, err := os.Executable()
-	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, program))
+	program := link(t, testProgram)
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		pidFile := filepath.Join(t.TempDir(), "pid")
 		cmd := exec.Command("/bin/sh", "-c", `sleep 1000 & echo $! >"$1"; exec "$0"`, program, pidFile)
@@ -104,5 +98,6 @@ func TestChildrenOfADeadWorker(t *testing.T) {
 		_, err = crash.Call(t.Context(), w, "exit")
 		require.ErrorIs(t, err, ipc.ErrPeerGone)
 		require.Equal(t, exit, w.Close())
+		require.Equal(t, "S", state(child), "it sleeps and holds all that it has")
 	})
 }

@@ -39,8 +39,9 @@ func WithMaxCPU(n int) Option {
 }
 
 // WithMaxFiles bounds how many descriptors the worker can have (RLIMIT_NOFILE): for
-// files, connections, pipes, and about sixteen that Go and this library need. It is for
-// Linux only. It panics unless n is positive.
+// files, connections, pipes, and about sixteen that Go and this library need. With too few
+// to serve, the start fails with [ipc.ErrExhausted], or with an [*ExitError] if Go itself
+// could not start. It is for Linux only. It panics unless n is positive.
 func WithMaxFiles(n int) Option {
 	mustBePositive("WithMaxFiles", int64(n))
 	return func(s *Settings) { s.resources.Files = n }

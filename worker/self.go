@@ -89,7 +89,7 @@ func checkEntry() error {
 // refuse tells the host, if there is one, and the caller why this process is no worker.
 func refuse(reason error) error {
 	if s := drivers.Startup(); s != nil {
-		_ = s.Refuse(reason.Error()) // the reason itself is returned as well
+		_ = s.RefuseFor(reason) // the reason itself is returned as well
 	}
 	return reason
 }

@@ -112,13 +112,13 @@ func (s *Server) Serve(ctx context.Context) error {
 	surviveBrokenPipes()
 	driver, codec, err := s.agree(startup)
 	if err != nil {
-		_ = startup.Refuse(err.Error()) // the host is told if it still listens; the error is returned as well
+		_ = startup.RefuseFor(err) // the host is told if it still listens; the error is returned as well
 		return err
 	}
 	endpoint, err := driver.Open(startup, s.log)
 	if err != nil {
 		err = fmt.Errorf("tandem: open driver %s: %w", driver.Name(), err)
-		_ = startup.Refuse(err.Error())
+		_ = startup.RefuseFor(err)
 		return err
 	}
 	defer endpoint.Close()

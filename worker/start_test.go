@@ -55,7 +55,7 @@ func TestStartErrors(t *testing.T) {
 			var exit *worker.ExitError
 			require.ErrorAs(t, err, &exit)
 			require.Equal(t, 7, exit.Code)
-			require.ErrorContains(t, err, "before its hello")
+			require.ErrorContains(t, err, "before it was ready")
 			require.ErrorContains(t, err, "no configuration found")
 		})
 		t.Run("not a worker", func(t *testing.T) {

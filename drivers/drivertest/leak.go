@@ -12,10 +12,6 @@ import (
 	"go.uber.org/goleak"
 )
 
-// starterThread is the one goroutine that is meant to stay for ever: the
-// thread from which workers are started.
-const starterThread = "github.com/tandemipc/tandem/drivers/internal/process.onStarterThread.func1.1"
-
 // Baseline is what a process holds at one moment.
 type Baseline struct {
 	goroutines goleak.Option
@@ -46,7 +42,7 @@ func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		leaks := b.find()
 		if len(leaks) == 0 || time.Now().After(deadline) {
-			opts := append([]goleak.Option{b.goroutines, goleak.IgnoreAnyFunction(starterThread)}, ignore...)
+			opts := append([]goleak.Option{b.goroutines}, ignore...)
 			if err := goleak.Find(opts...); err != nil { // it waits by itself
 				leaks = append(leaks, err.Error())
 			}

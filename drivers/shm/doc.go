@@ -9,7 +9,7 @@
 //
 // Host and worker share a control socket, a socketpair that the worker inherits.
 // Over it each side sends its hello, with the descriptor of the memory that it
-// will write. There is no name in any file system and nothing in /dev/shm, so
+// will write, and then says whether it could map the other's. There is no name in any file system and nothing in /dev/shm, so
 // nothing can be left behind.
 //
 //	host                                worker
@@ -17,6 +17,7 @@
 //	  |----------------------------------->|  checks both, maps read-only
 //	  |<-----------------------------------|
 //	  |   hello, descriptor of its segment |
+//	  |<== ready, or the reason why not ==>|
 //	  :                                    :
 //	  |<====== frames in two rings =======>|
 //	  :                                    :

@@ -2,6 +2,7 @@ package shm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -86,16 +87,22 @@ func (d Driver) complete() (Driver, error) {
 	return d, nil
 }
 
-// supported returns an error unless the system has what the driver needs.
+// supported returns an error unless the system has what the driver needs and is ready to
+// give some of it.
 func supported() error {
-	if err := ring.Supported(); err != nil {
+	err := ring.Supported()
+	switch {
+	case errors.Is(err, ring.ErrUnsupported):
 		return fmt.Errorf("%w: shm: %w", ipc.ErrUnsupported, err)
+	case err != nil:
+		return process.Shortage(fmt.Errorf("tandem: shm: %w", err))
 	}
 	return nil
 }
 
 // Spawn starts a worker and links it. Package worker calls it. A field that is
-// out of range is an error before anything is started.
+// out of range is an error before anything is started. Spawn returns when both sides have
+// mapped both rings and have told each other so.
 func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, error) {
 	d, err := d.complete()
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -63,9 +62,25 @@ func (e *endpoint) Close() error {
 	return err
 }
 
-// link exchanges hellos and segments over the control socket. It is the same
-// on both sides.
+// link exchanges hellos and segments over the control socket, and returns when both sides
+// have mapped both segments. It is the same on both sides. If it fails the other side
+// learns why.
 func (d Driver) link(control *net.UnixConn, local drivers.Hello) (*link, error) {
+	l, err := d.join(control, local)
+	if err != nil {
+		err = process.Shortage(err)
+		process.Refuse(control, err)
+		return nil, err
+	}
+	if err := process.Confirm(control, Name); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// join exchanges hellos and segments, and makes the link of them.
+func (d Driver) join(control *net.UnixConn, local drivers.Hello) (*link, error) {
 	var opts []ring.Option
 	if d.Prefault {
 		opts = append(opts, ring.Prefault())
@@ -101,19 +116,19 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	}
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
-	remote, err := process.HearHello(&from, local, sendErr)
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, err)
+	remote, err := process.HearFirstHello(&from, local, sendErr)
+	if n := len(from.Files); n > 1 || n == 0 && err == nil {
+		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
 	}
 	if err != nil {
 		return nil, remote, err
 	}
-	if len(from.Files) != 1 {
-		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, len(from.Files))
-	}
 	theirs, err := ring.Open(from.Files[0], opts...)
-	if err != nil {
+	switch {
+	case errors.Is(err, ring.ErrSeals), errors.Is(err, ring.ErrLayout):
 		return nil, remote, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)
+	case err != nil:
+		return nil, remote, fmt.Errorf("tandem: shm: the other side's memory: %w", err)
 	}
 	// Each side has the mapping that it needs; the peer reads our descriptor
 	// from the socket.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -109,6 +110,108 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A peer that passes descriptors with every byte of its hello does not use up ours.
+func TestDescriptorsWithEveryByte(t *testing.T) {
+	ours, theirs := pair(t)
+	segment, err := ring.Create(64 << 10)
+	require.NoError(t, err)
+	defer segment.Close()
+	fd := int(segment.File().Fd())
+	hello, err := drivers.AppendHello(nil, localHello())
+	require.NoError(t, err)
+	for i := range hello {
+		_, _, err := theirs.WriteMsgUnix(hello[i:i+1], unix.UnixRights(fd, fd, fd, fd), nil)
+		require.NoError(t, err)
+	}
+	d, err := Driver{}.complete()
+	require.NoError(t, err)
+	_, err = d.link(ours, localHello())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.ErrorContains(t, err, "passed 4 descriptors with its hello, not 1")
+}
+
+// A side has a link only when the other one has said that it has mapped all, too. If that
+// one says that it cannot, its reason is the error.
+func TestConfirmation(t *testing.T) {
+	short := &ipc.ExhaustedError{Resource: "memory", Limit: "RLIMIT_AS is 9", Err: unix.ENOMEM}
+	for _, c := range []struct {
+		name string
+		say  []byte
+		is   error
+		want string
+	}{
+		{"ready", drivers.AppendReady(nil), nil, ""},
+		{"short of memory", drivers.AppendReason(nil, short), ipc.ErrExhausted, "RLIMIT_AS is 9"},
+		{"another reason", drivers.AppendRefusal(nil, "no"), nil, "refused by the other side: no"},
+		{"nothing", nil, ipc.ErrPeerGone, "confirmation"},
+		{"something else", []byte("GET / HTTP/1.1\r\n\r\n"), ipc.ErrProtocol, "does not speak tandem"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ours, theirs := pair(t)
+			segment, err := ring.Create(64 << 10)
+			require.NoError(t, err)
+			defer segment.Close()
+			hello, err := drivers.AppendHello(nil, localHello())
+			require.NoError(t, err)
+			require.NoError(t, fdpass.Send(theirs, hello, segment.File()))
+			linked := make(chan error)
+			var l *link
+			go func() {
+				d, err := Driver{RingSize: 64 << 10}.complete()
+				if err == nil {
+					l, err = d.link(ours, localHello())
+				}
+				linked <- err
+			}()
+			r := fdpass.Reader{Conn: theirs}
+			defer r.Close()
+			_, err = drivers.ReadHello(&r)
+			require.NoError(t, err)
+			require.Len(t, r.Files, 1)
+			require.NoError(t, drivers.ReadReady(theirs), "it has mapped our memory")
+			select {
+			case err := <-linked:
+				t.Fatal("there is a link already:", err)
+			default:
+			}
+			_, err = theirs.Write(c.say)
+			require.NoError(t, err)
+			require.NoError(t, theirs.CloseWrite())
+			err = <-linked
+			if c.want == "" {
+				require.NoError(t, err)
+				require.NoError(t, l.Close())
+				return
+			}
+			require.ErrorContains(t, err, c.want)
+			if c.is != nil {
+				require.ErrorIs(t, err, c.is)
+			}
+		})
+	}
+}
+
+// A side that has heard a hello and cannot map what came with it tells why.
+func TestRefusalAfterTheHello(t *testing.T) {
+	ours, theirs := pair(t)
+	hello, err := drivers.AppendHello(nil, localHello())
+	require.NoError(t, err)
+	_, err = theirs.Write(hello) // without memory
+	require.NoError(t, err)
+	d, err := Driver{}.complete()
+	require.NoError(t, err)
+	_, err = d.link(ours, localHello())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	r := fdpass.Reader{Conn: theirs}
+	defer r.Close()
+	_, err = drivers.ReadHello(&r)
+	require.NoError(t, err)
+	var refused *ipc.RefusedError
+	require.ErrorAs(t, drivers.ReadReady(theirs), &refused)
+	require.Contains(t, refused.Reason, "passed 0 descriptors")
+	require.Zero(t, refused.Code)
 }
 
 // look returns what Next puts into a frame.

@@ -208,7 +208,7 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 		l.finish(err)
 		return false, err
 	}
-	if end != nil {
+	if end != nil && !l.consumer.Ready() { // or there are more pieces of a message
 		return false, *end
 	}
 	return false, nil

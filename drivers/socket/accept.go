@@ -20,6 +20,10 @@ const (
 	// maxQueue bounds the hosts that wait for their turn.
 	maxQueue = 8
 
+	// acceptPairs is how many pairs of descriptors are kept in reserve for a connection: it
+	// takes two for a moment.
+	acceptPairs = 1
+
 	hasHost = "worker has a host"
 )
 
@@ -28,7 +32,12 @@ const (
 func (e *endpoint) acceptLoop() {
 	for {
 		conn, err := e.ln.AcceptUnix()
+		short := e.spare.fill(acceptPairs)
 		switch {
+		case err == nil && short != nil: // it has what was in reserve, and its host can be told so
+			e.log.Warn("tandem: socket: a host connected and was turned away", "err", short)
+			refuse(conn, short)
+			_ = e.spare.fill(acceptPairs)
 		case err == nil:
 			e.startHandshake(conn)
 		case errors.Is(err, net.ErrClosed):
@@ -55,7 +64,7 @@ func (e *endpoint) startHandshake(conn netConn) {
 	select {
 	case e.sem <- struct{}{}:
 	default:
-		refuse(conn, "too many connections have not sent a hello yet")
+		refuse(conn, errors.New("too many connections have not sent a hello yet"))
 		return
 	}
 	e.mu.Lock()
@@ -83,13 +92,13 @@ func (e *endpoint) enqueue(conn netConn, hello drivers.Hello, err error) {
 	var mismatch *ipc.MismatchError
 	switch {
 	case errors.As(err, &mismatch):
-		refuse(conn, mismatch.Error())
+		refuse(conn, mismatch)
 	case err != nil, e.closed:
 		conn.Close() // it sent no hello, or none that can be read
 	default:
 		e.dropGone()
 		if why := e.full(); why != "" {
-			refuse(conn, why)
+			refuse(conn, errors.New(why))
 			return
 		}
 		if e.opts.SecondHost == Queue {

@@ -26,6 +26,8 @@ import (
 //   - [ErrWrongPeer], at once, if another process listens at the path, or the user is
 //     another one;
 //   - [ErrBadRef] if ref cannot name a worker;
+//   - [ipc.ErrExhausted] if this process or the worker is short of a resource, such as
+//     open files;
 //   - [ipc.ErrUnsupported] on other systems than Linux, for they cannot hold on to
 //     a process that is not a child.
 //
@@ -56,6 +58,11 @@ func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*C
 			return nil, fmt.Errorf("%w: %w", ErrStale, gone)
 		}
 		return nil, fmt.Errorf("tandem: socket: attach: %w", err)
+	}
+	if err := errors.Join(process.Identify(), at.identify()); err != nil {
+		p.Close()
+		at.close()
+		return nil, err
 	}
 	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage, Window: ref.Window}, driverName, layoutVersion)
 	c := &Channel{

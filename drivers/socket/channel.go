@@ -53,9 +53,6 @@ var _ drivers.Channel = (*Channel)(nil)
 func (c *Channel) init() {
 	c.closing, c.removed = make(chan struct{}), make(chan struct{})
 	c.turn, c.adopted = make(chan struct{}, 1), make(chan struct{}, 1)
-	if c.handover == nil {
-		c.site.identify()
-	}
 }
 
 // begin starts what runs beside a channel that has its first link.

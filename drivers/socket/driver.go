@@ -153,14 +153,27 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 		at.place, err = privatePlace(at.uid)
 	}
 	if err != nil {
+		return nil, process.Shortage(err)
+	}
+	if at.path == "" {
+		return d.spawn(ctx, cmd, at)
+	}
+	var spare reserve // for what a start that fails has left
+	defer spare.close()
+	if err := spare.fill(discardPairs); err != nil {
 		return nil, err
 	}
 	c, err := d.spawn(ctx, cmd, at)
-	if err != nil && at.path != "" {
+	if err != nil {
+		spare.close()
 		at.discard()
 	}
 	return c, err
 }
+
+// discardPairs is how many pairs of descriptors site.discard takes, at most: for a directory
+// and its parent, twice for the former, and two for a connection.
+const discardPairs = 3
 
 // spawn starts cmd, whose worker is to listen at a site. If that has no path,
 // the worker gets its connections by a handover.
@@ -172,6 +185,9 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 	}
 	if d.Detached {
 		s.Timeouts.Host = d.HostTimeout
+	}
+	if err := process.Identify(); err != nil {
+		return nil, err
 	}
 	local := process.Hello(drivers.Hello{Codec: s.Codec, MaxMessage: s.MaxMessage, Window: s.Window}, driverName, layoutVersion)
 	var h *handover
@@ -193,6 +209,11 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 		if err != nil {
 			return err
 		}
+		if at.path != "" {
+			if err = at.identify(); err != nil {
+				return err
+			}
+		}
 		l, err = newLink(conn, local, remote, hostSide)
 		return err
 	})
@@ -208,7 +229,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 	}
 	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
 		Path: at.path, Private: at.private,
-		PID: l.peer.PID, StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
+		PID: p.Locate(l.peer), StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],
 		Codec:   s.Codec, MaxMessage: s.MaxMessage, Window: s.Window, Timeouts: s.Timeouts, Detached: d.Detached, Resume: s.Resume,
 	}}

@@ -29,8 +29,9 @@ func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, 
 	}
 	e, err := newEndpoint(s, opts, log)
 	if err != nil {
+		err = process.Shortage(err)
 		// Best effort: the host finds out anyway, but not why.
-		_ = s.Refuse(err.Error())
+		_ = s.RefuseFor(err)
 		return nil, err
 	}
 	control, err := process.Control(s)
@@ -49,15 +50,27 @@ func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, 
 
 // newEndpoint makes an endpoint that listens.
 func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *endpoint, err error) {
+	if err := process.Identify(); err != nil {
+		return nil, err
+	}
 	e := &endpoint{
-		uids: []int{os.Geteuid()},
-		opts: opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
+		spare: new(reserve),
+		uids:  []int{os.Geteuid()},
+		opts:  opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
 		handshaking: make(map[netConn]struct{}),
 		sem:         make(chan struct{}, maxHandshakes),
 	}
+	defer func() {
+		if err != nil {
+			e.spare.close()
+		}
+	}()
+	if err := e.spare.fill(acceptPairs); err != nil {
+		return nil, err
+	}
 	if s.Address == "" {
-		e.ln, err = takeInherited(opts.Handover)
+		e.ln, err = takeInherited(opts.Handover, e.spare)
 		return e, err
 	}
 	e.site = newSite(place{path: s.Address, private: opts.Private}, os.Geteuid())
@@ -66,11 +79,14 @@ func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *end
 			return nil, fmt.Errorf("tandem: socket: make a private directory for the socket: %w", err)
 		}
 	}
-	if e.ln, err = e.site.listen(); err != nil {
+	ln, err := e.site.listen()
+	if err != nil {
 		e.site.remove()
 		e.site.close()
+		return nil, err
 	}
-	return e, err
+	e.ln = sparing{ln, e.spare}
+	return e, nil
 }
 
 // listener yields the connections of hosts.
@@ -81,11 +97,12 @@ type listener interface {
 
 // endpoint is a worker's end of the driver.
 type endpoint struct {
-	site *site // nil without a path
-	ln   listener
-	uids []int // whose processes may connect
-	opts options
-	log  *slog.Logger
+	site  *site // nil without a path
+	ln    listener
+	spare *reserve // for a connection that comes when there is no descriptor left
+	uids  []int    // whose processes may connect
+	opts  options
+	log   *slog.Logger
 	// keeps: the worker keeps what it cannot send, so it has to know what that is.
 	keeps bool
 	// parent started us, as the host or on its behalf.
@@ -112,10 +129,6 @@ type candidate struct {
 }
 
 var errEndpointClosed = fmt.Errorf("%w: the worker's endpoint was closed", ipc.ErrClosed)
-
-// hostCheck is how often a worker that waits for its host looks whether the host
-// is alive.
-const hostCheck = 200 * time.Millisecond
 
 // Accept yields the link over the control socket first. Then it waits for a
 // host to connect. A host that does not agree gets an error, and Accept goes on. It
@@ -197,48 +210,9 @@ func (e *endpoint) dropGone() {
 	})
 }
 
-// hostGone returns an error if the worker is to end because its host has.
-func (e *endpoint) hostGone() error {
-	e.mu.Lock()
-	host, detached := e.host, e.live != nil && e.live.reader.detached.Load()
-	e.mu.Unlock()
-	switch {
-	case e.opts.Detached && (detached || e.opts.OnDisconnect == KeepAlive):
-		return nil
-	case host != nil:
-		if host.Exit() != nil {
-			return fmt.Errorf("%w: the host (pid %d) has ended, and did not detach from this worker", ipc.ErrPeerGone, host.PID())
-		}
-		return nil
-	case os.Getppid() != e.parent:
-		return fmt.Errorf("%w: the process that started this worker (pid %d) has ended", ipc.ErrPeerGone, e.parent)
-	}
-	return nil
-}
-
-// watchHost begins to watch over the process at the other end of conn, if the
-// worker is to end with it. It returns nil if the system cannot do that; then
-// the process that started us stands for the host. e.mu is held.
-func (e *endpoint) watchHost(conn netConn, hello drivers.Hello) {
-	if !e.opts.Detached || e.opts.OnDisconnect == KeepAlive {
-		return
-	}
-	if e.host != nil {
-		e.host.Close()
-		e.host = nil
-	}
-	cred, err := peerCredentials(conn)
-	if err != nil || cred.pid == 0 {
-		return
-	}
-	if host, err := process.Find(cred.pid, hello.StartTime, ""); err == nil {
-		e.host = host
-	}
-}
-
 func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.Hello) (drivers.Link, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(past) })
-	remote, err := exchange(conn, local)
+	remote, err := hear(conn, local)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
@@ -252,7 +226,7 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.
 		conn.Close()
 		return nil, err
 	}
-	l, err := e.yield(conn, local, remote)
+	l, err := e.answer(candidate{conn, remote}, local)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -261,18 +235,29 @@ func (e *endpoint) acceptFirst(ctx context.Context, conn netConn, local drivers.
 	return l, nil
 }
 
-// answer sends our hello to a candidate and makes its link.
-func (e *endpoint) answer(c candidate, local drivers.Hello) (drivers.Link, error) {
+// answer sends our hello to a candidate and makes its link. The hello says that the worker
+// has all that it needs for that.
+func (e *endpoint) answer(c candidate, local drivers.Hello) (_ drivers.Link, err error) {
+	host, err := e.findHost(c.conn, c.hello)
+	if err != nil {
+		process.Refuse(c.conn, err)
+		return nil, err
+	}
+	defer func() {
+		if err != nil && host != nil {
+			host.Close()
+		}
+	}()
 	if err := sendHello(c.conn, local); err != nil {
 		return nil, err
 	}
 	if err := drivers.Agree(local, c.hello); err != nil {
 		return nil, err
 	}
-	return e.yield(c.conn, local, c.hello)
+	return e.yield(c.conn, local, c.hello, host)
 }
 
-func (e *endpoint) yield(conn netConn, local, remote drivers.Hello) (drivers.Link, error) {
+func (e *endpoint) yield(conn netConn, local, remote drivers.Hello, host *process.Foreign) (drivers.Link, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -284,11 +269,14 @@ func (e *endpoint) yield(conn netConn, local, remote drivers.Hello) (drivers.Lin
 	}
 	l.writer.noCombine = e.keeps
 	e.live = l
-	e.watchHost(conn, remote)
+	if e.host != nil {
+		e.host.Close()
+	}
+	e.host = host
 	if e.opts.SecondHost == Refuse && len(e.queue) > 0 && l.alive() {
 		// It came in while this one was being answered, and this one did not
 		// leave meanwhile.
-		refuse(e.queue[0].conn, hasHost)
+		refuse(e.queue[0].conn, errors.New(hasHost))
 		e.queue = nil
 	}
 	return l, nil
@@ -333,6 +321,7 @@ func (e *endpoint) stopListening() error {
 		e.site.remove()
 		e.site.close()
 	}
+	e.spare.close()
 	return e.ln.Close()
 }
 

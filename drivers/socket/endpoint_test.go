@@ -104,7 +104,7 @@ func TestEndpointCloseEndsTheFirstAccept(t *testing.T) {
 	e, startup, _ := openEndpoint(t)
 	errs := make(chan error, 1)
 	go func() { _, err := e.Accept(testContext(t), drivers.Hello{Codec: "cbor"}); errs <- err }()
-	eventually(t, "Accept waits for the hello", func() bool { return goroutineIn("socket.exchange") })
+	eventually(t, "Accept waits for the hello", func() bool { return goroutineIn("socket.hear") })
 	require.NoError(t, e.Close())
 	require.ErrorIs(t, <-errs, ipc.ErrClosed)
 	require.NoFileExists(t, startup.Address)

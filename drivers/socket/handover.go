@@ -65,10 +65,14 @@ func (h *handover) pass(ctx context.Context, theirs *os.File) error {
 func (h *handover) close() { h.conn.Close() }
 
 // inherited is the worker's end of a handover. It is a listener.
-type inherited struct{ conn netConn }
+type inherited struct {
+	conn  netConn
+	raw   syscall.RawConn
+	spare *reserve
+}
 
 // takeInherited takes the end that this process has inherited under a number.
-func takeInherited(number int) (*inherited, error) {
+func takeInherited(number int, spare *reserve) (*inherited, error) {
 	f := os.NewFile(uintptr(number), "handover")
 	if number <= 2 || f == nil {
 		return nil, fmt.Errorf("tandem: socket: the host has passed no place to listen: neither a path nor a descriptor (%d)", number)
@@ -77,11 +81,21 @@ func takeInherited(number int) (*inherited, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tandem: socket: inherited descriptor %d: %w", number, err)
 	}
-	return &inherited{conn}, nil
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("tandem: socket: inherited descriptor %d: %w", number, err)
+	}
+	return &inherited{conn, raw, spare}, nil
 }
 
-// AcceptUnix waits for the next connection that the host passes.
+// AcceptUnix waits for the next connection that the host passes. The kernel drops one for
+// which there is no descriptor, so what is in reserve is released when one has come.
 func (i *inherited) AcceptUnix() (*net.UnixConn, error) {
+	if err := i.raw.Read(func(fd uintptr) bool { return poll(int(fd)) }); err != nil {
+		return nil, err
+	}
+	i.spare.release()
 	r := fdpass.Reader{Conn: i.conn}
 	defer r.Close()
 	var b [1]byte

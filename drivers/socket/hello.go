@@ -1,12 +1,14 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
 )
 
 type netConn = *net.UnixConn
@@ -15,10 +17,21 @@ type netConn = *net.UnixConn
 // It is a variable for the tests.
 var helloTimeout = 5 * time.Second
 
-// exchange sends our hello, receives the peer's and compares the two. A hello is
-// far smaller than what a socket buffers, so both sides can send first.
+// exchange sends a host's hello, receives the worker's and compares the two. The worker
+// answers when it has all that the link needs, or refuses.
 func exchange(conn netConn, local drivers.Hello) (drivers.Hello, error) {
-	return process.HearHello(conn, local, sendHello(conn, local))
+	return process.HearFirstHello(conn, local, sendHello(conn, local))
+}
+
+// hear receives the first host's hello. A host that does not agree gets ours, so that it
+// sees in what.
+func hear(conn netConn, local drivers.Hello) (drivers.Hello, error) {
+	remote, err := process.HearFirstHello(conn, local, nil)
+	var mismatch *ipc.MismatchError
+	if errors.As(err, &mismatch) {
+		_ = sendHello(conn, local) // the error itself is returned as well
+	}
+	return remote, err
 }
 
 func sendHello(conn netConn, local drivers.Hello) error {
@@ -33,8 +46,8 @@ func sendHello(conn netConn, local drivers.Hello) error {
 }
 
 // refuse sends the reason why there will be no hello, and closes the connection.
-func refuse(conn netConn, reason string) {
+func refuse(conn netConn, reason error) {
 	_ = conn.SetWriteDeadline(time.Now().Add(helloTimeout))
-	_, _ = conn.Write(drivers.AppendRefusal(nil, reason))
+	process.Refuse(conn, reason)
 	conn.Close()
 }

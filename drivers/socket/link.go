@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -131,7 +132,7 @@ func (l *link) finish(err error) error {
 func (l *link) failed(err error, where string) error {
 	switch {
 	case !errors.Is(err, io.EOF):
-		return l.finish(fmt.Errorf("%w: socket: %w", ipc.ErrPeerGone, err))
+		return l.finish(fmt.Errorf("%w: socket: %w", ipc.ErrPeerGone, process.Shortage(err)))
 	case l.side == workerSide:
 		// The host may come back: the endpoint accepts it.
 		return l.finish(fmt.Errorf("%w: the host has closed the connection%s", ipc.ErrDisconnected, where))

@@ -69,8 +69,7 @@ func leftovers(tmp string, before map[string]int) int {
 		fmt.Fprintf(os.Stderr, "left behind: "+format+"\n", args...)
 		code = 1
 	}
-	// One thread starts all children and lives for ever.
-	if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/tandemipc/tandem/drivers/internal/process.onStarterThread.func1.1")); err != nil {
+	if err := goleak.Find(); err != nil {
 		fail("goroutines: %v", err)
 	}
 	for kind, n := range openFiles() {

@@ -22,9 +22,9 @@ func (c credentials) checkUser(uids ...int) error {
 }
 
 // checkProcess returns an error unless the peer is one of these processes, or
-// the system does not tell.
+// the system does not tell, or one of them is 0, a process whose id is not known.
 func (c credentials) checkProcess(pids ...int) error {
-	if c.pid != 0 && !slices.Contains(pids, c.pid) {
+	if c.pid != 0 && !slices.Contains(pids, 0) && !slices.Contains(pids, c.pid) {
 		return fmt.Errorf("tandem: socket: process %d listens there, expected the worker, process %d: another process has taken its path", c.pid, pids[0])
 	}
 	return nil

@@ -22,8 +22,10 @@ import (
 //     not agree in its hello;
 //   - when ctx ends, with its error;
 //   - with [ipc.ErrClosed] when the channel is closed;
-//   - with the error of the last attempt when no attempt succeeded, for example
-//     an [*ipc.RefusedError] while the worker serves another host.
+//   - with the error of the last attempt when no attempt succeeded: an
+//     [*ipc.RefusedError] while the worker serves another host, an [*ipc.TimeoutError]
+//     if it does not answer, one that wraps [ipc.ErrDisconnected] if it hangs up, or
+//     [ipc.ErrExhausted] while this process or the worker is short of open files.
 //
 // The link that was disconnected still has to be closed by its owner.
 func (c *Channel) Reconnect(ctx context.Context) error {
@@ -136,6 +138,7 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 		if err == nil {
 			return l, nil
 		}
+		err = process.Shortage(err)
 		lastErr = err
 		var wrongPeer wrongPeerError
 		if ctx.Err() != nil || errors.As(err, &wrongPeer) {
@@ -152,10 +155,10 @@ func (c *Channel) attempt(ctx context.Context, trying func(int, error)) (*link, 
 
 // pause returns after d, or when ctx ends or done is closed.
 func pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	over, stop := process.After(d)
+	defer stop()
 	select {
-	case <-t.C:
+	case <-over:
 	case <-done:
 	case <-ctx.Done():
 	}
@@ -180,7 +183,6 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 		what        string
 		first, then uint64
 	}{
-		{"process id", uint64(c.ref.PID), uint64(remote.PID)},
 		{"start time", c.ref.StartTime, remote.StartTime},
 		{"nonce", c.ref.Nonce, remote.Nonce},
 	} {
@@ -226,8 +228,11 @@ func (c *Channel) exchangeHellos(ctx context.Context, conn netConn) (drivers.Hel
 		remote, err = c.awaitTurn(ctx, conn)
 	}
 	var mismatch *ipc.MismatchError
-	if errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued) {
+	switch {
+	case errors.As(err, &mismatch) || errors.Is(err, ipc.ErrProtocol) || errors.Is(err, ipc.ErrQueued):
 		err = wrongPeerError{err}
+	case process.HungUp(err):
+		err = fmt.Errorf("%w: %w", ipc.ErrDisconnected, err)
 	}
 	return remote, err
 }
@@ -249,5 +254,5 @@ func (c *Channel) receiveHello(ctx context.Context, conn netConn, sent error) (d
 
 func withHelloTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, helloTimeout,
-		fmt.Errorf("tandem: socket: the worker has not answered within %v: is it stopped, or busy with its last host?", helloTimeout))
+		fmt.Errorf("%w: is the worker stopped, or busy with its last host?", &ipc.TimeoutError{What: "the answer to a connection", After: helloTimeout}))
 }

@@ -24,7 +24,8 @@ type Ref struct {
 	Path    string `cbor:"1,keyasint"`
 	Private bool   `cbor:"2,keyasint,omitempty"`
 	// PID and StartTime name the process, Nonce the run of its program, and UID
-	// its user.
+	// its user. PID is 0 if the worker's id is not known to the host: then the Ref
+	// has no text. That is so if a wrapper starts the worker in a pid namespace.
 	PID       int    `cbor:"3,keyasint"`
 	StartTime uint64 `cbor:"4,keyasint"`
 	Nonce     uint64 `cbor:"5,keyasint"`
@@ -122,6 +123,8 @@ func (r Ref) check() error {
 		what = `path "": the worker is not detached, and was given no Driver.Path`
 	case !filepath.IsAbs(r.Path) || filepath.Dir(r.Path) == r.Path || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
 		what = fmt.Sprintf("path %.*q", maxPath+1, r.Path)
+	case r.PID == 0:
+		what = "process id 0: a process between host and worker has started the worker in a pid namespace of its own"
 	case r.PID <= 1 || r.PID > math.MaxInt32:
 		what = fmt.Sprintf("process id %d", r.PID)
 	case r.StartTime == 0:

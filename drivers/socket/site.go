@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/tandemipc/tandem/drivers/internal/process"
 )
 
 // site is a place whose directory is held open. Paths are only followed to open
@@ -140,16 +142,21 @@ func (s *site) closeLocked() {
 	s.parent, s.root, s.dir = nil, nil, nil
 }
 
-// identify notes which socket is the worker's, if it is there.
-func (s *site) identify() {
+// identify notes which socket is the worker's, if it is there. It fails only for a
+// shortage.
+func (s *site) identify() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.openLocked() != nil {
-		return
+	if err := s.openLocked(); err != nil {
+		if process.IsShortage(err) {
+			return process.Shortage(fmt.Errorf("tandem: socket: open the directory of %s: %w", s.path, err))
+		}
+		return nil
 	}
 	if info, err := s.root.Lstat(s.name()); err == nil && s.ours(info) == nil {
 		s.id = info
 	}
+	return nil
 }
 
 // ours returns an error unless info is that of a socket of the worker's user.
@@ -254,6 +261,9 @@ func (s *site) checkFreeLocked() error {
 	conn, err := s.dialLocked(ctx)
 	if err == nil {
 		conn.Close()
+	}
+	if process.IsShortage(err) {
+		return fmt.Errorf("tandem: socket: does a process listen at %s: %w", s.path, err)
 	}
 	if !nobodyListens(err) && !errors.Is(err, fs.ErrNotExist) {
 		why := any("it took a connection")

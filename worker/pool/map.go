@@ -28,15 +28,19 @@ func WithUnordered() MapOption { return func(o *mapOptions) { o.unordered = true
 // of a call, as a [*MapError], instead of ending.
 func WithContinueOnError() MapOption { return func(o *mapOptions) { o.goOn = true } }
 
+// maxWindow bounds the window of a Map, which keeps room for all of it.
+const maxWindow = 1 << 16
+
 // WithWindow sets how many requests [Map] takes from the sequence ahead of the results
 // that it has yielded. So many calls run at a time at most. The default for a [Pool] is
 // as many calls as it runs at a time at its largest size, and for other callers twice
-// GOMAXPROCS.
+// GOMAXPROCS. A window of more than 65536 is one of 65536. WithWindow panics if n is less
+// than 1.
 func WithWindow(n int) MapOption {
 	if n < 1 {
 		panic(fmt.Sprintf("tandem: window of %d requests", n))
 	}
-	return func(o *mapOptions) { o.window = n }
+	return func(o *mapOptions) { o.window = min(n, maxWindow) }
 }
 
 // A MapError says which call of [Map] failed.
@@ -60,11 +64,15 @@ type mapCaller interface {
 
 func (p *Pool[C]) forMap() (int, ipc.Caller) {
 	o := p.pool.opts
-	return o.maxSize * o.concurrency, &view{pool: p.pool, entry: scheduler.Patient}
+	window := maxWindow
+	if o.maxSize <= maxWindow/o.concurrency {
+		window = o.maxSize * o.concurrency
+	}
+	return window, &view{pool: p.pool, entry: scheduler.Patient}
 }
 
 func (v *view) forMap() (int, ipc.Caller) {
-	return v.pool.opts.concurrency, &view{pool: v.pool, key: v.key, entry: scheduler.Patient}
+	return min(v.pool.opts.concurrency, maxWindow), &view{pool: v.pool, key: v.key, entry: scheduler.Patient}
 }
 
 // Map calls m for each request of a sequence, several at a time, and yields the

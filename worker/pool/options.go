@@ -28,6 +28,9 @@ const (
 	defaultIdle            = time.Minute
 	defaultQueue           = 1024
 	defaultRecycleInterval = 5 * time.Second
+
+	// maxConcurrency keeps sums over the workers in an int.
+	maxConcurrency = 1 << 20
 )
 
 func newOptions(size int, opts []Option) *options {
@@ -78,13 +81,14 @@ func WithIdle(d time.Duration) Option {
 
 // WithConcurrency sets how many calls each worker of a pool runs at a time. The default is
 // the host's GOMAXPROCS, as many as a worker in Go can compute at once. A larger n suits
-// handlers that wait, and 1 suits programs that do one thing at a time. WithConcurrency
-// panics if n is less than 1.
+// handlers that wait, and 1 suits programs that do one thing at a time. More than a
+// million, which no link has pending, count as a million. WithConcurrency panics if n is
+// less than 1.
 func WithConcurrency(n int) Option {
 	if n < 1 {
 		panic(fmt.Sprintf("tandem: %d calls at a time for each worker", n))
 	}
-	return func(o *options) { o.concurrency = n }
+	return func(o *options) { o.concurrency = min(n, maxConcurrency) }
 }
 
 // WithQueue sets how many calls may wait in a pool. The default is 1024; 0 means that no

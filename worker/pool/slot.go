@@ -11,6 +11,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 	"github.com/tandemipc/tandem/worker/internal/restart"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 	"github.com/tandemipc/tandem/worker/pool/internal/scheduler"
 )
 
@@ -260,7 +261,10 @@ func (p *pool) isRecycleDue(m *member) bool {
 // when the slot is to go.
 func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *member {
 	var pause <-chan time.Time // until the next start; nil when there will be none
-	wait := func() {
+	free := func() {}
+	defer func() { free() }()
+	plan := func() {
+		free()
 		var delay time.Duration
 		again := true
 		if cause != nil {
@@ -269,16 +273,16 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 		}
 		switch {
 		case !again:
-			pause = nil
+			pause, free = nil, func() {}
 			p.giveUp(s, cause)
 			p.publish(worker.Event{Kind: worker.EventGaveUp, PID: pid, Attempt: s.starts, Err: cause})
 			return
 		case cause != nil:
 			p.publish(worker.Event{Kind: worker.EventRestarting, PID: pid, Attempt: s.starts + 1, Err: cause, Delay: delay})
 		}
-		pause = time.After(delay)
+		pause, free = wait.After(delay)
 	}
-	for wait(); ; {
+	for plan(); ; {
 		select {
 		case <-pause:
 			m, err := p.renew(p.ctx, s, p.command())
@@ -293,7 +297,7 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 			}
 			p.opts.workers.Logger.Warn("tandem: a worker of the pool cannot be started", "error", err)
 			cause, lived = err, 0
-			wait()
+			plan()
 		case r := <-s.renewals:
 			m, err := p.renew(r.ctx, s, r.cmd)
 			r.done <- err

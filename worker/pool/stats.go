@@ -31,7 +31,8 @@ type Stats struct {
 	Wait, Run Latency
 
 	// Busy is how long calls ran, and Available is how long workers were there for
-	// them, times their concurrency; both are sums over all workers. See Utilisation.
+	// them, times their concurrency; both are sums over all workers, up to the longest
+	// Duration. See Utilisation.
 	Busy, Available time.Duration
 }
 

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Reader reads from Conn and keeps the files that arrive with the bytes. Close
+// Reader reads from Conn and keeps the first four files that arrive with the bytes. Close
 // closes those that are in Files by then.
 type Reader struct {
 	Conn  *net.UnixConn

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFiles is how many files fit into one read. A correct peer sends one; the
-// kernel closes those that do not fit.
+// maxFiles is how many files fit into one read, and into a Reader. A correct peer sends
+// one. The kernel closes those that do not fit a read, and keep those that do not fit
+// the Reader: a peer that passes some with each byte must not use up our descriptors.
 const maxFiles = 4
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
@@ -33,14 +34,22 @@ func Send(conn *net.UnixConn, b []byte, f *os.File) error {
 	return errors.Join(err, sendErr)
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It fails with EMFILE, and the bytes are lost, if this process
+// has no descriptor left for a file that came with them.
 func (r *Reader) Read(b []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
-	n, oobn, _, _, err := r.Conn.ReadMsgUnix(b, oob) // sets close-on-exec
+	n, oobn, flags, _, err := r.Conn.ReadMsgUnix(b, oob) // sets close-on-exec
+	passed := 0
 	if oobn > 0 {
-		if keepErr := r.keep(oob[:oobn]); keepErr != nil {
-			return n, keepErr
+		var keepErr error
+		if passed, keepErr = r.keep(oob[:oobn]); keepErr != nil {
+			return 0, keepErr
 		}
+	}
+	// The kernel drops files for which it finds no room in oob, or no number in this
+	// process.
+	if flags&unix.MSG_CTRUNC != 0 && passed < maxFiles {
+		return 0, fmt.Errorf("tandem: take a file that was passed: %w", os.NewSyscallError("recvmsg", unix.EMFILE))
 	}
 	if err == nil && n == 0 && len(b) > 0 {
 		err = io.EOF
@@ -48,20 +57,35 @@ func (r *Reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// keep adds the files of control messages to Files.
-func (r *Reader) keep(oob []byte) error {
+// keep adds the files of control messages to Files, and closes those beyond maxFiles. It
+// returns how many there were.
+func (r *Reader) keep(oob []byte) (passed int, err error) {
+	fds, err := descriptors(oob)
+	for _, fd := range fds {
+		if len(r.Files) == maxFiles {
+			_ = unix.Close(fd) // nobody has used it
+			continue
+		}
+		r.Files = append(r.Files, os.NewFile(uintptr(fd), "passed"))
+	}
+	return len(fds), err
+}
+
+// descriptors returns the descriptors in control messages.
+func descriptors(oob []byte) (fds []int, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return fmt.Errorf("tandem: parse a control message: %w", err)
+		return nil, fmt.Errorf("tandem: parse a control message: %w", err)
 	}
 	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
+		if len(m.Data)%4 != 0 {
+			continue // no kernel does this, and ParseUnixRights would panic
+		}
+		passed, err := unix.ParseUnixRights(&m)
 		if err != nil {
 			continue // a message of another type, which nobody has asked for
 		}
-		for _, fd := range fds {
-			r.Files = append(r.Files, os.NewFile(uintptr(fd), "passed"))
-		}
+		fds = append(fds, passed...)
 	}
-	return nil
+	return fds, nil
 }

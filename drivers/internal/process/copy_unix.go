@@ -100,8 +100,11 @@ func (s *stdio) output(to io.Writer, tail *stderrTail) (*os.File, error) {
 		// One of our own, as if inherited: it stays open if the user closes theirs, and,
 		// since it is neither 1 nor 2, the host does not get SIGPIPE if nobody reads it.
 		o.to = nil
-		if o.own, err = duplicate(f); err == nil {
+		switch o.own, err = duplicate(f); {
+		case err == nil:
 			o.to = o.own
+		case IsShortage(err):
+			return nil, err
 		}
 	}
 	return theirs, nil

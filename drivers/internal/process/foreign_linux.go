@@ -1,8 +1,11 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -28,29 +31,63 @@ type Foreign struct {
 }
 
 // Find returns the process of this id that started at this time, as
-// [StartTime] gives it. It fails with a [*GoneError] if there is none. program is what
+// [StartTime] gives it. It fails with a [*GoneError] if there is none, and with
+// [ipc.ErrExhausted] if this process is too short of descriptors to look. program is what
 // to call the process in errors. The result has to be closed.
 func Find(pid int, started uint64, program string) (*Foreign, error) {
 	if pid <= 0 || started == 0 {
 		return nil, fmt.Errorf("tandem: a process of id %d that started at tick %d cannot be found", pid, started)
 	}
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err == unix.ESRCH || err == unix.EINVAL || err == unix.ENOENT { // the latter: the id of a thread
+	fd, err := openPidFD(pid)
+	switch err {
+	case nil:
+	case unix.ESRCH, unix.EINVAL, unix.ENOENT: // the latter two: the id of a thread
 		return nil, &GoneError{PID: pid, StartTime: started}
-	}
-	if err != nil {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES:
 		return nil, fmt.Errorf("tandem: %w: open process %d: %w", ipc.ErrUnsupported, pid, os.NewSyscallError("pidfd_open", err))
+	default:
+		return nil, Shortage(fmt.Errorf("tandem: open process %d: %w", pid, os.NewSyscallError("pidfd_open", err)))
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	// Looked at while the descriptor is open: were it another process now, the one
 	// of the descriptor would have ended.
-	if now := StartTime(pid); now != started || exited(fd) {
+	now, err := startTime(strconv.Itoa(pid))
+	if err != nil {
+		f.Close()
+		return nil, Shortage(err)
+	}
+	if now != started || exited(fd) {
 		f.Close()
 		if now == started {
 			now = 0
 		}
 		return nil, &GoneError{PID: pid, StartTime: started, Now: now}
 	}
+	return watchForeign(f, pid, program)
+}
+
+// Peer returns the process that has made the other end of a socket, as [Find] does. It
+// needs no id, so it finds a process of an outer pid namespace, too, which has none here.
+// pid and program are what to call it in errors. It needs Linux 6.5,
+// and otherwise fails with [ipc.ErrUnsupported].
+func Peer(conn *net.UnixConn, pid int, program string) (*Foreign, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("tandem: process %d: %w", pid, err)
+	}
+	var fd int
+	failed := raw.Control(func(s uintptr) { fd, err = unix.GetsockoptInt(int(s), unix.SOL_SOCKET, unix.SO_PEERPIDFD) })
+	if err = cmp.Or(failed, err); IsShortage(err) {
+		return nil, Shortage(fmt.Errorf("tandem: open process %d: %w", pid, os.NewSyscallError("getsockopt SO_PEERPIDFD", err)))
+	} else if err != nil {
+		return nil, fmt.Errorf("tandem: %w: open process %d: %w", ipc.ErrUnsupported, pid, os.NewSyscallError("getsockopt SO_PEERPIDFD", err))
+	}
+	_ = unix.SetNonblock(fd, true) // if it fails waiting takes a thread
+	return watchForeign(os.NewFile(uintptr(fd), "pidfd"), pid, program)
+}
+
+// watchForeign takes over a pidfd.
+func watchForeign(f *os.File, pid int, program string) (*Foreign, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		f.Close()
@@ -59,6 +96,20 @@ func Find(pid int, started uint64, program string) (*Foreign, error) {
 	p := &Foreign{pid: pid, file: f, raw: raw, done: make(chan struct{}), left: make(chan struct{})}
 	go p.wait(program)
 	return p, nil
+}
+
+// openPidFD opens a process for the netpoller. The flag PIDFD_NONBLOCK, which does both
+// at once, is an EINVAL before Linux 5.10, as is the id of a thread.
+func openPidFD(pid int) (int, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // exited reports whether the process of a pidfd has ended.

@@ -4,6 +4,7 @@ package process
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 
@@ -18,6 +19,11 @@ type Foreign struct{ drivers.Process }
 // that had this id.
 func Find(int, uint64, string) (*Foreign, error) {
 	return nil, fmt.Errorf("%w: %s cannot hold on to a process that is not a child", ipc.ErrUnsupported, runtime.GOOS)
+}
+
+// Peer fails on this system, as Find does.
+func Peer(_ *net.UnixConn, pid int, program string) (*Foreign, error) {
+	return Find(pid, 0, program)
 }
 
 // Signal sends nothing.

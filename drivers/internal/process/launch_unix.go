@@ -34,6 +34,7 @@ const (
 type child struct {
 	*Process
 	wait   func() bool // waits for the end and does not reap; false if it could not
+	reaped func()      // to be called when it has been reaped
 	stdio  *stdio
 	output *output // nil unless its lines are logged
 	delay  time.Duration
@@ -84,20 +85,20 @@ func start(ctx context.Context, command *drivers.Command, detached bool, control
 // forks meanwhile holds a copy of the descriptor that wrote it, until it executes
 // another program. So launch tries again for a while.
 func (c *child) launch(ctx context.Context, cmd *exec.Cmd, detached bool, cpus int) error {
-	wait, err := backoff.Retry(ctx, func() (func() bool, error) {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		c.cmd = &exec.Cmd{ // each can be started once
 			Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Dir: cmd.Dir, ExtraFiles: cmd.ExtraFiles, SysProcAttr: cmd.SysProcAttr,
 			Stdin: c.stdio.stdin, Stdout: c.stdio.stdout, Stderr: c.stdio.stderr,
 		}
-		wait, err := startOS(c.cmd, detached, cpus)
+		var err error
+		c.wait, c.reaped, err = startOS(c.cmd, detached, cpus)
 		if err != nil && !errors.Is(err, syscall.ETXTBSY) {
-			return nil, backoff.Permanent(err)
+			err = backoff.Permanent(err)
 		}
-		return wait, err
+		return struct{}{}, err
 	}, backoff.WithMaxElapsedTime(busyLimit), backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval: busyDelay, MaxInterval: busyMaxDelay, Multiplier: 2, RandomizationFactor: 0.25,
 	}))
-	c.wait = wait
 	return err
 }
 
@@ -112,6 +113,7 @@ func (c *child) reap() {
 		_ = c.cmd.Wait()
 		c.noMoreSignals()
 	}
+	c.reaped()
 	if c.hostAlive != nil {
 		c.hostAlive.Close()
 	}
@@ -130,10 +132,12 @@ func (c *child) reap() {
 	c.stdio.settle(c.delay)
 	if c.output != nil {
 		c.output.close()
+		over, stop := After(stdioDelay)
 		select {
 		case <-c.output.done:
-		case <-time.After(stdioDelay): // the logger is stuck
+		case <-over: // the logger is stuck
 		}
+		stop()
 	}
 	close(c.copied)
 }

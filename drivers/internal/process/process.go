@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"sync"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -42,6 +43,21 @@ func (p *Process) program() string {
 
 // PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Locate returns the id that the process that has said remote has here, or 0 if that
+// is not known. A process in a pid namespace of its own knows only its id there. It is
+// the one that was started, or, if that was a wrapper, one that this has started.
+func (p *Process) Locate(remote drivers.Hello) int {
+	if remote.StartTime == 0 || StartTime(p.PID()) == 0 {
+		return remote.PID // one side does not see processes, or this one has ended
+	}
+	for _, pid := range []int{p.PID(), remote.PID} {
+		if StartTime(pid) == remote.StartTime && innermostPID(pid) == remote.PID {
+			return pid
+		}
+	}
+	return 0
+}
 
 // Done is closed when the process has been reaped.
 func (p *Process) Done() <-chan struct{} { return p.done }

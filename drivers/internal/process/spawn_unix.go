@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -31,8 +30,14 @@ type Options struct {
 
 // Spawn starts cmd with one end of a new control socket and runs handshake on
 // the other end. When it fails, or ctx ends, the process is killed and reaped,
-// and the error says what the worker said or how it ended.
+// and the error says what the worker said or how it ended. It wraps
+// [ipc.ErrExhausted] if either side is short of a resource.
 func Spawn(ctx context.Context, cmd *drivers.Command, opts Options, handshake func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
+	p, control, err := spawnWorker(ctx, cmd, opts, handshake)
+	return p, control, Shortage(err)
+}
+
+func spawnWorker(ctx context.Context, cmd *drivers.Command, opts Options, handshake func(*net.UnixConn) error) (*Process, *net.UnixConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, context.Cause(ctx)
 	}
@@ -162,11 +167,13 @@ func startWith(ctx context.Context, cmd *drivers.Command, opts Options, given *f
 // known it asks hint.
 func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	if ctx.Err() == nil {
+		over, stop := After(drivers.ExitDelay)
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-		case <-time.After(drivers.ExitDelay):
+		case <-over:
 		}
+		stop()
 	}
 	exit := p.Exit()
 	p.Kill()
@@ -179,20 +186,16 @@ func (p *Process) failed(ctx context.Context, err error, hint string) error {
 	switch {
 	case errors.As(err, &refused), errors.As(err, &mismatch), errors.Is(err, ipc.ErrProtocol):
 		return fmt.Errorf("tandem: start worker %s (pid %d): %w", p.program(), p.PID(), err)
-	case exit != nil && gone(err) && exit.Code == 0:
-		return fmt.Errorf("tandem: worker ended before its hello: %w%s", exit, hint)
-	case exit != nil && gone(err):
-		return fmt.Errorf("tandem: worker ended before its hello: %w", exit)
+	case exit != nil && HungUp(err) && exit.Code == 0:
+		return fmt.Errorf("tandem: worker ended before it was ready: %w%s; a wrapper that starts the worker as another process has to last as long as that", exit, hint)
+	case exit != nil && HungUp(err):
+		return fmt.Errorf("tandem: worker ended before it was ready: %w", exit)
 	case ctx.Err() != nil:
-		return fmt.Errorf("tandem: worker %s (pid %d) has not said hello: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
-	case gone(err):
-		return fmt.Errorf("tandem: worker %s (pid %d) closed its control socket before its hello%s%s", p.program(), p.PID(), hint, p.lastWords())
+		return fmt.Errorf("tandem: worker %s (pid %d) is not ready: %w%s%s", p.program(), p.PID(), context.Cause(ctx), hint, p.lastWords())
+	case HungUp(err):
+		return fmt.Errorf("%w: worker %s (pid %d) closed its control socket before it was ready%s%s", ipc.ErrPeerGone, p.program(), p.PID(), hint, p.lastWords())
 	}
 	return fmt.Errorf("tandem: start worker %s (pid %d): %w%s", p.program(), p.PID(), err, p.lastWords())
-}
-
-func gone(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 func (p *Process) lastWords() string {
@@ -215,8 +218,9 @@ func Socketpair(typ int) (*net.UnixConn, *os.File, error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "control")
-	conn, err := unixConn(os.NewFile(uintptr(fds[0]), "control"))
+	theirs, first := os.NewFile(uintptr(fds[1]), "control"), os.NewFile(uintptr(fds[0]), "control")
+	defer first.Close()
+	conn, err := unixConn(first)
 	if err != nil {
 		theirs.Close()
 		return nil, nil, err
@@ -224,9 +228,8 @@ func Socketpair(typ int) (*net.UnixConn, *os.File, error) {
 	return conn, theirs, nil
 }
 
-// unixConn makes a connection of f, which it closes.
+// unixConn makes a connection of f, with a descriptor of its own.
 func unixConn(f *os.File) (*net.UnixConn, error) {
-	defer f.Close()
 	c, err := net.FileConn(f)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: control socket: %w", err)
@@ -239,14 +242,25 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// Control returns the worker's end of the control socket.
+// Control returns the worker's end of the control socket. If it cannot, it tells the host
+// why.
 func Control(s *drivers.StartupData) (*net.UnixConn, error) {
 	f, err := s.TakeControl()
 	if err != nil {
 		return nil, err
 	}
-	return unixConn(f)
+	defer f.Close() // unixConn makes another descriptor
+	conn, err := unixConn(f)
+	if err != nil {
+		err = Shortage(err)
+		Refuse(f, err)
+	}
+	return conn, err
 }
+
+// nap sleeps for a millisecond at least, by the real clock, and holds a thread. A signal
+// may cut it short.
+func nap(d time.Duration) { _, _ = unix.Poll(nil, int(max(d.Milliseconds(), 1))) }
 
 func signalGroup(p *os.Process, sig os.Signal) error {
 	s, ok := sig.(syscall.Signal)

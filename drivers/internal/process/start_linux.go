@@ -6,41 +6,17 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// A parent-death signal fires when the thread that started the child ends, so
-// one locked thread, which never ends, starts all children.
-var starter struct {
-	once sync.Once
-	work chan func()
-}
-
-func onStarterThread(f func()) {
-	starter.once.Do(func() {
-		starter.work = make(chan func())
-		go func() {
-			runtime.LockOSThread()
-			for f := range starter.work {
-				f()
-			}
-		}()
-	})
-	done := make(chan struct{})
-	starter.work <- func() { f(); close(done) }
-	<-done
-}
-
-// startOS starts cmd. It returns a function that waits for the end of the
-// process and does not reap it.
-func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, err error) {
+// startOS starts cmd. It returns a function that waits for the end of the process and
+// does not reap it, and one that has to be called when the process has been reaped.
+func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, reaped func(), err error) {
 	attr := sysProcAttr(cmd, detached)
 	if attr.PidFD != nil {
-		return nil, errors.New("SysProcAttr.PidFD of the command is set, and is of no use for a worker, which may be started again")
+		return nil, nil, errors.New("SysProcAttr.PidFD of the command is set, and is of no use for a worker, which may be started again")
 	}
 	if !detached && attr.Pdeathsig == 0 {
 		// The second net; the first is that the worker sees its control socket
@@ -51,11 +27,18 @@ func startOS(cmd *exec.Cmd, detached bool, cpus int) (wait func() bool, err erro
 	attr.PidFD = &pidfd
 	cmd.SysProcAttr = attr
 	var unbound error
-	onStarterThread(func() { unbound = onCPUs(cpus, func() { err = cmd.Start() }) })
+	s := useStarter()
+	s.do(func() { unbound = onCPUs(cpus, func() { err = cmd.Start() }) })
 	if err = cmp.Or(err, unbound); err != nil {
-		return nil, err
+		s.leave()
+		return nil, nil, err
 	}
-	return func() bool { return waitPidFD(pidfd) }, nil
+	reaped = s.leave
+	if attr.Pdeathsig == 0 {
+		s.leave()
+		reaped = func() {}
+	}
+	return func() bool { return waitPidFD(pidfd) }, reaped, nil
 }
 
 // waitPidFD waits in the netpoller, so that a waiting host needs no thread for

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -33,6 +34,10 @@ func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsup
 // Socketpair fails on this system.
 func Socketpair(int) (*net.UnixConn, *os.File, error) { return nil, nil, errUnsupported }
 
-func startOS(*exec.Cmd, bool, int) (wait func() bool, err error) { return nil, errUnsupported }
+func startOS(*exec.Cmd, bool, int) (wait func() bool, reaped func(), err error) {
+	return nil, nil, errUnsupported
+}
+
+func nap(d time.Duration) { time.Sleep(d) }
 
 func signalGroup(p *os.Process, sig os.Signal) error { return p.Signal(sig) }

@@ -9,12 +9,12 @@ import (
 
 // startOS starts cmd. The function it returns does not wait, so that reaping
 // the process is what blocks.
-func startOS(cmd *exec.Cmd, detached bool, _ int) (wait func() bool, err error) {
+func startOS(cmd *exec.Cmd, detached bool, _ int) (wait func() bool, reaped func(), err error) {
 	cmd.SysProcAttr = sysProcAttr(cmd, detached)
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func() bool { return false }, nil
+	return func() bool { return false }, func() {}, nil
 }
 
 // endReading does nothing: on this system it would drop what has arrived.

@@ -136,10 +136,12 @@ func (s *stdio) empty() {
 // descendant may hold a pipe open, and the user's reader or writer may block; only in
 // the latter case does a goroutine stay, until the reader or writer returns.
 func (s *stdio) settle(d time.Duration) {
+	over, stop := After(d)
 	select {
 	case <-s.ended:
-	case <-time.After(d):
+	case <-over:
 	}
+	stop()
 	close(s.letGo)
 	for _, c := range s.copies {
 		c.close()

@@ -9,14 +9,20 @@ import (
 // several may share: those of a pool, or one after the other by restarts.
 type turn struct {
 	taken chan struct{} // capacity 1: full while somebody uses it
-	key   any           // its key in turns; nil if it is not shared
+	key   turnKey       // its key in turns; zero if it is not shared
 	users int           // guarded by turns
+}
+
+// turnKey is a reader or writer, and where it is used: bubbles share no channels.
+type turnKey struct {
+	of     any
+	bubble string
 }
 
 // turns are those in use.
 var turns struct {
 	sync.Mutex
-	of map[any]*turn
+	of map[turnKey]*turn
 }
 
 // turnOf returns the turn of a reader or writer. All that share one of a type that
@@ -26,15 +32,16 @@ func turnOf(v any) *turn {
 	if !reflect.ValueOf(v).Comparable() {
 		return &turn{taken: make(chan struct{}, 1)}
 	}
+	key := turnKey{v, bubble()}
 	turns.Lock()
 	defer turns.Unlock()
-	t := turns.of[v]
+	t := turns.of[key]
 	if t == nil {
-		t = &turn{taken: make(chan struct{}, 1), key: v}
+		t = &turn{taken: make(chan struct{}, 1), key: key}
 		if turns.of == nil {
-			turns.of = make(map[any]*turn)
+			turns.of = make(map[turnKey]*turn)
 		}
-		turns.of[v] = t
+		turns.of[key] = t
 	}
 	t.users++
 	return t
@@ -42,7 +49,7 @@ func turnOf(v any) *turn {
 
 // leave ends the use of a turn that turnOf has returned.
 func (t *turn) leave() {
-	if t.key == nil {
+	if t.key == (turnKey{}) {
 		return
 	}
 	turns.Lock()

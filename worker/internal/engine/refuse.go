@@ -66,6 +66,9 @@ func (s *Session) sendRefusals() {
 		}
 		q.mu.Unlock()
 		for _, r := range queue {
+			if s.baseCtx.Err() != nil {
+				continue // the link has ended, and nobody will ask again
+			}
 			f := drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: ipc.AppendError(nil, r.why)}
 			if r.kind == drivers.KindResume {
 				_ = s.transmit(&f) // the host asks again

@@ -105,9 +105,16 @@ func (r *Request) respond(response []byte) *drivers.Frame {
 // the caller's, has passed.
 const detailOverdue = "tandem.overdue"
 
+// failureCanceled is encoded once. When a link ends, all requests that wait for their turn
+// fail so, and a peer may have sent as many as its window takes.
+var failureCanceled = ipc.AppendError(nil, context.Canceled)
+
 // failureOf encodes a handler's error. That may be the refusal of another worker, which
 // the handler has called. Its caller must not take it for ours, and send again.
 func (r *Request) failureOf(err error) []byte {
+	if err == context.Canceled {
+		return failureCanceled
+	}
 	failure := ipc.AppendError(nil, err)
 	overdue := errors.Is(err, context.DeadlineExceeded) && r.ctx.overdue()
 	var e *ipc.Error

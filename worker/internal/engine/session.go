@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // The sides of a session. They are the lowest bit of the txs that a side makes.
@@ -156,12 +157,7 @@ func (s *Session) Close(grace time.Duration) {
 		<-idle
 		return
 	}
-	t := time.NewTimer(grace)
-	defer t.Stop()
-	select {
-	case <-idle:
-	case <-t.C:
-	}
+	wait.Within(idle, grace, nil)
 }
 
 // forever is longer than anything takes.

@@ -3,6 +3,8 @@ package engine
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // tick is how long a handler may keep a background reader before the watchdog takes
@@ -29,7 +31,7 @@ func (w *watchdog) run(s *Session) {
 	for {
 		last, quiet := state.Load(), 0
 		for quiet < quietTicks && !s.Failing() {
-			time.Sleep(tick)
+			wait.Pause(tick)
 			word := state.Load()
 			switch {
 			case word == last && word&readerState == readerHandling:

@@ -6,13 +6,13 @@ import "time"
 // Within waits until done is closed, or other is, or d has passed. It returns true
 // if done was closed. A nil channel is never closed.
 func Within(done <-chan struct{}, d time.Duration, other <-chan struct{}) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	over, stop := After(d)
+	defer stop()
 	select {
 	case <-done:
 		return true
 	case <-other:
-	case <-t.C:
+	case <-over:
 	}
 	return false
 }

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"math"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -11,16 +12,27 @@ type counts struct{ ended, failed, retried, rejected, abandoned uint64 }
 // area sums a number over time: calls that run, over time, are the time
 // that was spent in calls.
 type area struct {
-	level int
-	sum   time.Duration // as if the level had been 0 from now on
+	level      int
+	sum, since time.Duration // the sum, up to then
 }
 
 func (a *area) change(n int, now time.Duration) {
+	a.sum, a.since = a.until(now), now
 	a.level += n
-	a.sum -= time.Duration(n) * now
 }
 
-func (a *area) until(now time.Duration) time.Duration { return a.sum + time.Duration(a.level)*now }
+// until returns the sum, or the longest time if it is longer.
+func (a *area) until(now time.Duration) time.Duration {
+	const longest = time.Duration(math.MaxInt64)
+	passed := now - a.since // a little less than 0 if two looked at the clock at once
+	if a.level > 0 && passed > longest/time.Duration(a.level) {
+		return longest
+	}
+	if passed *= time.Duration(a.level); passed > 0 && a.sum > longest-passed {
+		return longest
+	}
+	return a.sum + passed
+}
 
 // longestWait is the longest time that histograms tell from longer ones.
 const longestWait = time.Hour
