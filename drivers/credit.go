@@ -3,7 +3,6 @@ package drivers
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -16,7 +15,7 @@ const (
 	DefaultWindow = 16 << 20
 	// MinWindow and MaxWindow are the least and the largest size that a side may choose.
 	MinWindow = 64 << 10
-	MaxWindow = math.MaxInt32
+	MaxWindow = 1 << 30
 )
 
 // creditSize is the size of the payload of a frame of KindCredit.

@@ -177,7 +177,7 @@ func TestWindowAtTheEndsOfItsType(t *testing.T) {
 		cmd := command(t, "echo", "")
 		cmd.Startup.Window = n
 		_, err := socket.Driver{}.Spawn(testContext(t), cmd)
-		require.ErrorContains(t, err, fmt.Sprintf("window of %d bytes, allowed are 65536 to 2147483647", n))
+		require.ErrorContains(t, err, fmt.Sprintf("window of %d bytes, allowed are 65536 to 1073741824", n))
 	}
 }
 
