@@ -92,6 +92,9 @@ func Startup() *drivers.StartupData { return drivers.Startup() }
 // From Serve on, writing to a stdout or stderr that nobody reads any more is an error, as
 // it is for other files, and does not end the process.
 //
+// Serve makes the collector leave heaps below 32 MiB alone, unless GOGC or GOMEMLIMIT is set,
+// in the environment or by package runtime/debug.
+//
 // If no host started this process, or if host and worker do not agree, Serve returns an
 // error at once, and so does the start on the host's side. A process can call Serve once.
 func (s *Server) Serve(ctx context.Context) error {
@@ -110,6 +113,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	ctx, stop := signal.NotifyContext(parent, syscall.SIGTERM)
 	defer func() { stop() }()
 	surviveBrokenPipes()
+	keepHeapFloor()
 	driver, codec, err := s.agree(startup)
 	if err != nil {
 		_ = startup.RefuseFor(err) // the host is told if it still listens; the error is returned as well
