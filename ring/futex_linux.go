@@ -3,6 +3,7 @@ package ring
 import (
 	"math"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,11 +67,14 @@ func nap(d time.Duration) {
 
 // bubbled reports whether the caller runs in a synctest bubble, whose goroutines must
 // not share channels with others. Only there time.Now has no monotonic reading, which
-// Round strips. Tests replace it.
-var bubbled = func() bool {
+// Round strips.
+func bubbled() bool {
 	now := time.Now()
-	return now == now.Round(0)
+	return now == now.Round(0) && !noBubbles.Load()
 }
+
+// noBubbles makes bubbled false. Tests set it whose bubble has all that they use.
+var noBubbles atomic.Bool
 
 // osYield gives the processor to another process that is ready to run on it.
 func osYield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

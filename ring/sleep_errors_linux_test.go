@@ -33,8 +33,8 @@ type brokenKernel struct {
 
 func breakKernel(t *testing.T, bound int64, wait func(*uint32, uint32, time.Duration) unix.Errno, waitV func([]futexWaitV) (int, unix.Errno)) *brokenKernel {
 	k := &brokenKernel{bound: bound}
-	oldWait, oldWaitV, oldBubbled := sysFutexWait, sysFutexWaitV, bubbled
-	bubbled = func() bool { return false } // nothing here is outside of the test's bubble
+	oldWait, oldWaitV := sysFutexWait, sysFutexWaitV
+	noBubbles.Store(true)
 	sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.Errno {
 		k.count(&k.waits)
 		return wait(word, value, timeout)
@@ -44,7 +44,8 @@ func breakKernel(t *testing.T, bound int64, wait func(*uint32, uint32, time.Dura
 		return waitV(words)
 	}
 	t.Cleanup(func() {
-		sysFutexWait, sysFutexWaitV, bubbled = oldWait, oldWaitV, oldBubbled
+		sysFutexWait, sysFutexWaitV = oldWait, oldWaitV
+		noBubbles.Store(false)
 		multiWaiters.mu.Lock()
 		defer multiWaiters.mu.Unlock()
 		multiWaiters.unsupported = false
