@@ -8,14 +8,23 @@ import (
 )
 
 // Sizes of the window: how many bytes of requests, and as many of notifications, one side
-// of a link takes that it has not finished with. Each message counts for its payload and
-// 256 bytes. A sender that has used the window up waits for credit ([KindCredit]).
+// of a link takes that it has not finished with. Each message counts for its payload, and
+// for [RequestCost] or [NotifyCost]. A sender that has used the window up waits for credit
+// ([KindCredit]).
 const (
 	// DefaultWindow is the size where none is given.
 	DefaultWindow = 16 << 20
 	// MinWindow and MaxWindow are the least and the largest size that a side may choose.
 	MinWindow = 64 << 10
 	MaxWindow = 1 << 30
+)
+
+// What a message counts for in a window besides its payload, in bytes. A request may have
+// a goroutine until its handler returns, which takes several KiB; a notification waits for
+// its turn.
+const (
+	RequestCost = 2 << 10
+	NotifyCost  = 256
 )
 
 // creditSize is the size of the payload of a frame of KindCredit.

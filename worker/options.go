@@ -113,8 +113,10 @@ func WithMaxMessage(bytes int) Option {
 
 // WithWindow sets how many bytes of requests, and as many of notifications, each side of
 // the link takes that it has not finished with; the default is [drivers.DefaultWindow], 16
-// MiB. Each message counts for its payload and 256 bytes. A sender that has used the window
-// up waits, within its context and timeout, until the receiver has finished with a part.
+// MiB. A request counts for its payload and 2 KiB, a notification for its payload and 256
+// bytes. So at most 8192 requests of one side run or wait at a time on the other, unless
+// the window is larger. A sender that has used the window up waits, within its context and
+// timeout, until the receiver has finished with a part.
 //
 // So the most that a peer can make this side hold is two windows, and beyond each of them
 // one message of the largest size ([WithMaxMessage]), besides the answers that this side

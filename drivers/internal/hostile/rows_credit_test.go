@@ -26,8 +26,7 @@ var creditRows = []row{
 	{name: "credit: more notifications than the window", act: flood(drivers.KindNotify, stuck.Info().ID, 64<<10), end: protocol},
 	{name: "credit: more requests than the window", act: flood(drivers.KindRequest, stuck.Info().ID, 64<<10), end: protocol, memory: 96},
 	{name: "credit: more empty notifications than the window", act: flood(drivers.KindNotify, stuck.Info().ID, 0), end: protocol, memory: 160},
-	// 65,536 handlers run, each in a goroutine.
-	{name: "credit: more empty requests than the window", act: flood(drivers.KindRequest, stuck.Info().ID, 0), role: "worker", end: protocol, memory: 700, slow: true},
+	{name: "credit: more empty requests than the window", act: flood(drivers.KindRequest, stuck.Info().ID, 0), end: protocol, memory: 160},
 	{name: "credit: more empty requests than the window, of which few run", act: flood(drivers.KindRequest, few.Info().ID, 0), end: protocol, memory: 160},
 	{name: "credit: requests for nobody, without reading", act: flood(drivers.KindRequest, 1, 0), end: protocol, also: []string{timeout}, memory: 160},
 	{name: "credit: requests of the largest size", act: flood(drivers.KindRequest, stuck.Info().ID, maxMessage-drivers.MaxHeader), end: protocol, memory: 96},

@@ -50,7 +50,6 @@ type row struct {
 	// memory is how much the honest side may grow, in MiB; 0 stands for growth.
 	memory int
 
-	slow      bool // too slow for the race detector
 	path      bool // an honest worker listens at a path
 	heartbeat bool // an honest host has a heartbeat
 	captured  bool // an honest host takes what its worker writes
@@ -108,9 +107,6 @@ func TestHostilePeers(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s/%s/hostile %s", r.name, driver, role), func(t *testing.T) {
-					if r.slow && raceEnabled {
-						t.Skip("takes minutes with the race detector")
-					}
 					t.Parallel()
 					r.check(t, driver, role)
 				})

@@ -295,7 +295,7 @@ func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, e
 		n += sent
 		if err != nil {
 			for i := sent; i < admitted; i++ {
-				s.windowOf(&part[i]).cancel(costOf(part[i].Payload))
+				s.windowOf(&part[i]).cancel(costOf(part[i].Kind, part[i].Payload))
 			}
 			return n, err
 		}
@@ -309,9 +309,9 @@ func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int
 	var requests, notifications int64
 	for i := range list {
 		if list[i].Kind == drivers.KindNotify {
-			notifications += costOf(list[i].Payload)
+			notifications += costOf(list[i].Kind, list[i].Payload)
 		} else {
-			requests += costOf(list[i].Payload)
+			requests += costOf(list[i].Kind, list[i].Payload)
 		}
 	}
 	if s.requestWindow.tryReserve(requests, requests) {
@@ -320,10 +320,10 @@ func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int
 		}
 		s.requestWindow.cancel(requests)
 	}
-	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(list[0].Payload)); err != nil {
+	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(list[0].Kind, list[0].Payload)); err != nil {
 		return 0, err
 	}
-	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(list[n].Payload), 1); n++ {
+	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(list[n].Kind, list[n].Payload), 1); n++ {
 	}
 	return n, nil
 }

@@ -237,7 +237,7 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 			r.lastID, r.lastHandler = f.Method, h
 			return h
 		}
-		s.refuse(f.Kind, f.Tx, costOf(f.Payload), s.config.Handlers.unknown(f.Method))
+		s.refuse(f.Kind, f.Tx, costOf(f.Kind, f.Payload), s.config.Handlers.unknown(f.Method))
 	case drivers.KindCancel:
 		reason := drivers.ReasonGivenUp
 		if len(f.Payload) > 0 {

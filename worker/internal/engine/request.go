@@ -62,7 +62,7 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	r.ctx = c
 	c.init(s, f.Tx, s.timeoutAsked(f))
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
-	r.cost = costOf(f.Payload)
+	r.cost = costOf(f.Kind, f.Payload)
 	f.Payload = nil // so that the reader does not keep the memory
 }
 
@@ -138,7 +138,7 @@ func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 // reader state.
 func (s *Session) dispatch(h *Handler, f *drivers.Frame) {
 	if !s.inFlight.enter() {
-		s.refuse(f.Kind, f.Tx, costOf(f.Payload), errDraining)
+		s.refuse(f.Kind, f.Tx, costOf(f.Kind, f.Payload), errDraining)
 		f.Payload = nil
 		return
 	}

@@ -288,7 +288,7 @@ func TestFlood(t *testing.T) {
 func TestManyRefusals(t *testing.T) {
 	s, l := newTestSession(t, new(Registry))
 	l.full = make(chan struct{})
-	const calls = 50_000
+	const calls = drivers.DefaultWindow / drivers.RequestCost
 	for tx := range uint64(calls) {
 		l.push(drivers.Frame{Kind: drivers.KindRequest, Tx: 2*tx + 1, Method: 77})
 	}

@@ -17,11 +17,16 @@ import (
 // good part of the window. So nothing has to be refused, and the reader goes on to
 // deliver what else comes, such as the answers that the handlers themselves wait for.
 //
-// A message counts for its payload and frameCost. One message may exceed what is left
-// of the window, whatever its size, so that the largest can be sent.
-const frameCost = 256
+// One message may exceed what is left of the window, whatever its size, so that the
+// largest can be sent.
 
-func costOf(payload []byte) int64 { return int64(len(payload)) + frameCost }
+// costOf returns what a request or notification counts for.
+func costOf(kind drivers.Kind, payload []byte) int64 {
+	if kind == drivers.KindNotify {
+		return int64(len(payload)) + drivers.NotifyCost
+	}
+	return int64(len(payload)) + drivers.RequestCost
+}
 
 // creditPart is the part of a window that is given back at once. Two counters are
 // given back separately, so up to two such parts are not given back.
@@ -163,7 +168,7 @@ func (w *receiveWindow) finish(cost int64) (credit int64) {
 
 // maxOpen is what may be open at most: the window, and one message beyond it.
 func (s *Session) maxOpen() int64 {
-	return int64(s.config.Window) + int64(s.config.MaxMessage) + frameCost
+	return int64(s.config.Window) + int64(s.config.MaxMessage) + drivers.RequestCost
 }
 
 // admit counts a request or a notification that has come. It is called with the reader
@@ -173,7 +178,7 @@ func (s *Session) admit(f *drivers.Frame) error {
 	if f.Kind == drivers.KindNotify {
 		what = "notifications"
 	}
-	if w.receive(costOf(f.Payload), s.maxOpen()) {
+	if w.receive(costOf(f.Kind, f.Payload), s.maxOpen()) {
 		return nil
 	}
 	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, s.config.Window)

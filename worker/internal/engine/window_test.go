@@ -26,7 +26,7 @@ func (l windowLink) Peer() drivers.Hello { return drivers.Hello{Window: l.window
 // A sender that has used its window up waits, and goes on when the peer gives credit,
 // when its context or timeout ends, or when the session does.
 func TestWindowHoldsUpTheSender(t *testing.T) {
-	l := windowLink{newFakeLink(), 2 * frameCost}
+	l := windowLink{newFakeLink(), 2 * drivers.NotifyCost}
 	s := newSessionOn(t, new(Registry), l)
 	send := func(ctx context.Context, opts ...ipc.CallOption) error { return told.Notify(ctx, s, nil, opts...) }
 	require.NoError(t, send(t.Context()))
@@ -40,7 +40,7 @@ func TestWindowHoldsUpTheSender(t *testing.T) {
 	require.Len(t, l.sent, 2)
 
 	go func() { results <- send(t.Context()) }()
-	l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 0, frameCost)})
+	l.push(drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 0, drivers.NotifyCost)})
 	require.NoError(t, <-results)
 	require.Len(t, l.sent, 3)
 
@@ -134,7 +134,7 @@ func TestCreditComesBack(t *testing.T) {
 					returned += int64(n)
 				}
 				l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: payload})
-				sent += costOf(payload)
+				sent += costOf(drivers.KindNotify, payload)
 			}
 			require.False(t, s.Failing())
 		})
@@ -296,7 +296,7 @@ func TestCreditAfterGoexit(t *testing.T) {
 				f := request(2*i+1, echo)
 				l.push(f)
 				require.Equal(t, drivers.KindError, (<-l.sent).Kind)
-				cost := int64(i+1) * costOf(f.Payload)
+				cost := int64(i+1) * costOf(f.Kind, f.Payload)
 				require.Eventually(t, func() bool { return s.reader.requests.byOthers.Load() == cost }, time.Minute, time.Millisecond)
 			}
 		})
@@ -308,18 +308,18 @@ func TestCreditAfterGoexit(t *testing.T) {
 func TestCreditWhenARunEndsBeforeItIsDetached(t *testing.T) {
 	s := New(Config{Link: newFakeLink(), Handlers: new(Registry)})
 	b := new(backgroundReader)
-	b.request = Request{session: s, handler: new(Handler), ctx: s.newContext(), cost: frameCost}
+	b.request = Request{session: s, handler: new(Handler), ctx: s.newContext(), cost: drivers.NotifyCost}
 	b.request.ctx.init(s, 1, 0)
 	b.finishRun(s) // the reader state says already that it was taken over
 	b.detachRun(s)
-	require.EqualValues(t, frameCost, s.reader.requests.byOthers.Load())
+	require.EqualValues(t, drivers.NotifyCost, s.reader.requests.byOthers.Load())
 	require.Zero(t, s.inFlight.n.Load())
 }
 
 // A batch, too, exceeds what is left of the window by no more than one message: the peer
 // takes no more. What has no room waits, and arrives in its order.
 func TestBatchHeedsTheWindow(t *testing.T) {
-	l := windowLink{newFakeLink(), 2*frameCost - 1}
+	l := windowLink{newFakeLink(), 2*drivers.NotifyCost - 1}
 	s := newSessionOn(t, new(Registry), l)
 	result := make(chan error, 1)
 	var call *ipc.Future[[]byte]
@@ -344,7 +344,7 @@ func TestBatchHeedsTheWindow(t *testing.T) {
 		}
 		f := <-l.sent
 		require.Equal(t, []byte{i}, f.Payload)
-		credit += uint64(costOf(f.Payload))
+		credit += uint64(costOf(f.Kind, f.Payload))
 	}
 	f := <-l.sent
 	require.Equal(t, []byte{5}, f.Payload)
