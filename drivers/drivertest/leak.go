@@ -33,7 +33,8 @@ func NewBaseline() *Baseline {
 }
 
 // Leaks returns a line for each thing that this process holds beyond the
-// baseline: goroutines, descriptors, child processes, files in /dev/shm, and mappings of
+// baseline: goroutines, descriptors, child processes, files in /dev/shm whose names begin
+// with tandem, and mappings of
 // memory that has a descriptor and no name.
 // Things that are on their way out get a few seconds for it. Options tell
 // which goroutines are meant to stay.
@@ -64,7 +65,7 @@ func (b *Baseline) find() []string {
 		leaks = append(leaks, "child process left: "+strings.Join(children(), ", "))
 	}
 	for name := range entries("/dev/shm") {
-		if !b.shm[name] {
+		if strings.HasPrefix(name, "tandem") && !b.shm[name] { // others may use it meanwhile
 			leaks = append(leaks, "file left: /dev/shm/"+name)
 		}
 	}
