@@ -32,8 +32,9 @@ func (n maxDecodedOption) applyMethod(o *methodOptions) { o.maxDecoded = int(n) 
 // The bound counts, before anything is decoded, what the values of the message take in
 // memory as the type of the method has them: elements of slices, entries of maps, what
 // pointers point to, strings. What takes much time counts as memory, too: integers of many
-// thousand digits, values of wrong types. What a type allocates that decodes itself, and is
-// not of the standard library, is not known. The count is within a factor of 2 of what is
+// thousand digits, values of wrong types. Regular expressions count for what each of their
+// characters could stand for. What a type allocates that decodes itself, and is not of the
+// standard library, is not known. Of all else the count is within a factor of 2 of what is
 // allocated, mostly above it.
 //
 // WithMaxDecoded panics if bytes is not positive.

@@ -7,9 +7,10 @@ import (
 	"reflect"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -26,6 +27,7 @@ type shape struct {
 
 	fields   []shapeField // of structs, in their order
 	names    map[string]int
+	folded   map[string]int // by fold
 	ints     map[int64]int
 	array    bool  // the fields are encoded as an array
 	embedded int64 // what pointers to embedded structs point to
@@ -145,7 +147,18 @@ func (b *shapeBuilder) decodesItself(s *shape, t reflect.Type) {
 		s.binary = p.Implements(cborPairs[1].decode)
 		s.text = p.Implements(textPair.decode)
 	}
-	switch t {
+	s.cost = func(text []byte) int64 { return ownBytes + 2*int64(len(text)) }
+	for _, method := range []string{"UnmarshalCBOR", "UnmarshalBinary", "UnmarshalJSON", "UnmarshalText"} {
+		if has(p, method) {
+			at, _ := declarer(t, method) // it may be embedded
+			s.costsAs(at)
+		}
+	}
+}
+
+// costsAs sets what decoding itself takes if at is a type for which that is more than usual.
+func (s *shape) costsAs(at reflect.Type) {
+	switch at {
 	case reflect.TypeFor[big.Int]():
 		s.cost = func(text []byte) int64 { return digits(int64(len(text))) }
 	case reflect.TypeFor[big.Rat]():
@@ -166,8 +179,6 @@ func (b *shapeBuilder) decodesItself(s *shape, t reflect.Type) {
 			}
 			return n << 9
 		}
-	default:
-		s.cost = func(text []byte) int64 { return ownBytes + 2*int64(len(text)) }
 	}
 }
 
@@ -177,11 +188,15 @@ func (b *shapeBuilder) fields(s *shape, t reflect.Type) {
 	for _, inner := range fields.pointers {
 		s.embedded += allocated(int64(inner.Size()))
 	}
-	s.names, s.ints = make(map[string]int), make(map[int64]int)
+	s.names, s.folded, s.ints = make(map[string]int), make(map[string]int), make(map[int64]int)
 	for i, f := range fields.list {
 		s.fields = append(s.fields, shapeField{field: f, place: b.place(f.Type)})
 		if !f.asInt {
 			s.names[f.name] = i
+			key := string(fold(nil, []byte(f.name)))
+			if _, taken := s.folded[key]; !taken {
+				s.folded[key] = i
+			}
 		} else if n, err := strconv.ParseInt(f.name, 10, 64); err == nil {
 			s.ints[n] = i
 		}
@@ -193,12 +208,28 @@ func (s *shape) fieldOf(key []byte) (place, bool) {
 	if i, ok := s.names[string(key)]; ok {
 		return s.fields[i].place, true
 	}
-	for _, f := range s.fields {
-		if !f.asInt && strings.EqualFold(f.name, string(key)) {
-			return f.place, true
-		}
+	var b [maxFolded]byte
+	if i, ok := s.folded[string(fold(b[:0], key))]; ok {
+		return s.fields[i].place, true
 	}
 	return place{}, false
+}
+
+// maxFolded is how long a name may be, in bytes, to be folded without memory for it.
+const maxFolded = 128
+
+// fold appends name to dst in a form that is the same for names that differ in case alone.
+func fold(dst, name []byte) []byte {
+	for len(name) > 0 {
+		r, n := utf8.DecodeRune(name)
+		name = name[n:]
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		dst = utf8.AppendRune(dst, least)
+	}
+	return dst
 }
 
 // worst returns the most that one byte of a message can make of the shapes.

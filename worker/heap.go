@@ -17,15 +17,18 @@ const heapFloor = 32 << 20
 // minHeap is Go's own floor, in bytes, with GOGC=100.
 const minHeap = 4 << 20
 
-// The metrics of package runtime that tell what the collector does.
+// The metrics of package runtime that tell what the collector does, and from what it
+// computes when to collect next.
 const (
 	metricPercent = "/gc/gogc:percent"
 	metricLive    = "/gc/heap/live:bytes"
+	metricStacks  = "/gc/scan/stack:bytes"
+	metricGlobals = "/gc/scan/globals:bytes"
 )
 
 // keepHeapFloor makes the collector leave a heap alone that is smaller than heapFloor. It
-// does nothing if GOGC or GOMEMLIMIT is set, in the environment or by package debug, and
-// leaves GOGC alone as soon as somebody else sets it.
+// does nothing if GOGC or GOMEMLIMIT is set, in the environment or by package debug. If
+// somebody else sets GOGC later, it stays so until it is set back.
 func keepHeapFloor() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" || debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		return
@@ -36,14 +39,11 @@ func keepHeapFloor() {
 }
 
 // tuneHeap sets GOGC for the present heap, and again after each collection. ours is what
-// it is now.
+// it is now, unless somebody else has set it.
 func tuneHeap(ours int) {
-	percent, live := readHeap()
-	if percent != ours {
-		return // somebody else has set it
-	}
+	percent, base := readHeap()
 	// A change stops the world for a moment, so small ones are left out.
-	if next := percentFor(live); next < percent-percent/8 || next > percent+percent/8 {
+	if next := percentFor(base); percent == ours && (next < percent-percent/8 || next > percent+percent/8) {
 		debug.SetGCPercent(next)
 		ours = next
 	}
@@ -51,19 +51,23 @@ func tuneHeap(ours int) {
 	runtime.AddCleanup(new([16]byte), tuneHeap, ours)
 }
 
-// percentFor returns GOGC for a heap with so many live bytes.
-func percentFor(live uint64) int {
-	return int(max(100, heapFloor*100/max(live, minHeap)))
+// percentFor returns GOGC for so many bytes that the collector has to look at.
+func percentFor(base uint64) int {
+	return int(max(100, heapFloor*100/max(base, minHeap)))
 }
 
-// readHeap returns GOGC and the bytes that the last collection has found to be live.
-func readHeap() (percent int, live uint64) {
-	samples := []metrics.Sample{{Name: metricPercent}, {Name: metricLive}}
+// readHeap returns GOGC and what the heap may grow by with GOGC=100: the bytes that the
+// last collection has found to be live, the stacks and the globals.
+func readHeap() (percent int, base uint64) {
+	samples := []metrics.Sample{{Name: metricPercent}, {Name: metricLive}, {Name: metricStacks}, {Name: metricGlobals}}
 	metrics.Read(samples)
-	for _, s := range samples {
+	for i, s := range samples {
 		if s.Value.Kind() != metrics.KindUint64 {
 			return -1, 0 // a version of Go that does not tell
 		}
+		if i > 0 {
+			base += s.Value.Uint64()
+		}
 	}
-	return int(samples[0].Value.Uint64()), samples[1].Value.Uint64()
+	return int(samples[0].Value.Uint64()), base
 }

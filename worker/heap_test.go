@@ -3,6 +3,7 @@ package worker
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"time"
 
@@ -25,8 +26,9 @@ func TestHeapFloor(t *testing.T) {
 	percent, live := readHeap()
 	require.Equal(t, percentFor(live), percent)
 
-	kept := make([][]byte, 0, 64)
-	for range cap(kept) {
+	const many = 64
+	var kept [][]byte
+	for range many {
 		kept = append(kept, make([]byte, 1<<20))
 	}
 	require.Eventually(t, func() bool { // until a collection has seen it, and the cleanup has run; small changes are left out
@@ -35,18 +37,61 @@ func TestHeapFloor(t *testing.T) {
 		return percent < 115
 	}, time.Minute, time.Millisecond)
 	runtime.KeepAlive(kept)
+	kept = nil
 	require.Eventually(t, func() bool {
 		debug.FreeOSMemory()
 		percent, _ := readHeap()
 		return percent > 200
 	}, time.Minute, time.Millisecond)
 
-	debug.SetGCPercent(150)
+	// A part of a program that wants no collection, and then sets GOGC back.
+	old := debug.SetGCPercent(150)
 	for range 3 {
 		debug.FreeOSMemory()
 		percent, _ := readHeap()
 		require.Equal(t, 150, percent)
 	}
+	debug.SetGCPercent(old)
+	for range many {
+		kept = append(kept, make([]byte, 1<<20))
+	}
+	require.Eventually(t, func() bool {
+		debug.FreeOSMemory()
+		percent, _ := readHeap()
+		return percent < 115
+	}, time.Minute, time.Millisecond)
+	runtime.KeepAlive(kept)
+}
+
+// Stacks count, too: GOGC multiplies them as it does the heap.
+func TestHeapFloorOfManyStacks(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 8192 {
+		go func() {
+			deep(16)
+			<-stop
+		}()
+	}
+	keepHeapFloor()
+	require.Eventually(t, func() bool {
+		debug.FreeOSMemory()
+		goal := []metrics.Sample{{Name: "/gc/heap/goal:bytes"}}
+		metrics.Read(goal)
+		return goal[0].Value.Uint64() < 200<<20
+	}, time.Minute, time.Millisecond)
+}
+
+//go:noinline
+func deep(n int) (sum byte) {
+	var b [256]byte
+	if n > 0 {
+		b[n] = deep(n - 1)
+	}
+	return b[n] + b[255-n]
 }
 
 // What the user has set is left alone.

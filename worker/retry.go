@@ -56,6 +56,7 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 		if _, over := err.(*ipc.TimeoutError); over { // of the time that was left
 			return nil, engine.TimedOut(inv.Method.Name, timeout)
 		}
+		memory = nil // it was taken over
 		if !retry.Again(err, &attempts) {
 			c.notRetried.Give(c.settings.Logger, err, inv, c.settings.Attempts, c.settings.RetryAll)
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,7 +170,7 @@ func testHostOfOtherVersion(t *testing.T, s *suite) {
 		t.Skip("needs socket pairs")
 	}
 	for do, want := range map[string]string{
-		"host-protocol": "protocol version mismatch: this side has 1, the other side has 1001",
+		"host-protocol": fmt.Sprintf("protocol version mismatch: this side has %d, the other side has %d", drivers.ProtocolVersion, drivers.ProtocolVersion+1000),
 		"host-layout":   "the other side has 1000",
 		"host-driver":   "driver mismatch: this side has " + s.name + ", the other side has pigeon",
 	} {

@@ -253,6 +253,7 @@ func (p *pool) invoke(ctx context.Context, call *ipc.Invocation, request, memory
 			p.scheduler.Release(m, began, p.now(), scheduler.Outcome{})
 			return response, nil
 		}
+		memory = nil // it was taken over
 		if attempts == 0 {
 			attempts = retry.Attempts(call, p.opts.attempts, p.opts.retryAll)
 		}

@@ -25,6 +25,8 @@ type Comparison struct {
 	// Same counts the metrics within the noise, and Missing the results of the
 	// baseline that this run did not measure.
 	Same, Missing int
+	// Nothing says that no result could be compared.
+	Nothing bool
 	// Warnings say why the two runs may not be comparable.
 	Warnings []string
 	// Drift is by how much the limits of the machine itself got slower, 1 if they
@@ -133,6 +135,9 @@ func Compare(before, now Document) Comparison {
 		}
 	}
 	c.Missing = len(before.Results) - seen
+	if c.Nothing = seen == 0; c.Nothing {
+		c.Warnings = append(c.Warnings, "nothing could be compared: the baseline has other scenarios, or the machine was in another state")
+	}
 	bad := func(a, b Change) int { return -cmpFloat(a.Factor/a.Tolerance, b.Factor/b.Tolerance) }
 	slices.SortStableFunc(c.Worse, bad)
 	slices.SortStableFunc(c.Better, func(a, b Change) int { return -bad(a, b) })

@@ -12,7 +12,7 @@ func chartedState(sections []Section) (state measure.State) {
 		}
 	}
 	for _, s := range []measure.State{measure.Near, measure.Far} {
-		if count[s] > count[state] || state == measure.Unknown {
+		if count[s] > 0 && (count[s] > count[state] || state == measure.Unknown) {
 			state = s
 		}
 	}

@@ -129,7 +129,7 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 		comparison = &c
 		fmt.Fprintln(stdout)
 		c.Write(stdout)
-		if o.FailWorse && len(c.Worse) > 0 && status == statusOK {
+		if o.FailWorse && (len(c.Worse) > 0 || c.Nothing) && status == statusOK {
 			status = statusFailed
 		}
 	}
