@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 )
 
 func main() {
+	serveGoPlugin() // does not return in the process that it is for
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
 	os.Exit(program().Main(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -38,9 +40,13 @@ type peer struct {
 	// codec is how it carries bytes: raw where it takes them as they are.
 	codec string
 	// serve echoes what comes over connections that l accepts, until it is closed.
+	// It runs in a worker.
 	serve func(l net.Listener) error
 	// dial connects to a server for so many callers.
 	dial func(ctx context.Context, path string, callers int) (client, error)
+	// start replaces serve and dial where the library starts the other process
+	// itself, which ends with the client. Sockets belong into dir.
+	start func(ctx context.Context, dir string) (suite.Meter, client, error)
 	// most is the largest payload, in bytes, that it takes.
 	most int
 }
@@ -51,7 +57,7 @@ type client interface {
 	Close() error
 }
 
-var peers = []peer{netRPC, grpcPeer, ttrpcPeer, shmipcPeer, drpcPeer}
+var peers = []peer{netRPC, netHTTP, grpcPeer, goPlugin, ttrpcPeer, shmipcPeer, drpcPeer}
 
 func program() *suite.Program {
 	subjects := slices.Clone(suite.Drivers)
@@ -73,8 +79,8 @@ func program() *suite.Program {
 			{
 				Name: "concurrent", Title: "1 to 64 callers", Subjects: subjects,
 				About: about + `Calls of 64 bytes, callers that each make one call after the other, over one connection, ` +
-					`but for drpc, which has a connection for each caller since it carries one call at a time, and shmipc, ` +
-					`which has a stream for each.`,
+					`but for drpc and net/http, which have a connection for each caller since one carries one call at a time, ` +
+					`and shmipc, which has a stream for each.`,
 				Plan: func(o *suite.Options) (suite.Plan, error) { return plan(o, "concurrent") },
 			},
 		},
@@ -93,7 +99,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 	for _, size := range sizes {
 		for _, n := range callers {
 			var g suite.Group
-			add := func(subject, wait, codec string, start func(context.Context) (*suite.Worker, client, error)) {
+			add := func(subject, wait, codec string, start func(context.Context) (suite.Meter, client, error)) {
 				g.Cases = append(g.Cases, suite.Case{
 					Result: report.Result{Scenario: scenario, Subject: subject, Wait: wait, Codec: codec, Bytes: new(size), Callers: n},
 					Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
@@ -108,7 +114,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 				})
 			}
 			for _, way := range suite.Ways(o, []string{"adaptive"}, []string{"adaptive"}) {
-				add(way.Subject, way.Wait, "raw", func(ctx context.Context) (*suite.Worker, client, error) { return pool.driver(ctx, way) })
+				add(way.Subject, way.Wait, "raw", func(ctx context.Context) (suite.Meter, client, error) { return pool.driver(ctx, way) })
 			}
 			for _, peer := range peers {
 				if !o.Wants(peer.name) {
@@ -118,7 +124,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 					p.Skipped = append(p.Skipped, fmt.Sprintf("%s with %s, which is more than it takes", peer.name, report.Size(size)))
 					continue
 				}
-				add(peer.name, "", peer.codec, func(ctx context.Context) (*suite.Worker, client, error) {
+				add(peer.name, "", peer.codec, func(ctx context.Context) (suite.Meter, client, error) {
 					return pool.peer(ctx, peer, slices.Max(callers))
 				})
 			}
@@ -140,7 +146,7 @@ type serveRequest struct{ Peer, Path string }
 func register(s *worker.Server) {
 	worker.Handle(s, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {
-		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer })
+		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer && p.serve != nil })
 		if i < 0 {
 			return struct{}{}, fmt.Errorf("no peer %q", r.Peer)
 		}
@@ -174,11 +180,12 @@ type pool struct {
 }
 
 type started struct {
-	worker *suite.Worker
+	meter  suite.Meter
 	client client
+	worker *suite.Worker // nil where the process ends with the client
 }
 
-func (p *pool) get(name string, start func() (*started, error)) (*suite.Worker, client, error) {
+func (p *pool) get(name string, start func() (*started, error)) (suite.Meter, client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.started[name]
@@ -192,22 +199,22 @@ func (p *pool) get(name string, start func() (*started, error)) (*suite.Worker, 
 		}
 		p.started[name] = s
 	}
-	return s.worker, s.client, nil
+	return s.meter, s.client, nil
 }
 
-func (p *pool) driver(ctx context.Context, way suite.Way) (*suite.Worker, client, error) {
+func (p *pool) driver(ctx context.Context, way suite.Way) (suite.Meter, client, error) {
 	return p.get(way.String(), func() (*started, error) {
 		w, err := suite.StartWay(ctx, way, 0)
 		if err != nil {
 			return nil, err
 		}
-		return &started{w, driverClient{w}}, nil
+		return &started{w, driverClient{w}, w}, nil
 	})
 }
 
-// peer starts a worker, over a socket that sleeps while it is measured, and the
-// peer's server in it.
-func (p *pool) peer(ctx context.Context, peer peer, callers int) (*suite.Worker, client, error) {
+// peer starts the other process of a peer: its own, or else a worker, over a socket
+// that sleeps while it is measured, and the peer's server in it.
+func (p *pool) peer(ctx context.Context, peer peer, callers int) (suite.Meter, client, error) {
 	return p.get(peer.name, func() (*started, error) {
 		if p.dir == "" {
 			dir, err := os.MkdirTemp("", "tandem-peers-")
@@ -216,15 +223,22 @@ func (p *pool) peer(ctx context.Context, peer peer, callers int) (*suite.Worker,
 			}
 			p.dir = dir
 		}
+		if peer.start != nil {
+			m, c, err := peer.start(ctx, p.dir)
+			if err != nil {
+				return nil, fmt.Errorf("start %s: %w", peer.name, err)
+			}
+			return &started{meter: m, client: c}, nil
+		}
 		w, err := suite.Start(ctx, peer.name, socket.Driver{}, nil)
 		if err != nil {
 			return nil, err
 		}
-		path := filepath.Join(p.dir, peer.name[:3]+".sock")
+		path := filepath.Join(p.dir, strings.ReplaceAll(peer.name, "/", "-")+".sock")
 		if _, err = serve.Call(ctx, w, serveRequest{peer.name, path}); err == nil {
 			var c client
 			if c, err = peer.dial(ctx, path, callers); err == nil {
-				return &started{w, c}, nil
+				return &started{w, c, w}, nil
 			}
 		}
 		err = w.Blame(fmt.Errorf("connect to %s: %w", peer.name, err))
@@ -237,6 +251,9 @@ func (p *pool) close() {
 	for name, s := range p.started {
 		// The servers end with their process, whatever they think of it.
 		_ = s.client.Close()
+		if s.worker == nil {
+			continue
+		}
 		if err := s.worker.Close(); err != nil {
 			fmt.Fprintf(os.Stderr, "end the worker of %s: %v\n", name, err)
 		}

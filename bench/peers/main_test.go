@@ -24,6 +24,7 @@ func calm() *suite.Program {
 }
 
 func TestMain(m *testing.M) {
+	serveGoPlugin()
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
 	os.Exit(m.Run())
 }

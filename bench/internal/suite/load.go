@@ -24,7 +24,7 @@ type Operation interface {
 
 // Load is a number of callers that each make one call after the other.
 type Load struct {
-	Worker  *Worker
+	Worker  Meter
 	Callers int
 	// New makes the operation of a caller.
 	New func(caller int) Operation
