@@ -31,11 +31,12 @@ type UsageRequest struct {
 
 var usage = ipc.NewMethod[UsageRequest, measure.Usage]("bench.usage")
 
-// Serve is the body of a worker: it answers the methods that register adds, and
-// tells the worker's usage.
+// Serve is the body of a worker: it answers the methods that register adds, tells the
+// worker's usage, and is a [Sink].
 func Serve(register func(*worker.Server)) error {
 	s := worker.NewServer()
 	worker.Handle(s, usage, func(_ context.Context, r UsageRequest) (measure.Usage, error) { return Usage(r), nil })
+	handleSinks(s)
 	register(s)
 	return s.Serve(context.Background())
 }
