@@ -4,9 +4,10 @@
 //
 //	go -C bench/peers run . [flags] [scenario ...]
 //
-// All of them connect two processes over a Unix socket in a directory that only
-// the user can enter. Each peer is in a file of its own, with how it is configured
-// and where that is recommended.
+// Those of Go connect two processes over a Unix socket in a directory that only the
+// user can enter. Each peer is in a file of its own, with how it is configured and
+// where that is recommended. Scenario raw compares with programs of other languages,
+// which are beside, each in a directory of its own.
 package main
 
 import (
@@ -22,6 +23,7 @@ import (
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/rings"
 	"github.com/tandemipc/tandem/bench/internal/suite"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -83,6 +85,7 @@ func program() *suite.Program {
 					`and shmipc, which has a stream for each.`,
 				Plan: func(o *suite.Options) (suite.Plan, error) { return plan(o, "concurrent") },
 			},
+			rawScenario(),
 		},
 	}
 }
@@ -137,6 +140,8 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 // What the workers do.
 var (
 	echo = ipc.NewMethod[[]byte, []byte]("peers.echo", ipc.WithCodec(ipc.Raw))
+	// echoInPlace is echo in place.
+	echoInPlace = ipc.NewMethod[[]byte, []byte]("peers.inplace", ipc.WithCodec(ipc.Raw))
 	// serve starts a peer's server, which listens when it answers.
 	serve = ipc.NewMethod[serveRequest, struct{}]("peers.serve")
 )
@@ -145,6 +150,11 @@ type serveRequest struct{ Peer, Path string }
 
 func register(s *worker.Server) {
 	worker.Handle(s, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.HandleInPlace(s, echoInPlace, func(_ context.Context, call worker.InPlace) error {
+		call.Reply(call.Request())
+		return nil
+	})
+	rings.Handle(s)
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer && p.serve != nil })
 		if i < 0 {
