@@ -13,10 +13,11 @@ import (
 // and at last sleeps for up to a millisecond. The driver has one thread for everything
 // (ThreadingMode.SHARED), which suits an IPC channel, whose messages do not pass it, and
 // machines with few processors; it sleeps as by default. Its files are in shared memory,
-// touched before use. The MTU of IPC is the largest, so that fewer messages are cut, and
+// touched before use; a term has 1 MiB, as a ring of Tandem, or more where the message needs
+// it. The MTU of IPC is the largest, so that fewer messages are cut, and
 // bounds checks are off, as its documentation of performance says to do.
 var aeron = foreign{
-	name: "aeron",
+	name: "aeron", most: 1 << 20,
 	build: func() ([]string, error) {
 		if err := tools("java", "javac", "mvn"); err != nil {
 			return nil, err

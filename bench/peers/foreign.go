@@ -27,6 +27,8 @@ type foreign struct {
 	// build makes the program and returns its command, without the arguments "ping" or
 	// "pong" and a directory. If it cannot, it returns why.
 	build func() ([]string, error)
+	// most is the largest message, in bytes, that it takes.
+	most int
 }
 
 // noForeign, if not "", says why no foreign program is built.
@@ -250,8 +252,11 @@ func (p *pair) close() (err error) {
 	return err
 }
 
-// oneWayKind is the kind of which single operations are not timed.
-const oneWayKind = "oneway"
+// Kinds that are not like the others.
+const (
+	oneWayKind = "oneway" // single operations are not timed
+	eventKind  = "event"  // carries no bytes
+)
 
 // measure measures for d, after a warm-up. With a pace, ping sleeps for so long before each
 // operation.
@@ -280,6 +285,12 @@ func (p *pair) measure(ctx context.Context, kind string, size int, d, pace time.
 	}
 	if s, err = a.sample(size, kind == oneWayKind); err != nil {
 		return s, fmt.Errorf("%s: %w", p.ping.name, err)
+	}
+	if kind == eventKind {
+		s.Bytes = 0
+	}
+	if pace > 0 {
+		s.Busy = s.Elapsed // as in suite.FromIdle
 	}
 	pingAfter, _ := measure.Process(p.ping.cmd.Process.Pid)
 	pongAfter, _ := measure.Process(p.pong.cmd.Process.Pid)

@@ -18,7 +18,7 @@ import (
 //   - request-response is a typed call: each answer belongs to its request.
 //   - event is a notification without a message, for which both sides sleep.
 var iceoryx2 = foreign{
-	name: "iceoryx2",
+	name: "iceoryx2", most: 16 << 20,
 	build: func() ([]string, error) {
 		if err := tools("cargo"); err != nil {
 			return nil, err

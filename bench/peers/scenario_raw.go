@@ -32,20 +32,22 @@ const (
 
 const notifyBatch = 256 // notifications in a batch
 
-// foreignKinds are those of each foreign program: how its kinds are shown.
+// A foreignKind is a kind of a foreign program, and how it is shown.
 type foreignKind struct {
 	*foreign
 	kind, mode, wait string
 }
 
 var (
+	foreignPrograms = []*foreign{&aeron, &iceoryx2}
+
 	foreignTrips = []foreignKind{
 		{&aeron, "spin", rawEcho, "spin"}, {&aeron, "backoff", rawEcho, "backoff"},
 		{&iceoryx2, "pubsub", rawEcho, "spin"}, {&iceoryx2, "loaned", rawLoaned, "spin"},
-		{&iceoryx2, "reqres", typedCall, "spin"}, {&iceoryx2, "event", event, "sleep"},
+		{&iceoryx2, "reqres", typedCall, "spin"}, {&iceoryx2, eventKind, event, "sleep"},
 	}
 	foreignOneWay = []foreignKind{{&aeron, oneWayKind, oneWay, "spin"}, {&iceoryx2, oneWayKind, oneWay, "spin"}}
-	foreignIdle   = []foreignKind{{&aeron, "backoff", echoIdle, "backoff"}, {&iceoryx2, "event", eventIdle, "sleep"}}
+	foreignIdle   = []foreignKind{{&aeron, "backoff", echoIdle, "backoff"}, {&iceoryx2, eventKind, eventIdle, "sleep"}}
 )
 
 func rawScenario() suite.Scenario {
@@ -78,7 +80,7 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 		others.close()
 	}}
 	commands := make(map[string][]string)
-	for _, f := range []*foreign{&aeron, &iceoryx2} {
+	for _, f := range foreignPrograms {
 		if !o.Wants(f.name) {
 			continue
 		}
@@ -97,7 +99,12 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 			p.Skipped = append(p.Skipped, fmt.Sprintf("messages of %s: they hold a number of 8 B at each end", report.Size(size)))
 			continue
 		}
-		b := rawGroups{o: o, size: size, commands: commands, workers: workers, rings: bare, foreigners: others}
+		for _, f := range foreignPrograms {
+			if commands[f.name] != nil && size > f.most {
+				p.Skipped = append(p.Skipped, fmt.Sprintf("%s with %s, which is more than it takes", f.name, report.Size(size)))
+			}
+		}
+		b := rawGroups{o: o, size: size, first: len(p.Groups) == 0, commands: commands, workers: workers, rings: bare, foreigners: others}
 		for _, g := range []suite.Group{b.trips(), b.oneWay(), b.idle()} {
 			g.Base = max(slices.IndexFunc(g.Cases, func(c suite.Case) bool { return c.Result.Subject == aeron.name }), 0)
 			p.Groups = append(p.Groups, g)
@@ -110,6 +117,7 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 type rawGroups struct {
 	o          *suite.Options
 	size       int
+	first      bool // of the sizes
 	commands   map[string][]string
 	workers    *suite.Pool
 	rings      *rings.Pool
@@ -124,20 +132,19 @@ func (b *rawGroups) result(subject, mode, wait string) report.Result {
 func (b *rawGroups) foreign(g *suite.Group, rate int, pace time.Duration, kinds []foreignKind) {
 	for _, k := range kinds {
 		command := b.commands[k.name]
-		if command == nil {
+		if command == nil || b.size > k.most {
 			continue
 		}
 		r := b.result(k.name, k.mode, k.wait)
 		r.Rate = rate
-		size := b.size
-		if k.kind == "event" { // carries nothing
-			r.Codec = ""
-			if b.size > 64 {
+		if k.kind == eventKind { // carries nothing, so it is the same for all sizes
+			if !b.first {
 				continue
 			}
+			r.Codec, r.Bytes = "", nil
 		}
 		g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
-			return b.foreigners.measure(ctx, k.name, command, k.kind, size, d, pace)
+			return b.foreigners.measure(ctx, k.name, command, k.kind, b.size, d, pace)
 		}})
 	}
 }

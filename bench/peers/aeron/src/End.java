@@ -5,6 +5,7 @@ import io.aeron.Subscription;
 import io.aeron.logbuffer.FragmentHandler;
 import io.aeron.logbuffer.Header;
 import java.util.concurrent.locks.LockSupport;
+import org.agrona.BitUtil;
 import org.agrona.DirectBuffer;
 import org.agrona.concurrent.BackoffIdleStrategy;
 import org.agrona.concurrent.BusySpinIdleStrategy;
@@ -47,7 +48,9 @@ final class End {
         // Streams of their own for each size. They stay, so ping knows that pong is there.
         int out = 2 * bytes + (pinging ? 0 : 1);
         int in = 2 * bytes + (pinging ? 1 : 0);
-        publication = client.addExclusivePublication("aeron:ipc", out);
+        // As long as a ring of Tandem, unless the message needs more: a term holds eight of the longest.
+        int term = Math.max(1 << 20, BitUtil.findNextPositivePowerOfTwo(16 * bytes));
+        publication = client.addExclusivePublication("aeron:ipc?term-length=" + term, out);
         subscription = client.addSubscription("aeron:ipc", in);
         message = new UnsafeBuffer(java.nio.ByteBuffer.allocateDirect(bytes));
         for (int i = 0; i < bytes; i++) {

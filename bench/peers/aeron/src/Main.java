@@ -82,7 +82,6 @@ public final class Main {
                 new MediaDriver.Context()
                         .aeronDirectoryName(directory)
                         .threadingMode(ThreadingMode.SHARED)
-                        .ipcTermBufferLength(16 << 20)
                         .ipcMtuLength(65504)
                         .termBufferSparseFile(false)
                         .dirDeleteOnShutdown(true));
