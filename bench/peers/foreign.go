@@ -39,6 +39,7 @@ func (f *foreign) command() ([]string, error) {
 	if noForeign != "" {
 		return nil, errors.New(noForeign)
 	}
+	fmt.Fprintf(os.Stderr, "building the program of %s, which takes minutes the first time\n", f.name)
 	return f.build()
 }
 
