@@ -16,7 +16,3 @@ func planLimits(*suite.Options) (suite.Plan, error) {
 func planPath(*suite.Options) (suite.Plan, error) {
 	return suite.Plan{Skipped: []string{"the pieces of a call are measured on Linux"}}, nil
 }
-
-func planRings(*suite.Options) (suite.Plan, error) {
-	return suite.Plan{Skipped: []string{"rings between two processes need Linux"}}, nil
-}

@@ -23,12 +23,9 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
-// endRequest asks a worker to run the other end of a limit, a ring or a link, on the
+// endRequest asks a worker to run the other end of a limit or a link, on the
 // descriptors that it has inherited. It answers when it does.
-type endRequest struct {
-	Kind string
-	Wait string // of a ring
-}
+type endRequest struct{ Kind string }
 
 var runEnd = ipc.NewMethod[endRequest, struct{}]("bench.end")
 
@@ -47,8 +44,6 @@ func registerEnds(s *worker.Server) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch r.Kind {
-		case kindRing:
-			return struct{}{}, startRingEnd(r.Wait)
 		case kindLink:
 			return struct{}{}, startLinkEnd()
 		}
@@ -322,25 +317,6 @@ func (l *limits) runner(kind string) func(context.Context, time.Duration) (measu
 // bounces is how many round trips of a cache line are timed together.
 const bounces = 64
 
-// timeTrips makes round trips for d, so many between two looks at the clock, and
-// records them.
-func timeTrips(s *measure.Sample, d time.Duration, together int, trip func() error) error {
-	start := measure.Now()
-	for now := start; s.Ops == 0 || now-start < d; {
-		before := now
-		for range together {
-			if err := trip(); err != nil {
-				return err
-			}
-		}
-		now = measure.Now()
-		measure.Record(s.Latencies, (now-before)/time.Duration(together), int64(together))
-		s.Ops += int64(together)
-	}
-	s.Busy = measure.Now() - start
-	return nil
-}
-
 // run measures one limit.
 func (l *limits) run(ctx context.Context, kind string, d time.Duration) (measure.Sample, error) {
 	clear(l.files.memory)
@@ -359,7 +335,7 @@ func (l *limits) run(ctx context.Context, kind string, d time.Duration) (measure
 		var err error
 		s, err = l.worker.Measure(ctx, func(s *measure.Sample) error {
 			s.Latencies = measure.NewHistogram(1)
-			return timeTrips(s, d, together, trip)
+			return suite.TimeTrips(s, d, together, trip)
 		})
 		if err != nil {
 			return err
@@ -428,7 +404,7 @@ func (l *limitFiles) trip(kind string, stop func() bool) (trip func() error, tog
 	}
 	return func() error {
 		n++
-		stamp(out, n)
+		suite.Stamp(out, n)
 		if _, err := w.Write(out); err != nil {
 			return err
 		}

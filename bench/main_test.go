@@ -332,19 +332,19 @@ func TestTally(t *testing.T) {
 	for _, size := range []int{0, 1, 8, 15, 16, 100} {
 		for n := range uint64(6) {
 			message := make([]byte, size)
-			var got tally
+			var got suite.Tally
 			for i := range n {
-				stamp(message, i)
-				got.add(message)
+				suite.Stamp(message, i)
+				got.Add(message)
 			}
-			require.Equal(t, expect(size, n), got, "%d messages of %d bytes", n, size)
+			require.Equal(t, suite.Expect(size, n), got, "%d messages of %d bytes", n, size)
 		}
 	}
 	message := make([]byte, 16)
-	stamp(message, 7)
+	suite.Stamp(message, 7)
 	message[15] ^= 1
-	var got tally
-	got.add(message)
+	var got suite.Tally
+	got.Add(message)
 	require.EqualValues(t, 1, got.Bad)
 }
 

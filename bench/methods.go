@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
-	"sync"
 
+	"github.com/tandemipc/tandem/bench/internal/rings"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -19,11 +17,6 @@ var (
 	echoFixed   = ipc.NewMethod[tick, tick]("bench.tick", ipc.WithCodec(ipc.Fixed))
 	// echoOrder returns the order that it gets, in the codec of the link.
 	echoOrder = ipc.NewMethod[order, order]("bench.order")
-	// sink counts the messages that it gets, and tallyOf returns the tally and
-	// starts a new one. sinkInPlace does it in place.
-	sink        = ipc.NewMethod[[]byte, []byte]("bench.sink", ipc.WithCodec(ipc.Raw))
-	sinkInPlace = ipc.NewMethod[[]byte, []byte]("bench.sink.inplace", ipc.WithCodec(ipc.Raw))
-	tallyOf     = ipc.NewMethod[tallyRequest, tally]("bench.tally")
 	// busy computes until its context ends.
 	busy = ipc.NewMethod[struct{}, struct{}]("bench.busy")
 )
@@ -82,60 +75,6 @@ func newOrder() order {
 	}
 }
 
-// tally is what a sink has got.
-type tally struct {
-	Messages, Bytes uint64
-	// Sum of the numbers that messages begin with, modulo 2^64.
-	Sum uint64
-	// Bad are messages whose end does not fit their beginning.
-	Bad uint64
-}
-
-type tallyRequest struct{ Reset bool }
-
-// add counts a message that stamp has stamped.
-func (t *tally) add(message []byte) {
-	t.Messages++
-	t.Bytes += uint64(len(message))
-	n := len(message)
-	if n < 8 {
-		return
-	}
-	seq := binary.LittleEndian.Uint64(message)
-	t.Sum += seq
-	if n >= 16 && binary.LittleEndian.Uint64(message[n-8:]) != ^seq {
-		t.Bad++
-	}
-}
-
-// stamp numbers a message.
-func stamp(message []byte, seq uint64) {
-	n := len(message)
-	if n >= 8 {
-		binary.LittleEndian.PutUint64(message, seq)
-	}
-	if n >= 16 {
-		binary.LittleEndian.PutUint64(message[n-8:], ^seq)
-	}
-}
-
-// expect returns the tally of messages 0 to n-1 of size bytes.
-func expect(size int, n uint64) tally {
-	t := tally{Messages: n, Bytes: n * uint64(size)}
-	switch {
-	case size < 8:
-	case n%2 == 0:
-		t.Sum = n / 2 * (n - 1)
-	default:
-		t.Sum = (n - 1) / 2 * n
-	}
-	return t
-}
-
-func (t tally) String() string {
-	return fmt.Sprintf("%d messages of %d bytes together, numbers adding up to %d, %d bad", t.Messages, t.Bytes, t.Sum, t.Bad)
-}
-
 // register adds the handlers of a worker.
 func register(s *worker.Server) {
 	worker.Handle(s, echoRaw, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
@@ -145,35 +84,13 @@ func register(s *worker.Server) {
 	})
 	worker.Handle(s, echoFixed, func(_ context.Context, t tick) (tick, error) { return t, nil })
 	worker.Handle(s, echoOrder, func(_ context.Context, o order) (order, error) { return o, nil })
-	var mu sync.Mutex
-	var got tally
-	worker.Handle(s, sink, func(_ context.Context, b []byte) ([]byte, error) {
-		mu.Lock()
-		got.add(b)
-		mu.Unlock()
-		return nil, nil
-	})
-	worker.HandleInPlace(s, sinkInPlace, func(_ context.Context, call worker.InPlace) error {
-		mu.Lock()
-		got.add(call.Request())
-		mu.Unlock()
-		return nil
-	})
 	worker.Handle(s, busy, func(ctx context.Context, _ struct{}) (struct{}, error) {
 		for ctx.Err() == nil {
 			compute()
 		}
 		return struct{}{}, nil
 	})
-	worker.Handle(s, tallyOf, func(_ context.Context, r tallyRequest) (tally, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		t := got
-		if r.Reset {
-			got = tally{}
-		}
-		return t, nil
-	})
 	worker.Handle(s, idleHost, hostIdle)
+	rings.Handle(s)
 	registerEnds(s)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/rings"
 	"github.com/tandemipc/tandem/bench/internal/suite"
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/shm"
@@ -28,7 +29,7 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	if err != nil {
 		return suite.Plan{}, err
 	}
-	lines, rings, links, pool := new(limits), new(rings), new(links), new(suite.Pool)
+	lines, bare, links, pool := new(limits), new(rings.Pool), new(links), new(suite.Pool)
 	var g suite.Group
 	add := func(subject, wait, mode, codec string, size int, run func(context.Context, time.Duration) (measure.Sample, error)) {
 		if !o.Wants(subject) {
@@ -42,13 +43,13 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	}
 	add(oneLine, "", "", "", 0, lines.runner(oneLine))
 	add(twoLines, "", "", "", 0, lines.runner(twoLines))
-	add(ringCopy, adaptive, "", "", 8, rings.roundTrips(adaptive, 8))
-	add(ringCopy, adaptive, "", "", 64, rings.roundTrips(adaptive, 64))
+	add(rings.Copy, adaptive, "", "", 8, ringTrips(bare, adaptive, 8))
+	add(rings.Copy, adaptive, "", "", 64, ringTrips(bare, adaptive, 64))
 	add(linkFrames, adaptive, "", "", 64, links.roundTrips(64))
 	calls := func(way suite.Way, mode, codec string, size int, op func(*suite.Worker) suite.Operation) {
 		add(way.Subject, way.Wait, mode, codec, size, func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
 			err = pool.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
-				s, err = measureTrips(ctx, w, d, size, trips(ctx, op(w)))
+				s, err = suite.MeasureTrips(ctx, w, d, size, suite.TripsTogether, trips(ctx, op(w)))
 				return err
 			})
 			return s, err
@@ -67,7 +68,7 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	raw(suite.Way{Subject: "socket"}, inPlace, 64)
 	return suite.Plan{Groups: []suite.Group{g}, Close: func() {
 		lines.close()
-		rings.close()
+		bare.Close()
 		links.close()
 		pool.Close()
 	}}, nil
@@ -111,7 +112,7 @@ func recode(_ context.Context, d time.Duration) (measure.Sample, error) {
 	}
 	s := measure.Sample{Latencies: measure.NewHistogram(1)}
 	before, start := suite.Usage(suite.UsageRequest{GC: true}), measure.Now()
-	err := timeTrips(&s, d, tripsTogether, trip)
+	err := suite.TimeTrips(&s, d, suite.TripsTogether, trip)
 	s.Elapsed, s.Host = measure.Now()-start, measure.Self().Since(before)
 	s.Host.RSS, s.Host.Threads = 0, 0
 	return s, err
@@ -127,15 +128,18 @@ func (l *links) roundTrips(size int) func(context.Context, time.Duration) (measu
 	return func(ctx context.Context, d time.Duration) (measure.Sample, error) {
 		if l.worker == nil {
 			var err error
-			if l.worker, l.link, err = startEnds(ctx, endRequest{Kind: kindLink}, openLink); err != nil {
+			if l.worker, l.link, err = suite.StartEnds(ctx, kindLink, func(ctx context.Context, w *suite.Worker) error {
+				_, err := runEnd.Call(ctx, w, endRequest{Kind: kindLink})
+				return err
+			}, openLink); err != nil {
 				return measure.Sample{}, err
 			}
 		}
 		f := &drivers.Frame{Kind: drivers.KindRequest, Method: echoRaw.Info().ID, Payload: make([]byte, size)}
 		answer := new(drivers.Frame)
-		return measureTrips(ctx, l.worker, d, size, func() error {
+		return suite.MeasureTrips(ctx, l.worker, d, size, suite.TripsTogether, func() error {
 			f.Tx += 2
-			stamp(f.Payload, f.Tx)
+			suite.Stamp(f.Payload, f.Tx)
 			if err := l.link.Send(ctx, f); err != nil {
 				return l.worker.Blame(err)
 			}
@@ -178,12 +182,12 @@ func openLink(conn *os.File) (drivers.Link, error) {
 	defer end.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), drivers.DefaultTimeouts().Start)
 	defer cancel()
-	return end.Accept(ctx, drivers.Hello{Codec: ipc.Raw.Name(), MaxMessage: ringBytes})
+	return end.Accept(ctx, drivers.Hello{Codec: ipc.Raw.Name(), MaxMessage: rings.Bytes})
 }
 
 // startLinkEnd starts the worker's side, which sends every frame back.
 func startLinkEnd() error {
-	conn := os.NewFile(ringFile, "control")
+	conn := os.NewFile(suite.EndFile, "control")
 	defer conn.Close()
 	l, err := openLink(conn)
 	if err != nil {

@@ -1,6 +1,9 @@
 package main
 
-import "github.com/tandemipc/tandem/bench/internal/suite"
+import (
+	"github.com/tandemipc/tandem/bench/internal/rings"
+	"github.com/tandemipc/tandem/bench/internal/suite"
+)
 
 // Subjects of scenario path, beside those of others.
 const (
@@ -13,7 +16,7 @@ func pathScenario() suite.Scenario {
 	return suite.Scenario{
 		Name:     "path",
 		Title:    "the pieces of a hot call, and the whole",
-		Subjects: append([]string{oneLine, twoLines, ringCopy, linkFrames, codecAlone}, suite.Drivers...),
+		Subjects: append([]string{oneLine, twoLines, rings.Copy, linkFrames, codecAlone}, suite.Drivers...),
 		About: `Round trips between two processes, from less to more: one cache line that both write, and two, each written by one side; a record in the bare ring; a frame ` +
 			`over a link of shm, without the engine that makes calls of frames; calls in place, of a struct that ` +
 			`crosses as its memory, with Call and Handle, and of an order in CBOR. codec is what encoding and decoding the ` +

@@ -45,7 +45,7 @@ func planRates(o *suite.Options) (suite.Plan, error) {
 			}))
 		}
 		plan.Groups = append(plan.Groups, rateGroup(o, pool, size, 1_000, 1, d, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
-			return fromIdle(ctx, w, size, d)
+			return suite.FromIdle(ctx, w, rawLoad(w, "", size, 1).New(0), 2*size, d)
 		}))
 	}
 	return plan, nil
@@ -132,42 +132,6 @@ func openLoop(ctx context.Context, w *suite.Worker, size, rate int, d time.Durat
 		if s.Ops != int64(total) {
 			return fmt.Errorf("%w: %d calls were due and %d answered", suite.ErrGarbled, total, s.Ops)
 		}
-		return nil
-	})
-}
-
-// pause is how long a caller from idle sleeps between calls.
-const pause = time.Millisecond
-
-func fromIdle(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
-	op := rawLoad(w, "", size, 1).New(0)
-	pacer, err := measure.NewPacer()
-	if err != nil {
-		return measure.Sample{}, err
-	}
-	defer pacer.Close()
-	return w.Measure(ctx, func(s *measure.Sample) error {
-		s.Latencies = measure.NewHistogram(1)
-		start := measure.Now()
-		for s.Ops == 0 || measure.Now()-start < d {
-			op.Prepare(uint64(s.Ops))
-			if err := pacer.Until(measure.Now() + pause); err != nil {
-				return err
-			}
-			began := measure.Now()
-			err := op.Do(ctx)
-			took := measure.Now() - began
-			if err == nil {
-				err = op.Check()
-			}
-			if err != nil {
-				return err
-			}
-			measure.Record(s.Latencies, took, 1)
-			s.Ops++
-		}
-		s.Busy = measure.Now() - start
-		s.Bytes = 2 * int64(size) * s.Ops
 		return nil
 	})
 }

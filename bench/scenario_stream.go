@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -40,8 +39,8 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 				batch int
 				run   func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error)
 			}{
-				{"", 0, notify(sink, 1)},
-				{inPlace, 1, notify(sinkInPlace, 1)}, {inPlace, notifyBatch, notify(sinkInPlace, notifyBatch)},
+				{"", 0, suite.Notify(suite.Sink, 1)},
+				{inPlace, 1, suite.Notify(suite.SinkInPlace, 1)}, {inPlace, notifyBatch, suite.Notify(suite.SinkInPlace, notifyBatch)},
 				{pipelined, 1, pipeline(false)}, {pipelined, inFlight, pipeline(true)},
 			} {
 				if c.mode != "" && (size > 1<<10 || len(modes(way)) == 1) {
@@ -68,69 +67,10 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 }
 
 const (
-	clockEvery = 64               // notifications between two looks at the clock
-	arrival    = 10 * time.Second // for the last ones to be handled
-
 	pipelined   = "pipelined"
 	notifyBatch = 256 // notifications in a batch
 	inFlight    = 32  // calls of one goroutine
 )
-
-// notify returns what notifies m for a time, in batches unless they are of 1.
-func notify(m *ipc.Method[[]byte, []byte], batch int) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
-	return func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
-		message := make([]byte, size)
-		var seq uint64
-		send := func(c ipc.Caller) error {
-			for range max(batch, clockEvery) {
-				stamp(message, seq)
-				if err := m.Notify(ctx, c, message); err != nil {
-					return err
-				}
-				seq++
-			}
-			return nil
-		}
-		if _, err := tallyOf.Call(ctx, w, tallyRequest{Reset: true}); err != nil {
-			return measure.Sample{}, w.Blame(err)
-		}
-		return w.Measure(ctx, func(s *measure.Sample) error {
-			start := measure.Now()
-			for seq == 0 || measure.Now()-start < d {
-				var err error
-				if batch > 1 {
-					err = ipc.Batch(ctx, w, send)
-				} else {
-					err = send(w)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			// Handlers may run beside each other, so the call may overtake some.
-			want := expect(size, seq)
-			var got tally
-			for got.Messages < seq {
-				var err error
-				if got, err = tallyOf.Call(ctx, w, tallyRequest{}); err != nil {
-					return err
-				}
-				if measure.Now()-start > d+arrival {
-					err = errors.New("not all have arrived")
-				}
-				if err != nil {
-					return fmt.Errorf("%w: %w: sent %v, got %v", suite.ErrGarbled, err, want, got)
-				}
-			}
-			s.Busy = measure.Now() - start
-			if got != want {
-				return fmt.Errorf("%w: sent %v, got %v", suite.ErrGarbled, want, got)
-			}
-			s.Ops, s.Bytes = int64(seq), int64(got.Bytes)
-			return nil
-		})
-	}
-}
 
 // pipeline returns what keeps calls in flight for a time.
 func pipeline(batch bool) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
@@ -143,7 +83,7 @@ func pipeline(batch bool) func(context.Context, *suite.Worker, int, time.Duratio
 		var flying [inFlight]*ipc.Future[[]byte]
 		start := func(c ipc.Caller) (err error) {
 			for i := range flying {
-				stamp(requests[i], seq)
+				suite.Stamp(requests[i], seq)
 				seq++
 				if flying[i], err = echoInPlace.Go(ctx, c, requests[i]); err != nil {
 					return err

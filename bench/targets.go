@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/rings"
 	"github.com/tandemipc/tandem/drivers/shm"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -22,7 +23,7 @@ func targets() []report.Target {
 	}
 	encoded := encodedOrder()
 	line := result("path", oneLine, "", "", report.Result{})
-	ring8, ring64 := path(ringCopy, "", "", 8), path(ringCopy, "", "", 64)
+	ring8, ring64 := path(rings.Copy, "", "", 8), path(rings.Copy, "", "", 64)
 	placed, called := path(shm.Name, inPlace, "raw", 64), path(shm.Name, "", "raw", 64)
 	fixed := path(shm.Name, "", "fixed", tickSize)
 	socket := path("socket", inPlace, "raw", 64)
@@ -42,7 +43,7 @@ func targets() []report.Target {
 	megabyte := func(subject string) report.Result {
 		return result("large", subject, inPlace, "raw", report.Result{Bytes: new(1 << 20), Callers: 1})
 	}
-	ringBatch := result("ring", ringCopy, "", "", report.Result{Bytes: new(64), Batch: 128})
+	ringBatch := result("ring", rings.Copy, "", "", report.Result{Bytes: new(64), Batch: 128})
 	stalled := result("interference", shm.Name, besideBusy, "raw", report.Result{Bytes: new(64), Callers: 1})
 	computes := result("interference", shm.Name, "", "raw", report.Result{Bytes: new(64), Rate: fewCalls})
 	computesAlone := result("interference", alone, "", "", report.Result{})
@@ -83,7 +84,7 @@ func encodedOrder() []byte {
 // result completes what identifies a result.
 func result(scenario, subject, mode, codec string, r report.Result) report.Result {
 	r.Scenario, r.Subject, r.Mode, r.Codec = scenario, subject, mode, codec
-	if subject == shm.Name || subject == ringCopy {
+	if subject == shm.Name || subject == rings.Copy {
 		r.Wait = adaptive
 	}
 	return r

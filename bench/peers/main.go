@@ -4,9 +4,10 @@
 //
 //	go -C bench/peers run . [flags] [scenario ...]
 //
-// All of them connect two processes over a Unix socket in a directory that only
-// the user can enter. Each peer is in a file of its own, with how it is configured
-// and where that is recommended.
+// Those of Go connect two processes over a Unix socket in a directory that only the
+// user can enter. Each peer is in a file of its own, with how it is configured and
+// where that is recommended. Scenario raw compares with programs of other languages,
+// which are beside, each in a directory of its own.
 package main
 
 import (
@@ -16,11 +17,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/rings"
 	"github.com/tandemipc/tandem/bench/internal/suite"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
@@ -28,6 +31,7 @@ import (
 )
 
 func main() {
+	serveGoPlugin() // does not return in the process that it is for
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
 	os.Exit(program().Main(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -38,9 +42,13 @@ type peer struct {
 	// codec is how it carries bytes: raw where it takes them as they are.
 	codec string
 	// serve echoes what comes over connections that l accepts, until it is closed.
+	// It runs in a worker.
 	serve func(l net.Listener) error
 	// dial connects to a server for so many callers.
 	dial func(ctx context.Context, path string, callers int) (client, error)
+	// start replaces serve and dial where the library starts the other process
+	// itself, which ends with the client. Sockets belong into dir.
+	start func(ctx context.Context, dir string) (suite.Meter, client, error)
 	// most is the largest payload, in bytes, that it takes.
 	most int
 }
@@ -51,7 +59,7 @@ type client interface {
 	Close() error
 }
 
-var peers = []peer{netRPC, grpcPeer, ttrpcPeer, shmipcPeer, drpcPeer}
+var peers = []peer{netRPC, netHTTP, grpcPeer, goPlugin, ttrpcPeer, shmipcPeer, drpcPeer}
 
 func program() *suite.Program {
 	subjects := slices.Clone(suite.Drivers)
@@ -73,10 +81,11 @@ func program() *suite.Program {
 			{
 				Name: "concurrent", Title: "1 to 64 callers", Subjects: subjects,
 				About: about + `Calls of 64 bytes, callers that each make one call after the other, over one connection, ` +
-					`but for drpc, which has a connection for each caller since it carries one call at a time, and shmipc, ` +
-					`which has a stream for each.`,
+					`but for drpc and net/http, which have a connection for each caller since one carries one call at a time, ` +
+					`and shmipc, which has a stream for each.`,
 				Plan: func(o *suite.Options) (suite.Plan, error) { return plan(o, "concurrent") },
 			},
+			rawScenario(),
 		},
 	}
 }
@@ -93,7 +102,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 	for _, size := range sizes {
 		for _, n := range callers {
 			var g suite.Group
-			add := func(subject, wait, codec string, start func(context.Context) (*suite.Worker, client, error)) {
+			add := func(subject, wait, codec string, start func(context.Context) (suite.Meter, client, error)) {
 				g.Cases = append(g.Cases, suite.Case{
 					Result: report.Result{Scenario: scenario, Subject: subject, Wait: wait, Codec: codec, Bytes: new(size), Callers: n},
 					Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
@@ -108,7 +117,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 				})
 			}
 			for _, way := range suite.Ways(o, []string{"adaptive"}, []string{"adaptive"}) {
-				add(way.Subject, way.Wait, "raw", func(ctx context.Context) (*suite.Worker, client, error) { return pool.driver(ctx, way) })
+				add(way.Subject, way.Wait, "raw", func(ctx context.Context) (suite.Meter, client, error) { return pool.driver(ctx, way) })
 			}
 			for _, peer := range peers {
 				if !o.Wants(peer.name) {
@@ -118,7 +127,7 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 					p.Skipped = append(p.Skipped, fmt.Sprintf("%s with %s, which is more than it takes", peer.name, report.Size(size)))
 					continue
 				}
-				add(peer.name, "", peer.codec, func(ctx context.Context) (*suite.Worker, client, error) {
+				add(peer.name, "", peer.codec, func(ctx context.Context) (suite.Meter, client, error) {
 					return pool.peer(ctx, peer, slices.Max(callers))
 				})
 			}
@@ -131,6 +140,8 @@ func plan(o *suite.Options, scenario string) (suite.Plan, error) {
 // What the workers do.
 var (
 	echo = ipc.NewMethod[[]byte, []byte]("peers.echo", ipc.WithCodec(ipc.Raw))
+	// echoInPlace is echo in place.
+	echoInPlace = ipc.NewMethod[[]byte, []byte]("peers.inplace", ipc.WithCodec(ipc.Raw))
 	// serve starts a peer's server, which listens when it answers.
 	serve = ipc.NewMethod[serveRequest, struct{}]("peers.serve")
 )
@@ -139,8 +150,13 @@ type serveRequest struct{ Peer, Path string }
 
 func register(s *worker.Server) {
 	worker.Handle(s, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	worker.HandleInPlace(s, echoInPlace, func(_ context.Context, call worker.InPlace) error {
+		call.Reply(call.Request())
+		return nil
+	})
+	rings.Handle(s)
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {
-		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer })
+		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer && p.serve != nil })
 		if i < 0 {
 			return struct{}{}, fmt.Errorf("no peer %q", r.Peer)
 		}
@@ -174,11 +190,12 @@ type pool struct {
 }
 
 type started struct {
-	worker *suite.Worker
+	meter  suite.Meter
 	client client
+	worker *suite.Worker // nil where the process ends with the client
 }
 
-func (p *pool) get(name string, start func() (*started, error)) (*suite.Worker, client, error) {
+func (p *pool) get(name string, start func() (*started, error)) (suite.Meter, client, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.started[name]
@@ -192,22 +209,22 @@ func (p *pool) get(name string, start func() (*started, error)) (*suite.Worker, 
 		}
 		p.started[name] = s
 	}
-	return s.worker, s.client, nil
+	return s.meter, s.client, nil
 }
 
-func (p *pool) driver(ctx context.Context, way suite.Way) (*suite.Worker, client, error) {
+func (p *pool) driver(ctx context.Context, way suite.Way) (suite.Meter, client, error) {
 	return p.get(way.String(), func() (*started, error) {
 		w, err := suite.StartWay(ctx, way, 0)
 		if err != nil {
 			return nil, err
 		}
-		return &started{w, driverClient{w}}, nil
+		return &started{w, driverClient{w}, w}, nil
 	})
 }
 
-// peer starts a worker, over a socket that sleeps while it is measured, and the
-// peer's server in it.
-func (p *pool) peer(ctx context.Context, peer peer, callers int) (*suite.Worker, client, error) {
+// peer starts the other process of a peer: its own, or else a worker, over a socket
+// that sleeps while it is measured, and the peer's server in it.
+func (p *pool) peer(ctx context.Context, peer peer, callers int) (suite.Meter, client, error) {
 	return p.get(peer.name, func() (*started, error) {
 		if p.dir == "" {
 			dir, err := os.MkdirTemp("", "tandem-peers-")
@@ -216,15 +233,22 @@ func (p *pool) peer(ctx context.Context, peer peer, callers int) (*suite.Worker,
 			}
 			p.dir = dir
 		}
+		if peer.start != nil {
+			m, c, err := peer.start(ctx, p.dir)
+			if err != nil {
+				return nil, fmt.Errorf("start %s: %w", peer.name, err)
+			}
+			return &started{meter: m, client: c}, nil
+		}
 		w, err := suite.Start(ctx, peer.name, socket.Driver{}, nil)
 		if err != nil {
 			return nil, err
 		}
-		path := filepath.Join(p.dir, peer.name[:3]+".sock")
+		path := filepath.Join(p.dir, strings.ReplaceAll(peer.name, "/", "-")+".sock")
 		if _, err = serve.Call(ctx, w, serveRequest{peer.name, path}); err == nil {
 			var c client
 			if c, err = peer.dial(ctx, path, callers); err == nil {
-				return &started{w, c}, nil
+				return &started{w, c, w}, nil
 			}
 		}
 		err = w.Blame(fmt.Errorf("connect to %s: %w", peer.name, err))
@@ -237,6 +261,9 @@ func (p *pool) close() {
 	for name, s := range p.started {
 		// The servers end with their process, whatever they think of it.
 		_ = s.client.Close()
+		if s.worker == nil {
+			continue
+		}
 		if err := s.worker.Close(); err != nil {
 			fmt.Fprintf(os.Stderr, "end the worker of %s: %v\n", name, err)
 		}

@@ -24,6 +24,12 @@ func calm() *suite.Program {
 }
 
 func TestMain(m *testing.M) {
+	serveGoPlugin()
+	serveFake()
+	// Building them takes minutes, and the network.
+	if os.Getenv(foreignVariable) == "" {
+		noForeign = "tests build no programs of other languages without " + foreignVariable
+	}
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
 	os.Exit(m.Run())
 }
@@ -35,7 +41,7 @@ func TestPeers(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "report.json")
 	var out, errs bytes.Buffer
-	args := []string{"-rounds", "2", "-duration", "4ms", "-json", path, "-sizes", "0,64,100000", "-callers", "1,5"}
+	args := []string{"-rounds", "2", "-duration", "4ms", "-json", path, "-sizes", "0,64,100000", "-callers", "1,5", "call", "concurrent"}
 	require.Zero(t, calm().Main(args, &out, &errs), errs.String())
 	d, err := report.ReadJSON(path)
 	require.NoError(t, err)

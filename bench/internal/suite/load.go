@@ -24,7 +24,7 @@ type Operation interface {
 
 // Load is a number of callers that each make one call after the other.
 type Load struct {
-	Worker  *Worker
+	Worker  Meter
 	Callers int
 	// New makes the operation of a caller.
 	New func(caller int) Operation
@@ -36,8 +36,8 @@ type Load struct {
 	Memory bool
 }
 
-// warmUp bounds how long callers call before they are measured.
-const warmUp = 40 * time.Millisecond
+// WarmUp bounds how long callers call before they are measured.
+const WarmUp = 40 * time.Millisecond
 
 type caller struct {
 	op        Operation
@@ -53,7 +53,7 @@ func (l Load) Run(ctx context.Context, d time.Duration) (measure.Sample, error) 
 	for i := range callers {
 		callers[i] = &caller{op: l.New(i), latencies: measure.NewHistogram(len(callers)), seq: uint64(i) << 40}
 	}
-	if err := l.each(ctx, callers, min(d/3, warmUp)); err != nil {
+	if err := l.each(ctx, callers, min(d/3, WarmUp)); err != nil {
 		return measure.Sample{}, l.Worker.Blame(err)
 	}
 	for _, c := range callers {

@@ -31,11 +31,12 @@ type UsageRequest struct {
 
 var usage = ipc.NewMethod[UsageRequest, measure.Usage]("bench.usage")
 
-// Serve is the body of a worker: it answers the methods that register adds, and
-// tells the worker's usage.
+// Serve is the body of a worker: it answers the methods that register adds, tells the
+// worker's usage, and is a [Sink].
 func Serve(register func(*worker.Server)) error {
 	s := worker.NewServer()
 	worker.Handle(s, usage, func(_ context.Context, r UsageRequest) (measure.Usage, error) { return Usage(r), nil })
+	handleSinks(s)
 	register(s)
 	return s.Serve(context.Background())
 }
@@ -177,33 +178,10 @@ func (w *Worker) While(ctx context.Context, f func(ctx context.Context) error) e
 // Measure runs f, which fills in what it did, between two readings of what both
 // processes have used.
 func (w *Worker) Measure(ctx context.Context, f func(*measure.Sample) error) (measure.Sample, error) {
-	return w.measure(ctx, UsageRequest{GC: true}, f)
+	return between(ctx, w, w.Usage, UsageRequest{GC: true}, f)
 }
 
 // MeasureMemory is Measure with the peak of memory and the threads of both.
 func (w *Worker) MeasureMemory(ctx context.Context, f func(*measure.Sample) error) (measure.Sample, error) {
-	return w.measure(ctx, UsageRequest{Reset: true}, f)
-}
-
-func (w *Worker) measure(ctx context.Context, r UsageRequest, f func(*measure.Sample) error) (measure.Sample, error) {
-	var s measure.Sample
-	before, err := w.Usage(ctx, r)
-	if err != nil {
-		return s, err
-	}
-	host, start := Usage(r), measure.Now()
-	err = f(&s)
-	s.Elapsed = measure.Now() - start
-	s.Host = measure.Self().Since(host)
-	if err != nil {
-		return s, w.Blame(err)
-	}
-	after, err := usage.Call(ctx, w, UsageRequest{})
-	s.Worker = after.Since(before)
-	if !r.Reset {
-		s.Host.RSS, s.Worker.RSS, s.Host.Threads, s.Worker.Threads = 0, 0, 0, 0
-	} else {
-		s.Host.RSS, s.Worker.RSS = s.Host.PeakRSS, s.Worker.PeakRSS
-	}
-	return s, w.Blame(err)
+	return between(ctx, w, w.Usage, UsageRequest{Reset: true}, f)
 }
