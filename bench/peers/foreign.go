@@ -206,7 +206,7 @@ type pair struct {
 
 // startPair starts a program, with a directory of its own in memory.
 func startPair(name string, command []string) (*pair, error) {
-	dir, err := os.MkdirTemp(sharedMemory(), "tandem-peers-")
+	dir, err := os.MkdirTemp(sharedMemory(), "bench-peers-")
 	if err != nil {
 		return nil, err
 	}
