@@ -36,6 +36,7 @@ type fakeWorker struct {
 	closed  atomic.Bool
 	events  func(worker.Event)
 	invoke  func(context.Context) error
+	memory  func([]byte)
 }
 
 func (w *fakeWorker) Process() drivers.Process { return w }
@@ -62,7 +63,10 @@ func (w *fakeWorker) Close() error {
 	return nil
 }
 
-func (w *fakeWorker) Invoke(ctx context.Context, _ *ipc.Invocation, _, _ []byte) ([]byte, error) {
+func (w *fakeWorker) Invoke(ctx context.Context, _ *ipc.Invocation, _, memory []byte) ([]byte, error) {
+	if memory != nil && w.memory != nil {
+		w.memory(memory)
+	}
 	if !w.Active() {
 		return nil, retry.NotSent(w.Exit())
 	}
@@ -75,6 +79,7 @@ type fakes struct {
 	workers []*fakeWorker
 	start   func(ctx context.Context, n int, program string) error // may refuse the nth start
 	invoke  func(ctx context.Context) error
+	memory  func([]byte) // is told what a call may put its response into, if anything
 }
 
 var errStart = errors.New("it does not start")
@@ -83,7 +88,7 @@ func (f *fakes) spawn(ctx context.Context, cmd *exec.Cmd, settings worker.Settin
 	f.mu.Lock()
 	n := len(f.workers)
 	program := filepath.Base(cmd.Path) // a pool makes it absolute
-	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke, events: settings.Events}
+	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke, memory: f.memory, events: settings.Events}
 	f.workers = append(f.workers, w)
 	f.mu.Unlock()
 	if f.start != nil {
@@ -318,6 +323,25 @@ func TestPoolRetries(t *testing.T) {
 	require.NoError(t, p.close())
 	callers.Wait()
 	require.Positive(t, p.stats().Restarts)
+}
+
+// Memory for a response belongs to the worker that was given it, also if it has failed: a
+// later attempt gets none.
+func TestMemoryIsGivenOnce(t *testing.T) {
+	var f fakes
+	var calls, given atomic.Int64
+	f.memory = func([]byte) { given.Add(1) }
+	f.invoke = func(context.Context) error {
+		if calls.Add(1) < 3 {
+			return retry.NotSent(ipc.ErrPeerGone)
+		}
+		return nil
+	}
+	p := f.pool(t, 3, WithWorkers(worker.WithRetry(10)))
+	_, err := p.invoke(context.Background(), &ipc.Invocation{Idempotent: true, Timeout: time.Minute}, nil, make([]byte, 1), 0, scheduler.First)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, calls.Load())
+	require.EqualValues(t, 1, given.Load())
 }
 
 func TestStats(t *testing.T) {
