@@ -3,6 +3,7 @@
 package shm
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"testing"
@@ -85,7 +86,7 @@ func TestHandshakeWithHostilePeer(t *testing.T) {
 		{"driver", func(h drivers.Hello) drivers.Hello { h.Driver = "other"; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
 			[]string{"driver mismatch", "shm", "other"}},
 		{"protocol version", func(h drivers.Hello) drivers.Hello { h.Protocol = 7; return h }, func(t *testing.T) []*os.File { return []*os.File{segment(t)} },
-			[]string{"protocol version mismatch", "has 1", "has 7"}},
+			[]string{"protocol version mismatch", fmt.Sprintf("has %d", drivers.ProtocolVersion), "has 7"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ours, theirs := pair(t)
