@@ -41,9 +41,12 @@ func credit(requests, notifications uint64) drivers.Frame {
 	return drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, requests, notifications)}
 }
 
-// flood sends messages until the honest side has enough.
+// flood sends messages until the honest side has enough, from when that is at work.
 func flood(kind drivers.Kind, method uint64, size int) func(*peer) error {
 	return func(p *peer) error {
+		if _, err := p.request(); err != nil {
+			return err
+		}
 		payload := make([]byte, size)
 		for {
 			f := drivers.Frame{Kind: kind, Method: method, Payload: payload}
