@@ -152,17 +152,26 @@ func (p *peer) dribble(b []byte) error {
 	return nil
 }
 
+// manyDescriptors returns as many descriptors as the kernel passes at a time, all of a file
+// that the caller closes.
+func manyDescriptors() (null *os.File, fds []int, err error) {
+	if null, err = os.Open(os.DevNull); err != nil {
+		return nil, nil, err
+	}
+	fds = make([]int, 200)
+	for i := range fds {
+		fds[i] = int(null.Fd())
+	}
+	return null, fds, nil
+}
+
 // floodDescriptors says b with as many descriptors as the kernel takes with each byte.
 func (p *peer) floodDescriptors(b []byte) error {
-	null, err := os.Open(os.DevNull)
+	null, fds, err := manyDescriptors()
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	fds := make([]int, 200)
-	for i := range fds {
-		fds[i] = int(null.Fd())
-	}
 	for i := range b {
 		if _, _, err := p.control.WriteMsgUnix(b[i:i+1], unix.UnixRights(fds...), nil); err != nil {
 			return nil // the honest side has hung up, or the kernel has enough

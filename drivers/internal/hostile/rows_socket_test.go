@@ -50,15 +50,11 @@ var socketRows = onSocket(
 		return p.probe()
 	}, serves: true, end: right},
 	row{name: "stream: descriptors with each frame", act: func(p *peer) error {
-		null, err := os.Open(os.DevNull)
+		null, fds, err := manyDescriptors()
 		if err != nil {
 			return err
 		}
 		defer null.Close()
-		fds := make([]int, 200)
-		for i := range fds {
-			fds[i] = int(null.Fd())
-		}
 		ping := append(prefix(8, byte(drivers.KindPing)), make([]byte, 8)...)
 		for range 500 {
 			p.sending.Lock()
