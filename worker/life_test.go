@@ -298,9 +298,16 @@ func TestHostDies(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		host := exec.Command("/proc/self/exe")
 		host.Env = append(os.Environ(), hostEnv+"="+s.name)
+		in, err := host.StdinPipe() // at whose end it would close the worker
+		require.NoError(t, err)
+		defer in.Close()
 		out, err := host.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, host.Start())
+		defer func() {
+			_ = host.Process.Kill()
+			_ = host.Wait()
+		}()
 		var pid int
 		_, err = fmt.Fscan(out, &pid)
 		require.NoError(t, err)
