@@ -20,7 +20,7 @@ func streamScenario() suite.Scenario {
 		Subjects: suite.Drivers,
 		About: `One goroutine notifies the worker as fast as it can, and the clock stops when the worker has answered, in ` +
 			`a last call, that it has handled them all. Included: Method.Notify, the way there, the handler, which counts ` +
-			`under a lock, and numbering the messages. In place the handler is one of worker.HandleInPlace, and with a ` +
+			`and adds up, and numbering the messages. In place the handler is one of worker.HandleInPlace, and with a ` +
 			`batch so many messages are sent by one ipc.Batch. Pipelined are calls instead: 32 are in flight from one ` +
 			`goroutine, by Method.Go, one by one or as a batch, and then waited for and compared. MB/s counts one ` +
 			`direction, of pipelined calls both.`,

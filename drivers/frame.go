@@ -73,7 +73,9 @@ func (k Kind) String() string {
 // to the caller, in nanoseconds, u64.
 type Frame struct {
 	Kind Kind
-	// Tx pairs a request with its answer. Hosts use even ones, workers odd ones.
+	// Tx pairs a request with its answer. Hosts use even ones, workers odd ones. Of a
+	// frame of KindNotify it is 0, or says how many notifications the payload holds, as
+	// items (see [AppendItem]): at most MaxPacked.
 	Tx uint64
 	// Method is the id of the method, or 0.
 	Method uint64

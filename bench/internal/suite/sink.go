@@ -1,10 +1,9 @@
 package suite
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
@@ -17,43 +16,67 @@ var (
 	// Sink counts the messages that it gets, and SinkInPlace does it in place.
 	Sink        = ipc.NewMethod[[]byte, []byte]("bench.sink", ipc.WithCodec(ipc.Raw))
 	SinkInPlace = ipc.NewMethod[[]byte, []byte]("bench.sink.inplace", ipc.WithCodec(ipc.Raw))
-	// tallyOf returns the tally and starts a new one.
-	tallyOf = ipc.NewMethod[tallyRequest, Tally]("bench.tally")
+	// tallyOf returns the tally of the messages up to the last one, when that has come.
+	tallyOf = ipc.NewMethod[struct{}, Tally]("bench.tally")
 )
 
-type tallyRequest struct{ Reset bool }
+// lastMessage follows all others. It is none that Stamp makes.
+var lastMessage = []byte{0xff}
+
+// A sink needs no lock: a handler gets the notifications of one sender in order, one at a
+// time.
+type sink struct {
+	got   Tally
+	whole chan Tally // of capacity 1
+}
+
+func (s *sink) add(message []byte) {
+	if !bytes.Equal(message, lastMessage) {
+		s.got.Add(message)
+		return
+	}
+	select {
+	case <-s.whole: // nobody has asked for it
+	default:
+	}
+	s.whole <- s.got
+	s.got = Tally{}
+}
 
 func handleSinks(s *worker.Server) {
-	var mu sync.Mutex
-	var got Tally
+	whole := make(chan Tally, 1)
+	copying, inPlace := sink{whole: whole}, sink{whole: whole}
 	worker.Handle(s, Sink, func(_ context.Context, b []byte) ([]byte, error) {
-		mu.Lock()
-		got.Add(b)
-		mu.Unlock()
+		copying.add(b)
 		return nil, nil
 	})
 	worker.HandleInPlace(s, SinkInPlace, func(_ context.Context, call worker.InPlace) error {
-		mu.Lock()
-		got.Add(call.Request())
-		mu.Unlock()
+		inPlace.add(call.Request())
 		return nil
 	})
-	worker.Handle(s, tallyOf, func(_ context.Context, r tallyRequest) (Tally, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		t := got
-		if r.Reset {
-			got = Tally{}
+	worker.Handle(s, tallyOf, func(ctx context.Context, _ struct{}) (Tally, error) {
+		select {
+		case t := <-whole:
+			return t, nil
+		case <-ctx.Done():
+			return Tally{}, ctx.Err()
 		}
-		return t, nil
 	})
+}
+
+// tally tells the worker that all messages of m have been sent, and returns its tally.
+func tally(ctx context.Context, w *Worker, m *ipc.Method[[]byte, []byte]) (Tally, error) {
+	if err := m.Notify(ctx, w, lastMessage); err != nil {
+		return Tally{}, err
+	}
+	return tallyOf.Call(ctx, w, struct{}{}, ipc.WithTimeout(arrival))
 }
 
 const (
 	// ClockEvery is how many messages go one way between two looks at the clock.
 	ClockEvery = 64
 	// arrival is for the last ones to be handled.
-	arrival = 10 * time.Second
+	arrival = 30 * time.Second
 )
 
 // Notify returns what notifies m for a time, in batches unless they are of 1.
@@ -71,7 +94,7 @@ func Notify(m *ipc.Method[[]byte, []byte], batch int) func(context.Context, *Wor
 			}
 			return nil
 		}
-		if _, err := tallyOf.Call(ctx, w, tallyRequest{Reset: true}); err != nil {
+		if _, err := tally(ctx, w, m); err != nil { // of what was left by a run that has failed
 			return measure.Sample{}, w.Blame(err)
 		}
 		return w.Measure(ctx, func(s *measure.Sample) error {
@@ -87,23 +110,12 @@ func Notify(m *ipc.Method[[]byte, []byte], batch int) func(context.Context, *Wor
 					return err
 				}
 			}
-			// Handlers may run beside each other, so the call may overtake some.
-			want := Expect(size, seq)
-			var got Tally
-			for got.Messages < seq {
-				var err error
-				if got, err = tallyOf.Call(ctx, w, tallyRequest{}); err != nil {
-					return err
-				}
-				if measure.Now()-start > d+arrival {
-					err = errors.New("not all have arrived")
-				}
-				if err != nil {
-					return fmt.Errorf("%w: %w: sent %v, got %v", ErrGarbled, err, want, got)
-				}
+			got, err := tally(ctx, w, m)
+			if err != nil {
+				return err
 			}
 			s.Busy = measure.Now() - start
-			if got != want {
+			if want := Expect(size, seq); got != want {
 				return fmt.Errorf("%w: sent %v, got %v", ErrGarbled, want, got)
 			}
 			s.Ops, s.Bytes = int64(seq), int64(got.Bytes)

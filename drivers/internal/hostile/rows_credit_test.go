@@ -30,6 +30,8 @@ var creditRows = []row{
 	{name: "credit: more empty requests than the window, of which few run", act: flood(drivers.KindRequest, few.Info().ID, 0), end: protocol, memory: 160},
 	{name: "credit: requests for nobody, without reading", act: flood(drivers.KindRequest, 1, 0), end: protocol, also: []string{timeout}, memory: 160},
 	{name: "credit: requests of the largest size", act: flood(drivers.KindRequest, stuck.Info().ID, maxMessage-drivers.MaxHeader), end: protocol, memory: 96},
+	{name: "credit: more empty notifications in frames of many", act: floodOf(drivers.Frame{Kind: drivers.KindNotify, Tx: drivers.MaxPacked, Method: stuck.Info().ID, Payload: make([]byte, drivers.MaxPacked*drivers.ItemHeader)}), end: protocol, memory: 160},
+	{name: "credit: more empty notifications in frames of many, of which few run", act: floodOf(drivers.Frame{Kind: drivers.KindNotify, Tx: drivers.MaxPacked, Method: few.Info().ID, Payload: make([]byte, drivers.MaxPacked*drivers.ItemHeader)}), end: protocol, memory: 160},
 	{name: "credit: notifications, heeding no credit", act: harmless(func(p *peer) {
 		for range 1000 {
 			p.send(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: make([]byte, 1000)})
@@ -43,14 +45,17 @@ func credit(requests, notifications uint64) drivers.Frame {
 
 // flood sends messages until the honest side has enough, from when that is at work.
 func flood(kind drivers.Kind, method uint64, size int) func(*peer) error {
+	return floodOf(drivers.Frame{Kind: kind, Method: method, Payload: make([]byte, size)})
+}
+
+func floodOf(f drivers.Frame) func(*peer) error {
 	return func(p *peer) error {
 		if _, err := p.request(); err != nil {
 			return err
 		}
-		payload := make([]byte, size)
 		for {
-			f := drivers.Frame{Kind: kind, Method: method, Payload: payload}
-			if kind == drivers.KindRequest {
+			f := f
+			if f.Kind == drivers.KindRequest {
 				f.Tx = p.nextTx()
 			}
 			if !p.send(f) {

@@ -51,6 +51,9 @@ var frameRows = slicesOf(
 		{name: "frame: each kind with each tx", act: harmless(func(p *peer) {
 			for _, tx := range []uint64{0, 1, 2, 3, math.MaxUint64, math.MaxUint64 - 1, 1 << 63, 1 << 21, 1<<21 | 1} {
 				for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindNotify, drivers.KindCancel, drivers.KindPing, drivers.KindPong} {
+					if kind == drivers.KindNotify { // of which it is a number
+						tx %= drivers.MaxPacked + 1
+					}
 					p.send(drivers.Frame{Kind: kind, Tx: tx, Method: 0xdead, Payload: []byte("what?")})
 				}
 			}
@@ -173,8 +176,41 @@ var frameRows = slicesOf(
 			}
 		}, end: protocol, also: []string{wrong, remote, local}},
 	},
-	kinds()...,
+	slicesOf(kinds(), packedRows()...)...,
 )
+
+// packedRows are about frames of many notifications, for handlers that run in order, and
+// beside themselves.
+func packedRows() (all []row) {
+	small := make([]byte, 13)
+	items := func(n int) (b []byte) {
+		for range n {
+			b = drivers.AppendItem(b, small)
+		}
+		return b
+	}
+	for _, m := range []*ipc.Method[[]byte, []byte]{told, few} {
+		pack := func(n uint64, payload []byte) drivers.Frame {
+			return drivers.Frame{Kind: drivers.KindNotify, Tx: n, Method: m.Info().ID, Payload: payload}
+		}
+		all = append(all,
+			row{name: "packed: more than one frame holds, for " + m.Info().Name, act: sendFrame(pack(drivers.MaxPacked+1, items(drivers.MaxPacked+1))), end: protocol},
+			row{name: "packed: the largest number, for " + m.Info().Name, act: sendFrame(pack(math.MaxUint64, items(1))), end: protocol},
+			row{name: "packed: fewer than it says, for " + m.Info().Name, act: sendFrame(pack(3, items(2))), end: protocol},
+			row{name: "packed: more than it says, for " + m.Info().Name, act: sendFrame(pack(1, items(2))), end: protocol},
+			row{name: "packed: none, for " + m.Info().Name, act: sendFrame(pack(1, nil)), end: protocol},
+			row{name: "packed: one cut short, for " + m.Info().Name, act: sendFrame(pack(2, items(2)[:drivers.ItemSpan(len(small))+12])), end: protocol},
+			row{name: "packed: one of the largest size, for " + m.Info().Name, act: sendFrame(pack(1, bytes.Repeat([]byte{0xff}, 64))), end: protocol},
+			row{name: "packed: many, for " + m.Info().Name, act: harmless(func(p *peer) {
+				for n := range uint64(1000) {
+					n = n%drivers.MaxPacked + 1
+					p.send(pack(n, items(int(n))))
+				}
+			}), serves: true, end: right},
+		)
+	}
+	return all
+}
 
 // kinds are rows for the kinds that there are not.
 func kinds() (all []row) {

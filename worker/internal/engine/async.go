@@ -47,7 +47,7 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 	if a.batch != nil {
 		// If the request cannot be sent the call fails. If a context ends it stays
 		// gathered.
-		_ = a.batch.flush(ctx, a.ctx)
+		_ = a.batch.flush(ctx, a.ctx, c)
 	}
 	c.unattended.Store(false)
 	c.also = a.ctx

@@ -90,7 +90,7 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 			}
 			continue
 		}
-		if b.since++; b.since > maxSince {
+		if b.since++; b.since > maxSince || f.Kind == drivers.KindNotify && f.Tx > 0 { // which takes as long as many
 			b.flush(s)
 		}
 		h := s.receive(f)
@@ -139,7 +139,7 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 		s.run(r, timed, b)
 		returned = true
 	}
-	if s.reader.state.CompareAndSwap(word, word+readerPolling-readerHandling) {
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerPolling-readerHandling) {
 		s.finishReading(r.oneWay, r.cost)
 		switch {
 		case !h.InPlace: // it was cancelled
@@ -177,9 +177,10 @@ func (b *backgroundReader) detachRun(s *Session) {
 	s.handling.Go(func() { s.sendGathered(b.takeAnswers()) }) // which wait for this handler's
 	r := &b.request
 	b.lease = s.watchLease(r.handler)
-	s.tracked.add(r.ctx)
-	r.ctx.fixDeadline()
-	if r.oneWay && r.handler.semaphore == nil {
+	if !r.oneWay { // of which r.ctx changes in the middle of a run
+		s.tracked.add(r.ctx)
+		r.ctx.fixDeadline()
+	} else if r.handler.semaphore == nil {
 		// Later notifications wait for this one.
 		b.lane = s.occupyLane(r.handler)
 	}
@@ -218,7 +219,9 @@ func (b *backgroundReader) finishRun(s *Session) {
 	b.detached = false
 	b.lease.stop()
 	b.releaseRequest()
-	s.tracked.remove(b.request.ctx)
+	if !b.request.oneWay {
+		s.tracked.remove(b.request.ctx)
+	}
 	if b.lane != nil {
 		b.lane.proceed()
 		b.lane = nil

@@ -61,7 +61,7 @@ func (b *batch) Codec() ipc.Codec { return b.session.Codec() }
 // Batch implements [ipc.Batcher]: what a batch in a batch sends keeps its place.
 func (b *batch) Batch(ctx context.Context, f func(ipc.Caller) error) (err error) {
 	defer func() {
-		if sent := b.flush(ctx, nil); err == nil {
+		if sent := b.flush(ctx, nil, nil); err == nil {
 			err = sent
 		}
 	}()
@@ -76,7 +76,7 @@ func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 		}
 		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request})
 	}
-	if err := b.flush(ctx, nil); err != nil {
+	if err := b.flush(ctx, nil, nil); err != nil {
 		return nil, err
 	}
 	return b.session.invoke(ctx, inv, request, memory, b.from)
@@ -95,9 +95,14 @@ func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Fram
 	defer b.mu.Unlock()
 	timeout := b.session.timeoutOf(inv)
 	if b.gathered != nil {
+		if n := len(b.items); n > 0 && f.Kind == drivers.KindNotify {
+			if last := &b.items[n-1]; last.ctx == ctx && last.timeout == timeout && b.gathered.join(f) {
+				return nil
+			}
+		}
 		if !b.gathered.fits(f) {
 			// What cannot be sent now is told by whoever it belongs to, or by close.
-			_ = b.send(ctx, nil)
+			_ = b.send(ctx, nil, nil)
 		}
 		if b.gathered.fits(f) {
 			b.gathered.append(f)
@@ -169,27 +174,25 @@ func (b *batch) withdraw(tx uint64) bool {
 
 // remove forgets what was gathered from index i up to j. b.mu is held.
 func (b *batch) remove(i, j int) {
-	b.gathered.list = slices.Delete(b.gathered.list, i, j)
+	b.gathered.remove(i, j)
 	b.items = slices.Delete(b.items, i, j)
-	if len(b.items) == 0 {
-		b.gathered.reset()
-	}
 }
 
-// flush sends what was gathered, until ctx or other ends, which may be nil.
-func (b *batch) flush(ctx, other context.Context) error {
+// flush sends what was gathered, until ctx or other ends, which may be nil, or until the
+// call c, which may be nil, is over.
+func (b *batch) flush(ctx, other context.Context, c *call) error {
 	if err := b.lock(ctx, other); err != nil {
 		return err
 	}
 	defer b.mu.Unlock()
-	return b.send(ctx, other)
+	return b.send(ctx, other, c)
 }
 
 // close ends the batch, and returns the first failure of what was gathered.
 func (b *batch) close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_ = b.send(b.ctx, nil)
+	_ = b.send(b.ctx, nil, nil)
 	gathers.Put(b.gathered)
 	b.gathered = nil
 	return b.err
@@ -197,8 +200,10 @@ func (b *batch) close() error {
 
 // send sends what was gathered. What cannot be sent fails, unless that is because ctx or
 // other has ended and the batch's own context has not: then it stays gathered, and send
-// returns that context's error. b.mu is held.
-func (b *batch) send(ctx, other context.Context) error {
+// returns that context's error. What the timeouts of some of it end is found when sending
+// blocks for so long; if that ends the call own, which may be nil, send returns as well.
+// b.mu is held.
+func (b *batch) send(ctx, other context.Context, own *call) error {
 	if b.gathered == nil || len(b.gathered.list) == 0 {
 		return nil
 	}
@@ -231,7 +236,9 @@ func (b *batch) send(ctx, other context.Context) error {
 		case other != nil && other.Err() != nil:
 			return other.Err()
 		case ranOut:
-			b.failOverdue(monotonic() - blockedSince)
+			if b.failOverdue(monotonic() - blockedSince); own != nil && own.done() {
+				return nil
+			}
 		default:
 			b.failItems(0, len(b.items), b.session.whyUnsent(ctx, err))
 			return b.err
@@ -295,7 +302,7 @@ func (s *Session) sendBatch(ctx context.Context, list []drivers.Frame) (n int, e
 		n += sent
 		if err != nil {
 			for i := sent; i < admitted; i++ {
-				s.windowOf(&part[i]).cancel(costOf(part[i].Kind, part[i].Payload))
+				s.windowOf(&part[i]).cancel(costOf(&part[i]))
 			}
 			return n, err
 		}
@@ -309,9 +316,9 @@ func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int
 	var requests, notifications int64
 	for i := range list {
 		if list[i].Kind == drivers.KindNotify {
-			notifications += costOf(list[i].Kind, list[i].Payload)
+			notifications += costOf(&list[i])
 		} else {
-			requests += costOf(list[i].Kind, list[i].Payload)
+			requests += costOf(&list[i])
 		}
 	}
 	if s.requestWindow.tryReserve(requests, requests) {
@@ -320,10 +327,10 @@ func (s *Session) reserveBatch(ctx context.Context, list []drivers.Frame) (n int
 		}
 		s.requestWindow.cancel(requests)
 	}
-	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(list[0].Kind, list[0].Payload)); err != nil {
+	if err := s.windowOf(&list[0]).reserve(ctx, s.lifetime.done, costOf(&list[0])); err != nil {
 		return 0, err
 	}
-	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(list[n].Kind, list[n].Payload), 1); n++ {
+	for n = 1; n < len(list) && s.windowOf(&list[n]).tryReserve(costOf(&list[n]), 1); n++ {
 	}
 	return n, nil
 }

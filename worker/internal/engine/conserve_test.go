@@ -50,6 +50,7 @@ func (l pipeLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, e
 // newSessionPair returns two sessions that talk to each other.
 func newSessionPair(t *testing.T, reg *Registry) (host, worker *Session) {
 	a, b := newFakeLink(), newFakeLink()
+	a.volatile, b.volatile = true, true
 	newSide := func(side uint64, l, peer *fakeLink) *Session {
 		s := New(Config{
 			Link: pipeLink{l, peer}, Side: side, Codec: ipc.CBOR, Timeout: time.Minute, AgreedTimeout: time.Minute,
@@ -118,11 +119,18 @@ func TestCreditIsConserved(t *testing.T) {
 				for range 150 {
 					m, request := methods[names[rand.IntN(len(names))]], payload[:rand.N(len(payload))]
 					ctx, cancel := context.WithTimeout(context.Background(), rand.N(20*time.Millisecond))
-					switch rand.IntN(3) {
+					switch rand.IntN(4) {
 					case 0:
 						_ = m.Notify(ctx, s, request)
 					case 1:
 						_, _ = m.Call(ctx, s, request)
+					case 2:
+						_ = s.Batch(ctx, func(c ipc.Caller) error { // that share frames
+							for range rand.IntN(300) {
+								_ = m.Notify(ctx, c, request[:min(len(request), rand.IntN(200))])
+							}
+							return nil
+						})
 					default:
 						_ = s.Batch(ctx, func(c ipc.Caller) error {
 							for i := range rand.IntN(20) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -12,6 +13,8 @@ import (
 type frames struct {
 	list    []drivers.Frame
 	payload []byte
+	open    bool // the last frame is of notifications, and may take others
+	last    int  // where it begins in payload, if it is open
 }
 
 const (
@@ -21,22 +24,38 @@ const (
 
 // fits reports whether f can be appended.
 func (g *frames) fits(f *drivers.Frame) bool {
-	return len(g.list) < maxFrames && len(g.payload)+len(f.Payload) <= maxGathered
+	return len(g.list) < maxFrames && len(g.payload)+drivers.ItemSpan(len(f.Payload)) <= maxGathered
 }
 
 // append takes f and a copy of its payload.
 func (g *frames) append(f *drivers.Frame) {
 	start := len(g.payload)
-	g.payload = append(g.payload, f.Payload...)
+	if g.open = f.Kind == drivers.KindNotify; g.open {
+		g.last = start
+		g.payload = drivers.AppendItem(g.payload, f.Payload)
+		start += drivers.ItemHeader
+	} else {
+		g.payload = append(g.payload, f.Payload...)
+	}
 	g.list = append(g.list, *f)
-	g.list[len(g.list)-1].Payload = g.payload[start:]
+	g.list[len(g.list)-1].Payload = g.payload[start : start+len(f.Payload)]
 }
 
-func (g *frames) reset() { g.list, g.payload = g.list[:0], g.payload[:0] }
+// remove forgets the frames from index i up to j.
+func (g *frames) remove(i, j int) {
+	if j == len(g.list) {
+		g.open = false
+	}
+	if g.list = slices.Delete(g.list, i, j); len(g.list) == 0 {
+		g.reset()
+	}
+}
+
+func (g *frames) reset() { g.list, g.payload, g.open = g.list[:0], g.payload[:0], false }
 
 // What is gathered never moves.
 var gathers = sync.Pool{New: func() any {
-	return &frames{make([]drivers.Frame, 0, maxFrames), make([]byte, 0, maxGathered)}
+	return &frames{list: make([]drivers.Frame, 0, maxFrames), payload: make([]byte, 0, maxGathered)}
 }}
 
 // answer sends an answer of a run in the background, or lets it wait for the next

@@ -202,7 +202,7 @@ func (s *Session) sendCancel(tx uint64, reason byte) {
 // uses c, and when w has room for it. If the link has ended send fails with the session's error.
 func (s *Session) send(ctx context.Context, c *sendContext, timeout time.Duration, method string, w *sendWindow) error {
 	bound := c.bind(ctx, timeout)
-	cost := costOf(c.frame.Kind, c.frame.Payload)
+	cost := costOf(&c.frame)
 	err := w.reserve(bound, s.lifetime.done, cost)
 	if err == nil {
 		if err = s.link.Send(bound, &c.frame); err != nil {

@@ -160,7 +160,7 @@ func TestWaitingNotificationsOfAnEndedSession(t *testing.T) {
 			require.Zero(t, lines.Load())
 			s.dropped.mu.Lock()
 			defer s.dropped.mu.Unlock()
-			require.Equal(t, count-1, s.dropped.n)
+			require.EqualValues(t, count-1, s.dropped.n)
 		})
 	}
 }

@@ -172,7 +172,7 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 			return
 		}
 		if ok {
-			if (f.Kind == drivers.KindResponse || f.Kind == drivers.KindError) && c.takeOwn(f.Tx) {
+			if (f.Kind == drivers.KindResponse || f.Kind == drivers.KindError && !s.Failing()) && c.takeOwn(f.Tx) {
 				s.heard()
 				s.fill(c, f)
 			} else if h := s.receive(f); h != nil {
@@ -222,7 +222,15 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 func (s *Session) receive(f *drivers.Frame) *Handler {
 	s.heard()
 	switch f.Kind {
-	case drivers.KindResponse, drivers.KindError:
+	case drivers.KindResponse:
+		s.settle(f)
+	case drivers.KindError:
+		// When this side has ended the session the peer's handlers end because of that, and
+		// their errors do not say why.
+		if s.Failing() {
+			s.lateResponses.Add(1)
+			break
+		}
 		s.settle(f)
 	case drivers.KindRequest, drivers.KindNotify:
 		if err := s.admit(f); err != nil {
@@ -237,7 +245,7 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 			r.lastID, r.lastHandler = f.Method, h
 			return h
 		}
-		s.refuse(f.Kind, f.Tx, costOf(f.Kind, f.Payload), s.config.Handlers.unknown(f.Method))
+		s.refuse(f.Kind, f.Tx, costOf(f), s.config.Handlers.unknown(f.Method))
 	case drivers.KindCancel:
 		reason := drivers.ReasonGivenUp
 		if len(f.Payload) > 0 {

@@ -31,11 +31,11 @@ type refusal struct {
 // maxRefusals bounds the refusals that wait: no peer has as many calls.
 const maxRefusals = maxCalls
 
-// refuse answers a request that is not handled, and which takes cost of the window. It
-// does not block.
+// refuse answers a request that is not handled, and which takes cost of the window, or
+// notes that notifications were dropped. It does not block.
 func (s *Session) refuse(kind drivers.Kind, tx uint64, cost int64, why error) {
 	if kind == drivers.KindNotify {
-		s.dropped.note(s, why)
+		s.dropped.note(s, why, max(1, tx)) // see drivers.Frame.Tx
 		s.finish(true, cost)
 		return
 	}
@@ -84,17 +84,17 @@ func (s *Session) sendRefusals() {
 // to the logger: how many, at most once in a second.
 type droppedNotifications struct {
 	mu    sync.Mutex
-	n     int
+	n     uint64
 	why   error
 	timer *time.Timer
 }
 
 const reportInterval = time.Second
 
-func (d *droppedNotifications) note(s *Session, why error) {
+func (d *droppedNotifications) note(s *Session, why error, n uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.n++
+	d.n += n
 	d.why = why
 	if d.timer == nil {
 		d.timer = time.AfterFunc(reportInterval, func() { d.report(s) })

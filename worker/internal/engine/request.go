@@ -30,6 +30,7 @@ type Request struct {
 	oneWay   bool
 	release  func() // gives borrowed memory back, if it was held
 
+	packed     packed            // the notifications that follow in the same frame
 	background *backgroundReader // that runs it, if one does
 	answer     drivers.Frame     // to it
 	inPlace    placement
@@ -62,7 +63,10 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	r.ctx = c
 	c.init(s, f.Tx, s.timeoutAsked(f))
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
-	r.cost = costOf(f.Kind, f.Payload)
+	r.cost = costOf(f)
+	if r.oneWay {
+		r.packed.n = f.Tx
+	}
 	f.Payload = nil // so that the reader does not keep the memory
 }
 
@@ -114,7 +118,7 @@ func (r *Request) hold() {
 
 // Release says that nobody needs the request any more, though the handler runs on.
 func (r *Request) Release() {
-	if r.background != nil {
+	if r.background != nil && r.packed.n == 0 {
 		r.background.requestRead(r.session)
 	}
 }
@@ -134,21 +138,33 @@ func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 	return ipc.Unmarshal[T](codec, r.copyRequest())
 }
 
-// dispatch runs the handler of a request outside the reader. It is called with the
-// reader state.
+// dispatch runs the handler of a frame outside the reader. It is called with the reader
+// state.
 func (s *Session) dispatch(h *Handler, f *drivers.Frame) {
+	if h.semaphore != nil && f.Kind == drivers.KindNotify && f.Tx > 0 {
+		s.dispatchPacked(h, f)
+		return
+	}
+	s.dispatchOne(h, f, !h.InPlace)
+}
+
+// dispatchOne is dispatch for what one run handles. toCopy says that the request may not
+// stay where it is.
+func (s *Session) dispatchOne(h *Handler, f *drivers.Frame, toCopy bool) {
 	if !s.inFlight.enter() {
-		s.refuse(f.Kind, f.Tx, costOf(f.Kind, f.Payload), errDraining)
+		s.refuse(f.Kind, f.Tx, costOf(f), errDraining)
 		f.Payload = nil
 		return
 	}
 	r := requests.Get().(*Request)
 	r.init(s, h, f, nil)
 	r.ctx.fixDeadline()
-	if !h.InPlace {
+	if toCopy {
 		r.copyRequest()
 	}
-	s.tracked.add(r.ctx)
+	if !r.oneWay {
+		s.tracked.add(r.ctx)
+	}
 	s.handling.Add(1)
 	if r.oneWay && h.semaphore == nil {
 		s.laneOf(h).enqueue(r)
@@ -169,7 +185,9 @@ func (r *Request) serve() {
 		if release != nil {
 			release()
 		}
-		s.tracked.remove(ctx)
+		if !oneWay {
+			s.tracked.remove(ctx)
+		}
 		s.finish(oneWay, cost)
 		s.inFlight.exit()
 		if next := h.semaphore.release(); next != nil {

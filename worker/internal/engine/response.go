@@ -12,9 +12,21 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
-// run runs the handler of r and sends the answer. timed says to note how long it took;
-// b is the background reader if that runs it.
+// run runs the handler of r, for all that its frame holds, and sends the answer. timed
+// says to note how long it took; b is the background reader if that runs it.
 func (s *Session) run(r *Request, timed bool, b *backgroundReader) {
+	if r.packed.n > 0 {
+		s.runPacked(r, timed, b)
+	} else {
+		s.runOne(r, timed, b)
+	}
+	if b == nil || !r.handler.InPlace {
+		r.ctx.cancel(drivers.ReasonGivenUp)
+	}
+}
+
+// runOne is run for one request or notification.
+func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 	var start time.Time
 	if timed {
 		start = time.Now()
@@ -41,9 +53,6 @@ func (s *Session) run(r *Request, timed bool, b *backgroundReader) {
 	}
 	if r.owned {
 		s.link.Recycle(r.payload)
-	}
-	if b == nil || !r.handler.InPlace {
-		r.ctx.cancel(drivers.ReasonGivenUp)
 	}
 }
 
@@ -79,7 +88,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 		if err := r.ctx.Err(); err != nil {
 			returned = true
 			if r.oneWay {
-				s.dropped.note(s, err)
+				s.dropped.note(s, err, 1)
 				return nil, nil
 			}
 			return nil, r.failureOf(err)

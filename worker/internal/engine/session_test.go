@@ -28,6 +28,10 @@ type fakeLink struct {
 	armed  bool
 	spin   atomic.Bool // Spin says to go on
 
+	// Next makes what it has returned before useless, as a ring does, unless it was held.
+	volatile bool
+	lent     []byte
+
 	sent  chan drivers.Frame
 	flood atomic.Bool    // there is always another frame: a cancel, or
 	next  *drivers.Frame // this one
@@ -81,8 +85,15 @@ func (l *fakeLink) Send(_ context.Context, sent *drivers.Frame) error {
 func (l *fakeLink) Next(f *drivers.Frame) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for i := range l.lent {
+		l.lent[i] = 0xdd
+	}
+	l.lent = nil
 	if len(l.in) > 0 {
 		*f = l.in[0]
+		if l.volatile {
+			l.lent = f.Payload
+		}
 		l.in = l.in[1:]
 		f.More = len(l.in) > 0 || l.flood.Load()
 		return true, nil
@@ -98,7 +109,17 @@ func (l *fakeLink) Next(f *drivers.Frame) (bool, error) {
 	return false, l.end
 }
 
-func (l *fakeLink) Hold() func() { return func() {} } // its frames are copies
+func (l *fakeLink) Hold() func() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.lent
+	l.lent = nil
+	return func() {
+		for i := range held {
+			held[i] = 0xee
+		}
+	}
+}
 
 func (l *fakeLink) Recycle([]byte) {}
 

@@ -20,12 +20,12 @@ import (
 // One message may exceed what is left of the window, whatever its size, so that the
 // largest can be sent.
 
-// costOf returns what a request or notification counts for.
-func costOf(kind drivers.Kind, payload []byte) int64 {
-	if kind == drivers.KindNotify {
-		return int64(len(payload)) + drivers.NotifyCost
+// costOf returns what a frame with a request, or with notifications, counts for.
+func costOf(f *drivers.Frame) int64 {
+	if f.Kind == drivers.KindNotify {
+		return int64(len(f.Payload)) + drivers.NotifyCost*int64(notifications(f))
 	}
-	return int64(len(payload)) + drivers.RequestCost
+	return int64(len(f.Payload)) + drivers.RequestCost
 }
 
 // creditPart is the part of a window that is given back at once. Two counters are
@@ -166,9 +166,9 @@ func (w *receiveWindow) finish(cost int64) (credit int64) {
 	return w.byOthers.Swap(0)
 }
 
-// maxOpen is what may be open at most: the window, and one message beyond it.
+// maxOpen is what may be open at most: the window, and one frame beyond it.
 func (s *Session) maxOpen() int64 {
-	return int64(s.config.Window) + int64(s.config.MaxMessage) + drivers.RequestCost
+	return int64(s.config.Window) + int64(s.config.MaxMessage) + max(drivers.RequestCost, drivers.MaxPacked*drivers.NotifyCost)
 }
 
 // admit counts a request or a notification that has come. It is called with the reader
@@ -177,8 +177,11 @@ func (s *Session) admit(f *drivers.Frame) error {
 	w, what := s.received(f.Kind == drivers.KindNotify), "requests"
 	if f.Kind == drivers.KindNotify {
 		what = "notifications"
+		if f.Tx > drivers.MaxPacked {
+			return fmt.Errorf("%w: a frame of %d notifications, at most %d are allowed", ipc.ErrProtocol, f.Tx, drivers.MaxPacked)
+		}
 	}
-	if w.receive(costOf(f.Kind, f.Payload), s.maxOpen()) {
+	if w.receive(costOf(f), s.maxOpen()) {
 		return nil
 	}
 	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, s.config.Window)

@@ -134,7 +134,7 @@ func TestCreditComesBack(t *testing.T) {
 					returned += int64(n)
 				}
 				l.push(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Payload: payload})
-				sent += costOf(drivers.KindNotify, payload)
+				sent += costOf(&drivers.Frame{Kind: drivers.KindNotify, Payload: payload})
 			}
 			require.False(t, s.Failing())
 		})
@@ -222,8 +222,8 @@ func TestBatchOnAFullLink(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				time.AfterFunc(50*time.Millisecond, l.unblock)
 				_, err = second.Wait(context.Background())
+				l.unblock()
 				if !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("the second call ended with %v", err)
 				}
@@ -296,7 +296,7 @@ func TestCreditAfterGoexit(t *testing.T) {
 				f := request(2*i+1, echo)
 				l.push(f)
 				require.Equal(t, drivers.KindError, (<-l.sent).Kind)
-				cost := int64(i+1) * costOf(f.Kind, f.Payload)
+				cost := int64(i+1) * costOf(&f)
 				require.Eventually(t, func() bool { return s.reader.requests.byOthers.Load() == cost }, time.Minute, time.Millisecond)
 			}
 		})
@@ -326,7 +326,8 @@ func TestBatchHeedsTheWindow(t *testing.T) {
 	go func() {
 		result <- s.Batch(t.Context(), func(c ipc.Caller) (err error) {
 			for i := range byte(5) {
-				if err := told.Notify(t.Context(), c, []byte{i}); err != nil {
+				ctx := context.WithValue(t.Context(), requestKey{}, i) // of its own, so each has a frame of its own
+				if err := told.Notify(ctx, c, []byte{i}); err != nil {
 					return err
 				}
 			}
@@ -344,7 +345,7 @@ func TestBatchHeedsTheWindow(t *testing.T) {
 		}
 		f := <-l.sent
 		require.Equal(t, []byte{i}, f.Payload)
-		credit += uint64(costOf(f.Kind, f.Payload))
+		credit += uint64(costOf(&f))
 	}
 	f := <-l.sent
 	require.Equal(t, []byte{5}, f.Payload)

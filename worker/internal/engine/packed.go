@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// The small notifications of a batch that follow each other and are for the same method
+// travel as the items of one frame, which costs both sides about as much as one of them
+// would. The receiver handles them in one run, one after the other.
+
+// maxPackedBytes bounds what one frame packs, so that every peer takes it.
+const maxPackedBytes = drivers.MinMaxMessage - drivers.MaxHeader
+
+// notifications returns how many a frame of [drivers.KindNotify] holds.
+func notifications(f *drivers.Frame) uint64 { return max(1, f.Tx) }
+
+// join puts the notification f into the last frame, and returns true, if that is one of
+// notifications for the same method and has room.
+func (g *frames) join(f *drivers.Frame) bool {
+	if !g.open || len(g.payload)+drivers.ItemSpan(len(f.Payload)) > min(g.last+maxPackedBytes, maxGathered) {
+		return false
+	}
+	into := &g.list[len(g.list)-1]
+	if into.Method != f.Method || into.Tx == drivers.MaxPacked {
+		return false
+	}
+	g.payload = drivers.AppendItem(g.payload, f.Payload)
+	into.Tx = notifications(into) + 1
+	into.Payload = g.payload[g.last:]
+	return true
+}
+
+// packed is what is left of a frame of several notifications while their handler runs.
+type packed struct {
+	n        uint64 // notifications that have not begun
+	items    []byte // what holds them
+	borrowed bool   // see Request
+	begun    bool   // the first one has
+	contexts []requestContext
+}
+
+// runPacked runs the handler for each notification of r. timed says to note how long the
+// first run took; b is the background reader if that runs them.
+func (s *Session) runPacked(r *Request, timed bool, b *backgroundReader) {
+	p := &r.packed
+	container, owned := r.payload, r.owned
+	p.items, p.borrowed, r.owned = r.payload, r.borrowed, false
+	returned := false
+	defer func() {
+		if !returned { // the handler ends its goroutine, which it does not do to the other ones
+			r.payload, r.borrowed = p.items, p.borrowed
+			s.runPacked(r, false, b)
+		}
+	}()
+	for s.nextPacked(r, b) {
+		s.runOne(r, timed, b)
+		timed = false
+	}
+	if owned {
+		s.link.Recycle(container)
+	}
+	returned = true
+}
+
+// packedRuns is how many notifications the background reader handles before it says so,
+// for the watchdog.
+const packedRuns = 8
+
+// nextPacked makes r the next notification of its frame, and returns false if there is
+// none.
+func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
+	p := &r.packed
+	if p.n == 0 {
+		return false
+	}
+	item, rest, err := drivers.NextItem(p.items)
+	if err == nil && p.n == 1 && len(rest) > 0 {
+		err = fmt.Errorf("%w: malformed items: %d bytes behind the last", ipc.ErrProtocol, len(rest))
+	}
+	if err != nil {
+		p.n = 0
+		s.Fail(err)
+		return false
+	}
+	p.n--
+	p.items = rest
+	r.payload, r.borrowed = item, p.borrowed
+	if !p.begun {
+		p.begun = true // with the context that r has
+		return true
+	}
+	c := r.ctx
+	if c.real.Load() != nil || !r.handler.InPlace {
+		c.cancel(drivers.ReasonGivenUp)
+		c = p.context()
+	}
+	c.init(s, 0, 0)
+	r.ctx, r.inPlace = c, placement{}
+	if b != nil {
+		if p.n%packedRuns == 0 {
+			b.goOn(s)
+		}
+		c.word = b.word
+	}
+	return true
+}
+
+// context returns a context without contents.
+func (p *packed) context() *requestContext {
+	if len(p.contexts) == 0 {
+		p.contexts = make([]requestContext, min(p.n+1, contextChunk))
+	}
+	c := &p.contexts[0]
+	p.contexts = p.contexts[1:]
+	return c
+}
+
+// goOn says that another part of the present run begins, unless the reader state was taken
+// over.
+func (b *backgroundReader) goOn(s *Session) {
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerTurn) {
+		b.word += readerTurn
+	}
+}
+
+// dispatchPacked is dispatch for each of the notifications of a frame, for a handler that
+// runs beside itself.
+func (s *Session) dispatchPacked(h *Handler, f *drivers.Frame) {
+	items, cost := f.Payload, costOf(f)
+	for n := f.Tx; n > 0; n-- {
+		item, rest, err := drivers.NextItem(items)
+		if err != nil || n == 1 && len(rest) > 0 {
+			s.Fail(fmt.Errorf("%w: malformed items of %d notifications", ipc.ErrProtocol, f.Tx))
+			break
+		}
+		one := drivers.Frame{Kind: f.Kind, Method: f.Method, Payload: item}
+		cost -= costOf(&one)
+		s.dispatchOne(h, &one, true)
+		items = rest
+	}
+	f.Payload = nil
+	s.finishReading(true, cost)
+}
