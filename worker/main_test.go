@@ -317,6 +317,8 @@ type spawner struct {
 
 func spawnerFor[C drivers.Channel](name string, d drivers.Driver[C]) spawner {
 	return spawner{name, func(ctx context.Context, cmd *exec.Cmd, opts ...worker.Option) (client, error) {
+		// A loaded machine takes its time, the more so with the race detector.
+		opts = append([]worker.Option{worker.WithStartTimeout(time.Minute)}, opts...)
 		c, err := worker.Spawn(ctx, cmd, d, opts...)
 		if err != nil {
 			return nil, err
