@@ -33,10 +33,12 @@ type incarnation[C drivers.Channel] struct {
 	after   chan struct{}         // closed when the next incarnation is ready, or there will be none
 
 	mu        sync.Mutex
-	announced bool            // EventReady was published
-	early     []Event         // what has happened before
-	exited    bool            // EventExited was reported
-	reported  *engine.Session // whose end was reported as a disconnection
+	announced bool    // EventReady was published
+	early     []Event // what has happened before
+	exited    bool    // EventExited was reported
+	// reported has the sessions whose ends were reported as disconnections, until they
+	// are closed.
+	reported map[*engine.Session]bool
 	// forgotten calls are those whose answers nobody waits for; see resume.go.
 	forgotten []engine.CallKey
 }
@@ -128,21 +130,26 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 		config.Number, config.Resumer = engine.NumberLink(c.ctx, link), i
 	}
 	next := engine.New(config)
+	i.mu.Lock() // so that the end of next is reported later than next
 	next.Open()
 	old := i.session.Swap(next)
+	if old != nil {
+		i.reportEnd(old, ipc.ErrDisconnected) // if nobody has seen it yet
+		i.report(EventReconnected, nil)
+	}
+	i.mu.Unlock()
 	i.sendForgotten(next)
 	if old == nil {
 		return
 	}
-	i.disconnected(old, ipc.ErrDisconnected) // if nobody has seen it yet
-	i.mu.Lock()
-	i.report(EventReconnected, nil)
-	i.mu.Unlock()
 	old.Replace()
 	go func() {
 		wait.Within(old.Done(), drivers.ExitDelay, nil) // its reader delivers what has arrived
 		old.Fail(ipc.ErrDisconnected)
 		old.Close(0) // when its handlers have ended
+		i.mu.Lock()
+		delete(i.reported, old)
+		i.mu.Unlock()
 	}()
 }
 
@@ -150,10 +157,19 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 func (i *incarnation[C]) disconnected(s *engine.Session, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.reported != s && (!i.client.closing.Load() || i.detached()) {
-		i.reported = s
-		i.report(EventDisconnected, err)
+	i.reportEnd(s, err)
+}
+
+// reportEnd is disconnected for those who hold i.mu.
+func (i *incarnation[C]) reportEnd(s *engine.Session, err error) {
+	if i.reported[s] || i.client.closing.Load() && !i.detached() {
+		return
 	}
+	if i.reported == nil {
+		i.reported = make(map[*engine.Session]bool)
+	}
+	i.reported[s] = true
+	i.report(EventDisconnected, err)
 }
 
 // explain says why the session s has ended, which its link says is err, and

@@ -334,7 +334,7 @@ func TestEventsOfReconnects(t *testing.T) {
 	var r recorder
 	w, err := worker.Start(t.Context(), worker.Self("test"), r.option())
 	require.NoError(t, err)
-	for range 3 {
+	for range 300 {
 		require.NoError(t, w.Channel().Disconnect())
 		require.NoError(t, w.Channel().Reconnect(t.Context()))
 	}
@@ -342,7 +342,7 @@ func TestEventsOfReconnects(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	want := []worker.EventKind{worker.EventStarted, worker.EventReady}
-	for range 3 {
+	for range 300 {
 		want = append(want, worker.EventDisconnected, worker.EventReconnected)
 	}
 	require.Equal(t, append(want, worker.EventExited), r.kinds())
