@@ -212,6 +212,18 @@ func awaitHandlers(ended <-chan struct{}, d time.Duration, hostGone <-chan struc
 	}
 }
 
+// lost waits until host says goodbye, its link ends, or ctx ends. It returns true if the link
+// has ended and the host has not said goodbye before.
+func lost(ctx context.Context, host *engine.Session) bool {
+	select {
+	case <-host.Done():
+		return !wait.Closed(host.Goodbye())
+	case <-host.Goodbye():
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // serveLink serves one link to its end. again is true if the host may come back.
 func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Codec, startup *drivers.StartupData) (again bool, err error) {
 	timeouts := startup.Timeouts
@@ -221,8 +233,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	})
 	s.replay.Adopt(host)
 	host.Open()
-	select {
-	case <-host.Done():
+	if lost(ctx, host) {
 		err := host.Err()
 		if errors.Is(err, ipc.ErrDisconnected) {
 			s.replay.Disconnected(host)
@@ -232,8 +243,6 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 		host.Close(lostGrace)
 		wait.Within(after, time.Until(until), nil)
 		return false, fmt.Errorf("tandem: the host (pid %d) is gone: %w", link.Peer().PID, err)
-	case <-ctx.Done():
-	case <-host.Goodbye():
 	}
 	after, until := s.replay.Drain(), time.Now().Add(max(timeouts.Grace, lostGrace))
 	wait.Within(host.Drain(), timeouts.Grace, host.Done())
