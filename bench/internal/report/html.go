@@ -23,7 +23,7 @@ type Page struct {
 	Env            measure.Env
 	Sections       []Section
 	Answers        []Answer
-	Targets        []Target
+	Verdicts       Verdicts
 	Comparison     *Comparison
 	Interrupted    bool
 }
@@ -41,6 +41,7 @@ type (
 		// States says what is meant by them, if there are any.
 		States     string
 		Answered   []answerView
+		Targets    *sectionView // nil if there are none
 		Views      []sectionView
 		Comparison string
 	}
@@ -120,20 +121,19 @@ func WriteHTML(path string, p Page) error {
 		}
 		v.Views = append(v.Views, view)
 	}
-	if len(p.Targets) > 0 {
-		view := sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout}}
-		titles, rows := targetCells(p.Targets)
+	if len(p.Verdicts.Asked) > 0 {
+		titles, rows := p.Verdicts.cells()
+		v.Targets = &sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout, Notes: p.Verdicts.Missing}}
 		for _, title := range titles {
-			view.Titles = append(view.Titles, titleView{title, true})
+			v.Targets.Titles = append(v.Targets.Titles, titleView{title, true})
 		}
 		for _, row := range rows {
 			var cells []titleView
 			for _, text := range row {
 				cells = append(cells, titleView{text, true})
 			}
-			view.Rows = append(view.Rows, rowView{Cells: cells})
+			v.Targets.Rows = append(v.Targets.Rows, rowView{Cells: cells})
 		}
-		v.Views = append(v.Views, view)
 	}
 	var b bytes.Buffer
 	if err := page.Execute(&b, v); err != nil {
