@@ -147,6 +147,8 @@ func TestJudge(t *testing.T) {
 	}, ran("call", results, "in place, for some reason"))
 	require.False(t, v.All)
 	require.Len(t, v.Asked, 6)
+	require.True(t, Needed(v.Asked, other))
+	require.False(t, Needed(v.Asked, elsewhere))
 	require.Equal(t, []string{"call: in place, for some reason"}, v.Missing)
 	var met []string
 	for _, target := range v.Judged {

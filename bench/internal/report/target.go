@@ -96,15 +96,30 @@ func Judge(targets []Target, sections []Section) Verdicts {
 	return v
 }
 
-// scenarios are those of the results that t is computed from.
-func (t *Target) scenarios() (names []string) {
+// results are those that t is computed from.
+func (t *Target) results() (ids []Result) {
 	t.Figure(func(id Result) []measure.Sample {
+		ids = append(ids, id)
+		return nil
+	})
+	return ids
+}
+
+// scenarios are those of its results.
+func (t *Target) scenarios() (names []string) {
+	for _, id := range t.results() {
 		if !slices.Contains(names, id.Scenario) {
 			names = append(names, id.Scenario)
 		}
-		return nil
-	})
+	}
 	return names
+}
+
+// Needed reports whether a target is computed from the result that id identifies.
+func Needed(targets []Target, id Result) bool {
+	return slices.ContainsFunc(targets, func(t Target) bool {
+		return slices.ContainsFunc(t.results(), func(r Result) bool { return r.key() == id.key() })
+	})
 }
 
 // judge fills in t for one state. It returns false if something was not measured in that.
