@@ -116,7 +116,10 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 			if o.Quick && len(o.Sizes) == 0 && !b.first {
 				g.Cases = slices.DeleteFunc(g.Cases, func(c suite.Case) bool { return !report.Needed(targets(), c.Result) })
 			}
-			g.Base = max(slices.IndexFunc(g.Cases, func(c suite.Case) bool { return c.Result.Subject == aeron.name }), 0)
+			// Ratios are over the first.
+			if i := slices.IndexFunc(g.Cases, func(c suite.Case) bool { return c.Result.Subject == aeron.name }); i > 0 {
+				g.Cases = slices.Concat(g.Cases[i:i+1], g.Cases[:i], g.Cases[i+1:])
+			}
 			p.Groups = append(p.Groups, g)
 		}
 	}
@@ -244,6 +247,9 @@ func (b *rawGroups) idle() (g suite.Group) {
 	const rate = int(time.Second / suite.Pause)
 	for _, way := range b.ways("adaptive", "park") {
 		b.driver(&g, way, fromIdle, rate, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
+			if _, err := b.load(w, typedCall).Run(ctx, d/20); err != nil { // warm up
+				return measure.Sample{}, err
+			}
 			return suite.FromIdle(ctx, w, b.operation(w, typedCall), 2*b.size, d)
 		})
 	}
