@@ -228,6 +228,12 @@ func TestFoldByState(t *testing.T) {
 	b.Reset()
 	markdownTargets(&b, v)
 	golden(t, "missing.md", b.Bytes())
+	// What was measured, but is in no target, was in its state all the same.
+	aside := Result{Scenario: "call", Subject: "aside"}
+	v = Judge(targets, ran("call", Fold(aside, []measure.Sample{near(100), far(100)}), "a ring: exit status 1:\nno network\n"))
+	require.Empty(t, v.Judged)
+	require.Equal(t, []string{"call: a ring: exit status 1: no network"}, v.Missing)
+
 	v = Judge(targets, ran("call", Fold(near1, []measure.Sample{mixed})))
 	require.Empty(t, v.Judged)
 	require.Len(t, v.Missing, 2)

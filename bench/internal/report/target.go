@@ -84,12 +84,12 @@ func Judge(targets []Target, sections []Section) Verdicts {
 	for _, s := range sections {
 		if lacking[s.Name] {
 			for _, note := range s.Notes {
-				v.Missing = append(v.Missing, s.Name+": "+note)
+				v.Missing = append(v.Missing, s.Name+": "+strings.Join(strings.Fields(note), " ")) // one line, whatever a tool has said
 			}
 		}
 	}
 	for _, state := range v.states {
-		if state != measure.Unknown && len(v.Asked) > 0 && !slices.ContainsFunc(v.Judged, func(t Target) bool { return t.State == state }) {
+		if state != measure.Unknown && len(v.Asked) > 0 && !slices.ContainsFunc(results, func(r Result) bool { return r.State == state }) {
 			v.Missing = append(v.Missing, "all that is "+string(state)+": the processors were not "+string(state)+" while this was measured")
 		}
 	}
