@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"html/template"
 	"os"
+	"regexp"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 )
@@ -77,6 +78,12 @@ type (
 	}
 )
 
+// units are after the figures that they belong to.
+var units = regexp.MustCompile(`(\d) ((?:[KM]i)?B|[kMG](?:/s)?|ns|µs|ms|s)\b`)
+
+// unbroken keeps figures and their units on one line.
+func unbroken(s string) string { return units.ReplaceAllString(s, "$1\u00a0$2") }
+
 // WriteHTML writes the page, which needs no other file, to a file.
 func WriteHTML(path string, p Page) error {
 	v := pageView{Page: p, Environment: environment(p.Env), States: aboutStates(p.Sections)}
@@ -87,6 +94,7 @@ func WriteHTML(path string, p Page) error {
 	}
 	for _, a := range p.Answers {
 		v.Answered = append(v.Answered, answerView{a, factor(a.Ratio) + "x", a.width()})
+		v.Answered[len(v.Answered)-1].Load = unbroken(a.Load)
 	}
 	all := charts(p.Sections)
 	for _, s := range p.Sections {
@@ -130,7 +138,7 @@ func WriteHTML(path string, p Page) error {
 		for _, row := range rows {
 			var cells []titleView
 			for _, text := range row {
-				cells = append(cells, titleView{text, true})
+				cells = append(cells, titleView{unbroken(text), true})
 			}
 			v.Targets.Rows = append(v.Targets.Rows, rowView{Cells: cells})
 		}

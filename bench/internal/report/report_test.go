@@ -343,9 +343,32 @@ func TestPageIsSelfContained(t *testing.T) {
 	require.NotContains(t, html, "<script", "there is none, and names are escaped")
 	links := regexp.MustCompile(`(?:src|href)="([^"#][^"]*)"|url\(`).FindAllString(html, -1)
 	require.Empty(t, links, "the page needs no other file")
+	for _, link := range regexp.MustCompile(`href="#([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		require.Contains(t, html, `id="`+link[1]+`"`)
+	}
 	for _, url := range regexp.MustCompile(`https?://[^" ]+`).FindAllString(html, -1) {
 		require.Contains(t, url, "www.w3.org", "only names of formats")
 	}
+}
+
+// What was asked comes first: the answers, the targets, and then how they came about.
+func TestPageBeginsWithAnswers(t *testing.T) {
+	d := document()
+	path := filepath.Join(t.TempDir(), "page.html")
+	require.NoError(t, WriteHTML(path, Page{Title: "A title", Env: d.Env, Answers: []Answer{{Load: "a load of 64 KiB", Best: "shm", Next: "socket", Ratio: 2}},
+		Verdicts: verdicts(d.Targets), Comparison: &Comparison{}, Sections: []Section{{Name: "call", Title: "calls", Results: d.Results[2:4]}}}))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	html := string(data)
+	var ids []string
+	for _, m := range regexp.MustCompile(`<(?:section|h2) id="([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		ids = append(ids, m[1])
+	}
+	require.Equal(t, []string{"answers", "targets", "run", "comparison", "call"}, ids)
+	for _, id := range ids {
+		require.Contains(t, html, `<a href="#`+id+`">`)
+	}
+	require.Contains(t, html, "a load of 64\u00a0KiB")
 }
 
 func TestCharts(t *testing.T) {
@@ -431,6 +454,9 @@ func TestFormats(t *testing.T) {
 	}
 	for x, want := range map[float64]string{1: "1", 0.5: "0.5", 0.0123: "0.012", 12.34: "12.3", 1234.5: "1234"} {
 		require.Equal(t, want, factor(x))
+	}
+	for s, want := range map[string]string{"8 B, 4 KiB and 1.2 µs": "8_B, 4_KiB and 1.2_µs", "46.9 M/s (3 k/s)": "46.9_M/s (3_k/s)", "64 callers": "64 callers", "8 Bytes": "8 Bytes", "10 s": "10_s"} {
+		require.Equal(t, want, strings.ReplaceAll(unbroken(s), "\u00a0", "_"))
 	}
 	require.Equal(t, "50 %", Percent(50))
 	require.Equal(t, "99.99 %", Percent(99.99))
