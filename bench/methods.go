@@ -15,6 +15,8 @@ var (
 	// echoInPlace does so in place, and echoFixed with a struct.
 	echoInPlace = ipc.NewMethod[[]byte, []byte]("bench.inplace", ipc.WithCodec(ipc.Raw))
 	echoFixed   = ipc.NewMethod[tick, tick]("bench.tick", ipc.WithCodec(ipc.Fixed))
+	// echoTick returns the tick that it gets, in the codec of the link.
+	echoTick = ipc.NewMethod[tick, tick]("bench.tick.encoded")
 	// echoOrder returns the order that it gets, in the codec of the link.
 	echoOrder = ipc.NewMethod[order, order]("bench.order")
 	// busy computes until its context ends.
@@ -29,6 +31,15 @@ type tick struct {
 }
 
 const tickSize = 64
+
+// newTick returns one that takes as many bytes in CBOR as most that are sent.
+func newTick() tick {
+	t := tick{Price: [6]float64{101.01, 102.02, 103.03, 104.04, 105.05, 106.06}}
+	t.number(1 << 16)
+	return t
+}
+
+func (t *tick) number(seq uint64) { t.Seq, t.Check = seq, ^seq }
 
 // order is what a service might exchange: strings, numbers, a list of structs.
 // It takes about 650 bytes as JSON.
@@ -83,6 +94,7 @@ func register(s *worker.Server) {
 		return nil
 	})
 	worker.Handle(s, echoFixed, func(_ context.Context, t tick) (tick, error) { return t, nil })
+	worker.Handle(s, echoTick, func(_ context.Context, t tick) (tick, error) { return t, nil })
 	worker.Handle(s, echoOrder, func(_ context.Context, o order) (order, error) { return o, nil })
 	worker.Handle(s, busy, func(ctx context.Context, _ struct{}) (struct{}, error) {
 		for ctx.Err() == nil {

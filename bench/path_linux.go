@@ -25,10 +25,7 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	if err := ring.Supported(); err != nil {
 		return suite.Plan{Skipped: []string{err.Error()}}, nil
 	}
-	encoded, err := ipc.CBOR.Append(nil, newOrder())
-	if err != nil {
-		return suite.Plan{}, err
-	}
+	encoded := encodedOrder()
 	lines, bare, links, pool := new(limits), new(rings.Pool), new(links), new(suite.Pool)
 	var g suite.Group
 	add := func(subject, wait, mode, codec string, size int, run func(context.Context, time.Duration) (measure.Sample, error)) {
@@ -60,11 +57,14 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	}
 	way := suite.Way{Subject: shm.Name, Wait: adaptive}
 	raw(way, inPlace, 64)
-	calls(way, "", "fixed", tickSize, func(w *suite.Worker) suite.Operation { return &tickCall{to: w} })
+	calls(way, "", "fixed", tickSize, func(w *suite.Worker) suite.Operation { return &tickCall{method: echoFixed, to: w} })
 	raw(way, "", 64)
 	raw(way, "", len(encoded))
 	add(codecAlone, "", "", "cbor", len(encoded), recode)
 	calls(way, "", "cbor", len(encoded), func(w *suite.Worker) suite.Operation { return &orderCall{to: w, request: newOrder()} })
+	calls(way, "", "cbor", len(encodedTick()), func(w *suite.Worker) suite.Operation {
+		return &tickCall{method: echoTick, to: w, request: newTick()}
+	})
 	raw(suite.Way{Subject: "socket"}, inPlace, 64)
 	return suite.Plan{Groups: []suite.Group{g}, Close: func() {
 		lines.close()

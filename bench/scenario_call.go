@@ -71,7 +71,7 @@ func planCalls(o *suite.Options) (suite.Plan, error) {
 				}
 				if id.Mode, id.Codec = "", "fixed"; fixed && size == tickSize {
 					g.Cases = append(g.Cases, suite.Case{Result: id, Run: loads(pool, way, func(w *suite.Worker) suite.Load {
-						return suite.Load{Worker: w, Callers: 1, Bytes: 2 * tickSize, New: func(int) suite.Operation { return &tickCall{to: w} }}
+						return suite.Load{Worker: w, Callers: 1, Bytes: 2 * tickSize, New: func(int) suite.Operation { return &tickCall{method: echoFixed, to: w} }}
 					})})
 				}
 			}
@@ -139,16 +139,17 @@ func rawLoad(w *suite.Worker, mode string, size, callers int) suite.Load {
 	}}
 }
 
-// tickCall sends a tick and gets it back.
+// tickCall sends a tick by a method and gets it back.
 type tickCall struct {
+	method            *ipc.Method[tick, tick]
 	to                ipc.Caller
 	request, response tick
 }
 
-func (c *tickCall) Prepare(seq uint64) { c.request.Seq, c.request.Check = seq, ^seq }
+func (c *tickCall) Prepare(seq uint64) { c.request.number(seq) }
 
 func (c *tickCall) Do(ctx context.Context) error {
-	return echoFixed.CallInto(ctx, c.to, c.request, &c.response)
+	return c.method.CallInto(ctx, c.to, c.request, &c.response)
 }
 
 func (c *tickCall) Check() error {

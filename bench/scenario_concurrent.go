@@ -23,18 +23,21 @@ func planConcurrent(o *suite.Options) (suite.Plan, error) {
 	pool := new(suite.Pool)
 	plan := suite.Plan{Close: pool.Close}
 	for _, size := range suite.Given(o, o.Sizes, []int{64}, []int{64}) {
+		// One group, so that what more callers gain is measured interleaved, too.
+		var g suite.Group
 		for _, callers := range suite.Given(o, o.Callers, []int{1, 2, 8, 64, 256}, []int{1, 2, 8, 64, 256}) {
-			var g suite.Group
+			base := len(g.Cases)
 			for _, way := range suite.Ways(o, []string{"adaptive", "park"}, justOne) {
 				for _, mode := range modes(way) {
 					g.Cases = append(g.Cases, suite.Case{
 						Result: report.Result{Scenario: "concurrent", Subject: way.Subject, Mode: mode, Wait: way.Wait, Codec: "raw", Bytes: new(size), Callers: callers},
 						Run:    rawCalls(pool, way, mode, size, callers),
 					})
+					g.Bases = append(g.Bases, base)
 				}
 			}
-			plan.Groups = append(plan.Groups, g)
 		}
+		plan.Groups = append(plan.Groups, g)
 	}
 	return plan, nil
 }

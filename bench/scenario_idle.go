@@ -46,6 +46,9 @@ func planIdle(o *suite.Options) (suite.Plan, error) {
 		d = time.Second
 	}
 	d = min(d, 50*o.Duration)
+	if o.Quick && len(o.Callers) == 0 {
+		plan.Skipped = append(plan.Skipped, fmt.Sprintf("%d workers: that takes a run without -quick", idleWorkers))
+	}
 	for _, n := range suite.Given(o, o.Callers, []int{1, 100, 1000}, []int{1, 50}) {
 		if free := measure.AvailableMemory(); free > 0 && free < int64(n)*idleMemory {
 			plan.Skipped = append(plan.Skipped, fmt.Sprintf("%d workers, which may need %d MiB; %d are available", n, n*idleMemory>>20, free>>20))

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // aeron is the program in the directory of that name, over Aeron's IPC channel: two
@@ -15,9 +16,11 @@ import (
 // machines with few processors; it sleeps as by default. Its files are in shared memory,
 // touched before use; a term has 1 MiB, as a ring of Tandem, or more where the message needs
 // it. The MTU of IPC is the largest, so that fewer messages are cut, and
-// bounds checks are off, as its documentation of performance says to do.
+// bounds checks are off, as its documentation of performance says to do. The echo is sent
+// from the log of the other direction, so a message is copied once on its way there and
+// once back; with "copied" both sides also copy what comes out of the log.
 var aeron = foreign{
-	name: "aeron", most: 1 << 20,
+	name: "aeron", most: 1 << 20, warm: 500 * time.Millisecond,
 	build: func() ([]string, error) {
 		if err := tools("java", "javac", "mvn"); err != nil {
 			return nil, err

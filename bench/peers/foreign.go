@@ -29,6 +29,9 @@ type foreign struct {
 	build func() ([]string, error)
 	// most is the largest message, in bytes, that it takes.
 	most int
+	// warm is for how long it runs before it is measured for the first time, for each kind
+	// and size: what compiles while it runs is not quick before.
+	warm time.Duration
 }
 
 // noForeign, if not "", says why no foreign program is built.
@@ -202,6 +205,7 @@ func (p *process) close() error {
 type pair struct {
 	ping, pong *process
 	dir        string
+	warmed     map[string]bool // kinds and sizes
 }
 
 // startPair starts a program, with a directory of its own in memory.
@@ -210,7 +214,7 @@ func startPair(name string, command []string) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pair{dir: dir}
+	p := &pair{dir: dir, warmed: make(map[string]bool)}
 	for _, side := range []struct {
 		name string
 		p    **process
@@ -259,9 +263,9 @@ const (
 	eventKind  = "event"  // carries no bytes
 )
 
-// measure measures for d, after a warm-up. With a pace, ping sleeps for so long before each
-// operation.
-func (p *pair) measure(ctx context.Context, kind string, size int, d, pace time.Duration) (s measure.Sample, err error) {
+// measure measures for d, after a warm-up, of which the first takes no less than warm. With
+// a pace, ping sleeps for so long before each operation.
+func (p *pair) measure(ctx context.Context, kind string, size int, d, pace, warm time.Duration) (s measure.Sample, err error) {
 	id := fmt.Sprintf("%s %d", kind, size)
 	if err := p.pong.tell(id); err != nil {
 		return s, err
@@ -275,9 +279,14 @@ func (p *pair) measure(ctx context.Context, kind string, size int, d, pace time.
 		}
 		return p.ping.answer(ctx, d)
 	}
-	if _, err := run(min(d/3, suite.WarmUp), 0); err != nil {
+	warmUp := min(d/3, suite.WarmUp)
+	if !p.warmed[id] {
+		warmUp = max(warmUp, warm)
+	}
+	if _, err := run(warmUp, 0); err != nil {
 		return s, err
 	}
+	p.warmed[id] = true
 	ping, _ := measure.Process(p.ping.cmd.Process.Pid)
 	pong, _ := measure.Process(p.pong.cmd.Process.Pid)
 	a, err := run(d, pace)
@@ -314,21 +323,21 @@ type foreigners struct {
 }
 
 // measure starts the program if it does not run yet.
-func (f *foreigners) measure(ctx context.Context, name string, command []string, kind string, size int, d, pace time.Duration) (measure.Sample, error) {
+func (f *foreigners) measure(ctx context.Context, program *foreign, command []string, kind string, size int, d, pace time.Duration) (measure.Sample, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.pairs[name]
+	p := f.pairs[program.name]
 	if p == nil {
 		var err error
-		if p, err = startPair(name, command); err != nil {
+		if p, err = startPair(program.name, command); err != nil {
 			return measure.Sample{}, err
 		}
 		if f.pairs == nil {
 			f.pairs = make(map[string]*pair)
 		}
-		f.pairs[name] = p
+		f.pairs[program.name] = p
 	}
-	return p.measure(ctx, kind, size, d, pace)
+	return p.measure(ctx, kind, size, d, pace, program.warm)
 }
 
 func (f *foreigners) close() {

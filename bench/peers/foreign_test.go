@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,8 @@ import (
 const foreignVariable = "TANDEM_BENCH_FOREIGN"
 
 const fakeForeign = "fake-foreign"
+
+var fakeProgram = &foreign{name: "fake"}
 
 // fake is a foreign program that behaves as mode says: this one again.
 func fake(t *testing.T, mode string) []string {
@@ -72,6 +75,14 @@ func serveFake() {
 		case mode == "talks":
 			fmt.Println(`WARNING: something`)
 		default:
+			runs, err := os.OpenFile(dir+"-runs", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+			if err == nil {
+				_, err = fmt.Fprintln(runs, words[2])
+			}
+			if err != nil {
+				panic(err)
+			}
+			runs.Close()
 			fmt.Printf(`{"bytes":%s,"ops":3,"busy_ns":600,"elapsed_ns":700,"counts":[[100,2],[400,1]]}`+"\n", words[1])
 		}
 	}
@@ -81,14 +92,14 @@ func TestPairMeasures(t *testing.T) {
 	all := new(foreigners)
 	for range 2 {
 		for _, kind := range []string{"echo", oneWayKind} {
-			s, err := all.measure(context.Background(), "fake", fake(t, "works"), kind, 64, time.Millisecond, 0)
+			s, err := all.measure(context.Background(), fakeProgram, fake(t, "works"), kind, 64, time.Millisecond, 0)
 			require.NoError(t, err)
 			require.EqualValues(t, 3, s.Ops)
 			require.Equal(t, 600*time.Nanosecond, s.Busy)
 			require.Equal(t, kind == oneWayKind, s.Latencies == nil)
 		}
 	}
-	s, err := all.measure(context.Background(), "fake", fake(t, "works"), eventKind, 64, time.Millisecond, time.Microsecond)
+	s, err := all.measure(context.Background(), fakeProgram, fake(t, "works"), eventKind, 64, time.Millisecond, time.Microsecond)
 	require.NoError(t, err)
 	require.Zero(t, s.Bytes, "an event carries none")
 	require.Equal(t, s.Elapsed, s.Busy, "with a pace, operations per second are of all the time")
@@ -100,6 +111,38 @@ func TestPairMeasures(t *testing.T) {
 	require.Empty(t, left)
 }
 
+// What compiles while it runs warms up for long, once for each kind and size.
+func TestPairWarmsUp(t *testing.T) {
+	all := new(foreigners)
+	defer all.close()
+	slow := &foreign{name: "fake", warm: 3 * time.Second}
+	for _, test := range []struct {
+		kind string
+		size int
+		want []time.Duration // of the runs, the last of which is measured
+	}{
+		{"echo", 64, []time.Duration{3 * time.Second, 30 * time.Millisecond}},
+		{"echo", 64, []time.Duration{10 * time.Millisecond, 30 * time.Millisecond}},
+		{"echo", 65, []time.Duration{3 * time.Second, 30 * time.Millisecond}},
+		{oneWayKind, 64, []time.Duration{3 * time.Second, 30 * time.Millisecond}},
+		{oneWayKind, 64, []time.Duration{10 * time.Millisecond, 30 * time.Millisecond}},
+	} {
+		_, err := all.measure(context.Background(), slow, fake(t, "works"), test.kind, test.size, 30*time.Millisecond, 0)
+		require.NoError(t, err)
+		log := all.pairs["fake"].dir + "-runs"
+		data, err := os.ReadFile(log)
+		require.NoError(t, err)
+		require.NoError(t, os.Remove(log))
+		var got []time.Duration
+		for _, line := range strings.Fields(string(data)) {
+			n, err := strconv.ParseInt(line, 10, 64)
+			require.NoError(t, err)
+			got = append(got, time.Duration(n))
+		}
+		require.Equal(t, test.want, got, "%s %d", test.kind, test.size)
+	}
+}
+
 func TestPairErrors(t *testing.T) {
 	for mode, want := range map[string]string{
 		"dies": "fake ping (pid ", "fails": "no shared memory is left", "talks": `not an answer`,
@@ -107,7 +150,7 @@ func TestPairErrors(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			all := new(foreigners)
 			defer all.close()
-			_, err := all.measure(context.Background(), "fake", fake(t, mode), "echo", 64, time.Millisecond, 0)
+			_, err := all.measure(context.Background(), fakeProgram, fake(t, mode), "echo", 64, time.Millisecond, 0)
 			require.ErrorContains(t, err, want)
 		})
 	}
@@ -119,11 +162,11 @@ func TestPairErrors(t *testing.T) {
 func TestPairEndsWithContext(t *testing.T) {
 	all := new(foreigners)
 	defer all.close()
-	_, err := all.measure(context.Background(), "fake", fake(t, "works"), "echo", 64, time.Millisecond, 0)
+	_, err := all.measure(context.Background(), fakeProgram, fake(t, "works"), "echo", 64, time.Millisecond, 0)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err = all.measure(ctx, "fake", fake(t, "works"), "echo", 64, time.Hour, 0)
+	_, err = all.measure(ctx, fakeProgram, fake(t, "works"), "echo", 64, time.Hour, 0)
 	require.ErrorIs(t, err, context.Canceled)
 }
 

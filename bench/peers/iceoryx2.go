@@ -14,7 +14,8 @@ import (
 //
 //   - publish-subscribe is a raw echo: the message is copied into the loaned memory by
 //     both sides, and read where it lies.
-//   - loaned is the same without the copy: only the ends of the message are written.
+//   - copied is the same, and both sides also copy the message out of the sample.
+//   - loaned is the same as the first, without the copy: only the ends of the message are written.
 //   - request-response is a typed call: each answer belongs to its request.
 //   - event is a notification without a message, for which both sides sleep.
 var iceoryx2 = foreign{

@@ -87,6 +87,7 @@ func program() *suite.Program {
 			},
 			rawScenario(),
 		},
+		Targets: targets(),
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 // of which the answer belongs to the request.
 const (
 	rawEcho    = "raw echo"
+	rawCopied  = "raw echo, copied out"
 	rawLoaned  = "raw echo, loaned"
 	inPlace    = "call in place"
 	typedCall  = "typed call"
@@ -30,7 +31,10 @@ const (
 	event      = "event"
 )
 
-const notifyBatch = 256 // notifications in a batch
+const (
+	rawName     = "raw"
+	notifyBatch = 256 // notifications in a batch
+)
 
 // A foreignKind is a kind of a foreign program, and how it is shown.
 type foreignKind struct {
@@ -43,7 +47,8 @@ var (
 
 	foreignTrips = []foreignKind{
 		{&aeron, "spin", rawEcho, "spin"}, {&aeron, "backoff", rawEcho, "backoff"},
-		{&iceoryx2, "pubsub", rawEcho, "spin"}, {&iceoryx2, "loaned", rawLoaned, "spin"},
+		{&aeron, "copied", rawCopied, "spin"},
+		{&iceoryx2, "pubsub", rawEcho, "spin"}, {&iceoryx2, "copied", rawCopied, "spin"}, {&iceoryx2, "loaned", rawLoaned, "spin"},
 		{&iceoryx2, "reqres", typedCall, "spin"}, {&iceoryx2, eventKind, event, "sleep"},
 	}
 	foreignOneWay = []foreignKind{{&aeron, oneWayKind, oneWay, "spin"}, {&iceoryx2, oneWayKind, oneWay, "spin"}}
@@ -52,18 +57,19 @@ var (
 
 func rawScenario() suite.Scenario {
 	return suite.Scenario{
-		Name: "raw", Title: "against what other languages have in shared memory",
+		Name: rawName, Title: "against what other languages have in shared memory",
 		Subjects: []string{aeron.name, rings.Copy, shm.Name, iceoryx2.name},
 		About: `Two processes each, of Go, of Rust (iceoryx2) or of Java (Aeron); the foreign ones are programs of ours that ` +
 			`measure themselves, in the same rounds, and are started once. Mind what is compared, which the mode says. ` +
 			`A raw echo is bytes that the other side sends back as they come: the ring, Aeron, and iceoryx2's ` +
-			`publish-subscribe, whose loaned samples are not copied: only their ends are written. A typed call has ` +
+			`publish-subscribe, whose loaned samples are not copied: only their ends are written. Copied out means that ` +
+			`both sides also copy what comes into memory of their own, as Call and Handle do. A typed call has ` +
 			`an answer that belongs to its request, from a handler: Call and Handle of Tandem, of which call in place ` +
 			`is CallInto and HandleInPlace, and request-response of iceoryx2. An event has no message. First come round ` +
 			`trips, each timed by itself, with a reading of the clock in it, the same for all; then messages one way, until the ` +
 			`other side has said that all have arrived; last one operation per millisecond from idle. What spins takes ` +
 			`a processor on each side. Aeron also has its media driver, in the process that answers. Ratios are over ` +
-			`Aeron that spins, if it is there. Processor time of foreign programs is that of both, and their allocations ` +
+			`Aeron that spins, if it is there. With -quick more than 64 B are measured for the targets alone. Processor time of foreign programs is that of both, and their allocations ` +
 			`are not counted.`,
 		Plan: planRaw,
 	}
@@ -94,7 +100,8 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 	if err := ring.Supported(); err != nil {
 		p.Skipped = append(p.Skipped, err.Error())
 	}
-	for _, size := range suite.Given(o, o.Sizes, []int{64, 4 << 10, 64 << 10}, []int{64}) {
+	sizes := []int{64, 4 << 10, 64 << 10}
+	for _, size := range suite.Given(o, o.Sizes, sizes, sizes) {
 		if size < rawLeast {
 			p.Skipped = append(p.Skipped, fmt.Sprintf("messages of %s: they hold a number of 8 B at each end", report.Size(size)))
 			continue
@@ -106,7 +113,13 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 		}
 		b := rawGroups{o: o, size: size, first: len(p.Groups) == 0, commands: commands, workers: workers, rings: bare, foreigners: others}
 		for _, g := range []suite.Group{b.trips(), b.oneWay(), b.idle()} {
-			g.Base = max(slices.IndexFunc(g.Cases, func(c suite.Case) bool { return c.Result.Subject == aeron.name }), 0)
+			if o.Quick && len(o.Sizes) == 0 && !b.first {
+				g.Cases = slices.DeleteFunc(g.Cases, func(c suite.Case) bool { return !report.Needed(targets(), c.Result) })
+			}
+			// Ratios are over the first.
+			if i := slices.IndexFunc(g.Cases, func(c suite.Case) bool { return c.Result.Subject == aeron.name }); i > 0 {
+				g.Cases = slices.Concat(g.Cases[i:i+1], g.Cases[:i], g.Cases[i+1:])
+			}
 			p.Groups = append(p.Groups, g)
 		}
 	}
@@ -125,7 +138,7 @@ type rawGroups struct {
 }
 
 func (b *rawGroups) result(subject, mode, wait string) report.Result {
-	return report.Result{Scenario: "raw", Subject: subject, Mode: mode, Wait: wait, Codec: "raw", Bytes: new(b.size), Callers: 1}
+	return rawResult(subject, mode, wait, b.size)
 }
 
 // foreign adds those kinds of the programs that are there.
@@ -144,7 +157,7 @@ func (b *rawGroups) foreign(g *suite.Group, rate int, pace time.Duration, kinds 
 			r.Codec, r.Bytes = "", nil
 		}
 		g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
-			return b.foreigners.measure(ctx, k.name, command, k.kind, b.size, d, pace)
+			return b.foreigners.measure(ctx, k.foreign, command, k.kind, b.size, d, pace)
 		}})
 	}
 }
@@ -157,9 +170,6 @@ func (b *rawGroups) ways(defaults ...string) (ways []suite.Way) {
 func (b *rawGroups) driver(g *suite.Group, way suite.Way, mode string, rate int, run func(context.Context, *suite.Worker, time.Duration) (measure.Sample, error)) {
 	r := b.result(way.Subject, mode, way.Wait)
 	r.Rate = rate
-	if mode == oneWayCall {
-		r.Batch = notifyBatch
-	}
 	g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (s measure.Sample, err error) {
 		err = b.workers.With(ctx, way, ipc.CBOR, func(w *suite.Worker) error {
 			s, err = run(ctx, w, d)
@@ -217,13 +227,16 @@ func (b *rawGroups) oneWay() (g suite.Group) {
 		}
 	}
 	for _, way := range b.ways("spin") {
-		b.driver(&g, way, oneWayCall, 0, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
-			run := suite.Notify(suite.SinkInPlace, notifyBatch)
-			if _, err := run(ctx, w, b.size, d/10); err != nil { // warm up
-				return measure.Sample{}, err
-			}
-			return run(ctx, w, b.size, d)
-		})
+		for _, batch := range []int{1, notifyBatch} {
+			b.driver(&g, way, oneWayCall, 0, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
+				run := suite.Notify(suite.SinkInPlace, batch)
+				if _, err := run(ctx, w, b.size, d/10); err != nil { // warm up
+					return measure.Sample{}, err
+				}
+				return run(ctx, w, b.size, d)
+			})
+			g.Cases[len(g.Cases)-1].Result.Batch = batch
+		}
 	}
 	b.foreign(&g, 0, 0, foreignOneWay)
 	return g
@@ -234,9 +247,15 @@ func (b *rawGroups) idle() (g suite.Group) {
 	const rate = int(time.Second / suite.Pause)
 	for _, way := range b.ways("adaptive", "park") {
 		b.driver(&g, way, fromIdle, rate, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
+			if _, err := b.load(w, typedCall).Run(ctx, d/20); err != nil { // warm up
+				return measure.Sample{}, err
+			}
 			return suite.FromIdle(ctx, w, b.operation(w, typedCall), 2*b.size, d)
 		})
 	}
 	b.foreign(&g, rate, suite.Pause, foreignIdle)
+	for i := range g.Cases {
+		g.Cases[i].Duration = max(3*b.o.Duration, 10*time.Millisecond) // there is little in less
+	}
 	return g
 }

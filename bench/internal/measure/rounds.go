@@ -70,6 +70,14 @@ func (s Sample) Cost() float64 {
 	return 0
 }
 
+// CPU is the processor time of an operation, of both processes, in nanoseconds.
+func (s Sample) CPU() float64 {
+	if s.Ops == 0 {
+		return 0
+	}
+	return float64((s.Host.CPU + s.Worker.CPU).Nanoseconds()) / float64(s.Ops)
+}
+
 // Spread is a figure over several rounds.
 type Spread struct {
 	Median, Low, High float64

@@ -62,7 +62,7 @@ func UpdateDocument(path, program string, p Page) error {
 		case scenario == "answers":
 			markdownAnswers(&b, p.Answers)
 		case scenario == "targets":
-			markdownTargets(&b, p.Targets)
+			markdownTargets(&b, p.Verdicts)
 		case i < 0: // was not measured this time
 		case isList:
 			list(&b, p.Sections[i].Results, strings.Split(columns, ";"), conditions)

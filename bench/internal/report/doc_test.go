@@ -12,7 +12,7 @@ func TestUpdateDocument(t *testing.T) {
 	d := document()
 	more := d.Results[2]
 	more.Bytes, more.P50 = new(4096), 900
-	p := Page{Env: d.Env, Targets: []Target{{What: "a call", Unit: "x", Bar: 2, Aim: 1.1, Measured: 1.25, Low: 1, High: 1.5, Met: "bar"}}, Sections: []Section{{Name: "call", Results: []Result{d.Results[2], more, d.Results[3]}}}}
+	p := Page{Env: d.Env, Verdicts: verdicts([]Target{{What: "a call", Unit: "x", Bar: 2, Aim: 1.1, Measured: 1.25, Low: 1, High: 1.5, Met: "bar"}}), Sections: []Section{{Name: "call", Results: []Result{d.Results[2], more, d.Results[3]}}}}
 	path := filepath.Join(t.TempDir(), "doc.md")
 	text := `# Doc
 <!-- figures: bench environment -->
@@ -40,6 +40,13 @@ another's
 		require.NoError(t, err)
 		golden(t, "document.md", got)
 	}
+	// A run that has left out some targets leaves the table as it was.
+	p.Verdicts.All, p.Verdicts.Judged, p.Verdicts.Asked = false, nil, nil
+	require.NoError(t, UpdateDocument(path, "bench", p))
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	golden(t, "document.md", got)
+
 	require.FileExists(t, filepath.Join(filepath.Dir(path), "img", "round-trip-by-size.svg"))
 	require.ErrorContains(t, UpdateDocument(path, "other", p), "no block of figures")
 	require.Error(t, UpdateDocument(path+"x", "bench", p))

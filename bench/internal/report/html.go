@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"html/template"
 	"os"
+	"regexp"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 )
@@ -23,7 +24,7 @@ type Page struct {
 	Env            measure.Env
 	Sections       []Section
 	Answers        []Answer
-	Targets        []Target
+	Verdicts       Verdicts
 	Comparison     *Comparison
 	Interrupted    bool
 }
@@ -41,6 +42,7 @@ type (
 		// States says what is meant by them, if there are any.
 		States     string
 		Answered   []answerView
+		Targets    *sectionView // nil if there are none
 		Views      []sectionView
 		Comparison string
 	}
@@ -76,6 +78,12 @@ type (
 	}
 )
 
+// units are after the figures that they belong to.
+var units = regexp.MustCompile(`(\d) ((?:[KM]i)?B|[kMG](?:/s)?|ns|µs|ms|s)\b`)
+
+// unbroken keeps figures and their units on one line.
+func unbroken(s string) string { return units.ReplaceAllString(s, "$1\u00a0$2") }
+
 // WriteHTML writes the page, which needs no other file, to a file.
 func WriteHTML(path string, p Page) error {
 	v := pageView{Page: p, Environment: environment(p.Env), States: aboutStates(p.Sections)}
@@ -86,6 +94,7 @@ func WriteHTML(path string, p Page) error {
 	}
 	for _, a := range p.Answers {
 		v.Answered = append(v.Answered, answerView{a, factor(a.Ratio) + "x", a.width()})
+		v.Answered[len(v.Answered)-1].Load = unbroken(a.Load)
 	}
 	all := charts(p.Sections)
 	for _, s := range p.Sections {
@@ -120,20 +129,19 @@ func WriteHTML(path string, p Page) error {
 		}
 		v.Views = append(v.Views, view)
 	}
-	if len(p.Targets) > 0 {
-		view := sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout}}
-		titles, rows := targetCells(p.Targets)
+	if len(p.Verdicts.Asked) > 0 {
+		titles, rows := p.Verdicts.cells()
+		v.Targets = &sectionView{Section: Section{Name: "targets", Title: targetsTitle, About: targetsAbout, Notes: p.Verdicts.Missing}}
 		for _, title := range titles {
-			view.Titles = append(view.Titles, titleView{title, true})
+			v.Targets.Titles = append(v.Targets.Titles, titleView{title, true})
 		}
 		for _, row := range rows {
 			var cells []titleView
 			for _, text := range row {
-				cells = append(cells, titleView{text, true})
+				cells = append(cells, titleView{unbroken(text), true})
 			}
-			view.Rows = append(view.Rows, rowView{Cells: cells})
+			v.Targets.Rows = append(v.Targets.Rows, rowView{Cells: cells})
 		}
-		v.Views = append(v.Views, view)
 	}
 	var b bytes.Buffer
 	if err := page.Execute(&b, v); err != nil {

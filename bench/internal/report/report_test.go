@@ -125,25 +125,33 @@ func TestFold(t *testing.T) {
 	require.EqualValues(t, 3000, r.Latencies.TotalCount())
 }
 
+// ran is a run of one scenario.
+func ran(name string, results []Result, notes ...string) []Section {
+	return []Section{{Name: name, Results: results, Notes: notes}}
+}
+
 func TestJudge(t *testing.T) {
 	call := Result{Scenario: "call", Subject: "shm", Bytes: new(64)}
 	results := Fold(call, []measure.Sample{sample(100, 1e5), sample(300, 1e5), sample(200, 1e5)})
-	of := func(id Result) func(Find) measure.Spread {
-		return func(find Find) measure.Spread { return measure.SpreadOf(measure.Each(find(id), measure.Sample.P50)) }
-	}
-	other := call
-	other.Mode = "in place"
-	judged, missing := Judge([]Target{
-		{What: "quick", Bar: 300, Aim: 200, Figure: of(call)},
-		{What: "fair", Bar: 200, Aim: 199, Figure: of(call)},
-		{What: "slow", Bar: 199, Aim: 100, Figure: of(call)},
-		{What: "much", Bar: 100, Aim: 200, AtLeast: true, Unit: "ns", Figure: of(call)},
-		{What: "little", Bar: 201, Aim: 300, AtLeast: true, Unit: "/s", Figure: of(call)},
-		{What: "another", Bar: 1, Aim: 1, Figure: of(other)},
-	}, results)
-	require.Equal(t, []string{"another"}, missing)
+	p50 := func(id Result) func(Find) measure.Spread { return Of(id, measure.Sample.P50) }
+	other, elsewhere := call, call
+	other.Mode, elsewhere.Scenario = "in place", "rate"
+	v := Judge([]Target{
+		{What: "quick", Bar: 300, Aim: 200, Figure: p50(call)},
+		{What: "fair", Bar: 200, Aim: 199, Figure: p50(call)},
+		{What: "slow", Bar: 199, Aim: 100, Figure: p50(call)},
+		{What: "much", Bar: 100, Aim: 200, AtLeast: true, Unit: "ns", Figure: p50(call)},
+		{What: "little", Bar: 201, Aim: 300, AtLeast: true, Unit: "/s", Figure: p50(call)},
+		{What: "another", Bar: 1, Aim: 1, Figure: p50(other)},
+		{What: "not asked for", Bar: 1, Aim: 1, Figure: Over(measure.Sample.Cost, call, elsewhere)},
+	}, ran("call", results, "in place, for some reason"))
+	require.False(t, v.All)
+	require.Len(t, v.Asked, 6)
+	require.True(t, Needed(v.Asked, other))
+	require.False(t, Needed(v.Asked, elsewhere))
+	require.Equal(t, []string{"call: in place, for some reason"}, v.Missing)
 	var met []string
-	for _, target := range judged {
+	for _, target := range v.Judged {
 		require.EqualValues(t, 200, target.Measured)
 		require.EqualValues(t, 100, target.Low)
 		require.EqualValues(t, 300, target.High)
@@ -151,8 +159,26 @@ func TestJudge(t *testing.T) {
 	}
 	require.Equal(t, []string{"aim", "bar", "no", "aim", "no"}, met)
 	var b bytes.Buffer
-	TargetTable(&b, judged, missing)
+	TargetTable(&b, v)
 	golden(t, "targets.txt", b.Bytes())
+}
+
+// What a figure is of, round by round.
+func TestFigures(t *testing.T) {
+	id := func(subject string) Result { return Result{Scenario: "call", Subject: subject} }
+	samples := map[string][]measure.Sample{
+		"a": {sample(600, 1e5), {}, sample(900, 1e5), sample(1200, 1e5)},
+		"b": {sample(200, 1e5), sample(100, 1e5), {}, sample(300, 1e5)},
+		"c": {sample(100, 1e5), sample(100, 1e5), sample(100, 1e5), sample(200, 1e5)},
+	}
+	find := func(id Result) []measure.Sample { return samples[id.Subject] }
+	cost := measure.Sample.Cost
+	require.Equal(t, measure.Spread{Median: 900, Low: 600, High: 1200, N: 3}, Of(id("a"), cost)(find))
+	require.Equal(t, measure.Spread{Median: 3.5, Low: 3, High: 4, N: 2}, Over(cost, id("a"), id("b"))(find))
+	require.Equal(t, measure.Spread{Median: 2.2, Low: 2, High: 2.4, N: 2}, Over(cost, id("a"), id("b"), id("c"))(find), "over a sum, in rounds that have all of it")
+	require.Zero(t, Over(cost, id("a"), id("none"))(find).N)
+	require.Zero(t, Over(cost, id("a"), id("b"), id("none"))(find).N, "a part of the sum is missing")
+	require.Zero(t, Of(id("none"), cost)(find).N)
 }
 
 // inState marks a sample.
@@ -166,7 +192,7 @@ func TestFoldByState(t *testing.T) {
 	near, far := func(p50 time.Duration) measure.Sample { return inState(sample(p50, 1e5), measure.Near, 80) },
 		func(p50 time.Duration) measure.Sample { return inState(sample(p50, 1e5), measure.Far, 400) }
 	mixed := inState(sample(1000, 1e5), measure.Mixed, 200)
-	call, ring := Result{Scenario: "call", Subject: "shm"}, Result{Scenario: "ring", Subject: "ring"}
+	call, ring := Result{Scenario: "call", Subject: "shm"}, Result{Scenario: "call", Subject: "ring"}
 	calls := Fold(call, []measure.Sample{near(300), mixed, far(1500), near(500), near(400)})
 	require.Len(t, calls, 2)
 	require.Equal(t, measure.Near, calls[0].State)
@@ -181,18 +207,36 @@ func TestFoldByState(t *testing.T) {
 
 	rings := Fold(ring, []measure.Sample{near(100), near(200), near(300), far(1000), near(200)})
 	targets := []Target{
-		{What: "call over ring", Unit: "x", Bar: 2.5, Aim: 2, Figure: func(find Find) measure.Spread {
-			return measure.Ratios(measure.Each(find(call), measure.Sample.P50), measure.Each(find(ring), measure.Sample.P50))
-		}},
-		{What: "ring", Unit: "ns", Bar: 100, Aim: 50, Figure: func(find Find) measure.Spread {
-			return measure.SpreadOf(measure.Each(slices.DeleteFunc(slices.Clone(find(ring)), measure.Sample.Empty), measure.Sample.P50))
-		}},
+		{What: "call over ring", Unit: "x", Bar: 2.5, Aim: 2, Figure: Over(measure.Sample.P50, call, ring)},
+		{What: "ring", Unit: "ns", Bar: 100, Aim: 50, Figure: Of(ring, measure.Sample.P50)},
 	}
-	judged, missing := Judge(targets, slices.Concat(calls, rings))
-	require.Empty(t, missing)
+	// Of the last one the far samples are missing, since none of its rounds was far.
+	near1 := Result{Scenario: "call", Subject: "socket"}
+	targets = append(targets, Target{What: "near alone", Unit: "ns", Bar: 100, Aim: 50, Figure: Of(near1, measure.Sample.P50)})
+	all := slices.Concat(calls, rings, Fold(near1, []measure.Sample{near(100), mixed}))
+	v := Judge(targets, ran("call", all))
+	require.Len(t, v.Judged, 5)
+	require.Empty(t, v.Missing)
+	require.True(t, v.All)
 	var b bytes.Buffer
-	TargetTable(&b, judged, missing)
+	TargetTable(&b, v)
 	golden(t, "states.txt", b.Bytes())
+
+	// A state that was never met, and a run that met neither.
+	v = Judge(targets, ran("call", Fold(near1, []measure.Sample{near(100)}), "a ring, for some reason"))
+	require.Equal(t, []string{"call: a ring, for some reason", "all that is far: the processors were not far while this was measured"}, v.Missing)
+	b.Reset()
+	markdownTargets(&b, v)
+	golden(t, "missing.md", b.Bytes())
+	// What was measured, but is in no target, was in its state all the same.
+	aside := Result{Scenario: "call", Subject: "aside"}
+	v = Judge(targets, ran("call", Fold(aside, []measure.Sample{near(100), far(100)}), "a ring: exit status 1:\nno network\n"))
+	require.Empty(t, v.Judged)
+	require.Equal(t, []string{"call: a ring: exit status 1: no network"}, v.Missing)
+
+	v = Judge(targets, ran("call", Fold(near1, []measure.Sample{mixed})))
+	require.Empty(t, v.Judged)
+	require.Len(t, v.Missing, 2)
 
 	// A run in the other state says nothing about the baseline.
 	env := document().Env
@@ -274,6 +318,11 @@ func TestCompare(t *testing.T) {
 	golden(t, "comparison.txt", b.Bytes())
 }
 
+// verdicts are those of one state.
+func verdicts(judged []Target) Verdicts {
+	return Verdicts{Judged: judged, Asked: judged, All: true, states: []measure.State{measure.Unknown}}
+}
+
 func TestPageIsSelfContained(t *testing.T) {
 	d := document()
 	path := filepath.Join(t.TempDir(), "page.html")
@@ -284,7 +333,7 @@ func TestPageIsSelfContained(t *testing.T) {
 	require.NoError(t, WriteHTML(path, Page{Title: "A title", Command: "bench -quick", Env: d.Env, Sections: []Section{
 		{Name: "call", Title: "calls", About: "About calls.", Results: []Result{d.Results[2], d.Results[3], again, third}},
 		{Name: "idle", Title: "idle", Results: d.Results[5:], Notes: []string{"a thousand"}},
-	}, Targets: d.Targets, Comparison: &Comparison{}}))
+	}, Verdicts: verdicts(d.Targets), Comparison: &Comparison{}}))
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	html := string(data)
@@ -294,9 +343,32 @@ func TestPageIsSelfContained(t *testing.T) {
 	require.NotContains(t, html, "<script", "there is none, and names are escaped")
 	links := regexp.MustCompile(`(?:src|href)="([^"#][^"]*)"|url\(`).FindAllString(html, -1)
 	require.Empty(t, links, "the page needs no other file")
+	for _, link := range regexp.MustCompile(`href="#([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		require.Contains(t, html, `id="`+link[1]+`"`)
+	}
 	for _, url := range regexp.MustCompile(`https?://[^" ]+`).FindAllString(html, -1) {
 		require.Contains(t, url, "www.w3.org", "only names of formats")
 	}
+}
+
+// What was asked comes first: the answers, the targets, and then how they came about.
+func TestPageBeginsWithAnswers(t *testing.T) {
+	d := document()
+	path := filepath.Join(t.TempDir(), "page.html")
+	require.NoError(t, WriteHTML(path, Page{Title: "A title", Env: d.Env, Answers: []Answer{{Load: "a load of 64 KiB", Best: "shm", Next: "socket", Ratio: 2}},
+		Verdicts: verdicts(d.Targets), Comparison: &Comparison{}, Sections: []Section{{Name: "call", Title: "calls", Results: d.Results[2:4]}}}))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	html := string(data)
+	var ids []string
+	for _, m := range regexp.MustCompile(`<(?:section|h2) id="([^"]*)"`).FindAllStringSubmatch(html, -1) {
+		ids = append(ids, m[1])
+	}
+	require.Equal(t, []string{"answers", "targets", "run", "comparison", "call"}, ids)
+	for _, id := range ids {
+		require.Contains(t, html, `<a href="#`+id+`">`)
+	}
+	require.Contains(t, html, "a load of 64\u00a0KiB")
 }
 
 func TestCharts(t *testing.T) {
@@ -382,6 +454,9 @@ func TestFormats(t *testing.T) {
 	}
 	for x, want := range map[float64]string{1: "1", 0.5: "0.5", 0.0123: "0.012", 12.34: "12.3", 1234.5: "1234"} {
 		require.Equal(t, want, factor(x))
+	}
+	for s, want := range map[string]string{"8 B, 4 KiB and 1.2 µs": "8_B, 4_KiB and 1.2_µs", "46.9 M/s (3 k/s)": "46.9_M/s (3_k/s)", "64 callers": "64 callers", "8 Bytes": "8 Bytes", "10 s": "10_s"} {
+		require.Equal(t, want, strings.ReplaceAll(unbroken(s), "\u00a0", "_"))
 	}
 	require.Equal(t, "50 %", Percent(50))
 	require.Equal(t, "99.99 %", Percent(99.99))

@@ -35,26 +35,91 @@ type Target struct {
 	Figure func(find Find) measure.Spread `json:"-"`
 }
 
-// Find returns the samples of the result that id identifies, nil if there is none. Those of
-// rounds in which the machine was in another state are empty.
-type Find func(id Result) []measure.Sample
+// Verdicts are the targets of a run, judged by what it has measured.
+type Verdicts struct {
+	// Judged has each target once for each state of the machine in which it was measured.
+	Judged []Target
+	// Asked are the targets of which all scenarios have run, measured or not.
+	Asked []Target
+	// All: no target was left out because its scenarios did not run.
+	All bool
+	// Missing says why some of those that were asked for were not measured, as far as
+	// that is known.
+	Missing []string
 
-// Judge fills in the targets that can be computed from those results, once for each state
-// of the machine. missing are the others.
-func Judge(targets []Target, results []Result) (judged []Target, missing []string) {
+	states []measure.State // of which the table has columns
+}
+
+// Judge judges the targets by the results of the scenarios that have run.
+func Judge(targets []Target, sections []Section) Verdicts {
+	v := Verdicts{All: true, states: []measure.State{measure.Unknown}}
+	var results []Result
+	for _, s := range sections {
+		results = append(results, s.Results...)
+	}
+	if slices.ContainsFunc(results, func(r Result) bool { return r.State != measure.Unknown }) {
+		v.states = []measure.State{measure.Near, measure.Far}
+	}
+	lacking := make(map[string]bool) // scenarios of targets that were not measured at all
 	for _, t := range targets {
-		any := false
-		for _, state := range []measure.State{measure.Unknown, measure.Near, measure.Far} {
-			if t.judge(results, state) {
-				judged = append(judged, t)
-				any = true
+		scenarios := t.scenarios()
+		if slices.ContainsFunc(scenarios, func(name string) bool {
+			return !slices.ContainsFunc(sections, func(s Section) bool { return s.Name == name })
+		}) {
+			v.All = false
+			continue
+		}
+		v.Asked = append(v.Asked, t)
+		measured := false
+		for _, state := range v.states {
+			if judged := t; judged.judge(results, state) {
+				v.Judged = append(v.Judged, judged)
+				measured = true
 			}
 		}
-		if !any {
-			missing = append(missing, t.What)
+		for _, name := range scenarios {
+			lacking[name] = lacking[name] || !measured
 		}
 	}
-	return judged, missing
+	for _, s := range sections {
+		if lacking[s.Name] {
+			for _, note := range s.Notes {
+				v.Missing = append(v.Missing, s.Name+": "+strings.Join(strings.Fields(note), " ")) // one line, whatever a tool has said
+			}
+		}
+	}
+	for _, state := range v.states {
+		if state != measure.Unknown && len(v.Asked) > 0 && !slices.ContainsFunc(results, func(r Result) bool { return r.State == state }) {
+			v.Missing = append(v.Missing, "all that is "+string(state)+": the processors were not "+string(state)+" while this was measured")
+		}
+	}
+	return v
+}
+
+// results are those that t is computed from.
+func (t *Target) results() (ids []Result) {
+	t.Figure(func(id Result) []measure.Sample {
+		ids = append(ids, id)
+		return nil
+	})
+	return ids
+}
+
+// scenarios are those of its results.
+func (t *Target) scenarios() (names []string) {
+	for _, id := range t.results() {
+		if !slices.Contains(names, id.Scenario) {
+			names = append(names, id.Scenario)
+		}
+	}
+	return names
+}
+
+// Needed reports whether a target is computed from the result that id identifies.
+func Needed(targets []Target, id Result) bool {
+	return slices.ContainsFunc(targets, func(t Target) bool {
+		return slices.ContainsFunc(t.results(), func(r Result) bool { return r.key() == id.key() })
+	})
 }
 
 // judge fills in t for one state. It returns false if something was not measured in that.
@@ -110,61 +175,72 @@ func (t *Target) value(x float64) string {
 
 const (
 	targetsTitle = "what was measured, beside what it has to be"
-	targetsAbout = `Computed from the results above, within each round and between equal states of the machine; the median of the rounds, with the least and the greatest.`
+	targetsAbout = `Computed from the results, within each round and between equal states of the machine; the median of the rounds, with the least and the greatest.`
+	noSamples    = "no samples"
 )
 
-// targetCells returns the titles and rows of the table of targets, with two columns for
-// each state of the machine.
-func targetCells(targets []Target) (titles []string, rows [][]string) {
+// cells returns the titles and rows of the table of targets, with two columns for each
+// state of the machine.
+func (v *Verdicts) cells() (titles []string, rows [][]string) {
 	titles = []string{"what", "bar", "aim"}
-	var states []measure.State
-	for _, state := range []measure.State{measure.Unknown, measure.Near, measure.Far} {
-		if slices.ContainsFunc(targets, func(t Target) bool { return t.State == state }) {
-			states = append(states, state)
-			titles = append(titles, strings.TrimSpace("measured "+string(state)), "met")
-		}
+	for _, state := range v.states {
+		titles = append(titles, strings.TrimSpace("measured "+string(state)), "met")
 	}
-	row := make(map[string]int) // by What
-	for i := range targets {
-		t := &targets[i]
-		at, ok := row[t.What]
-		if !ok {
-			least := ""
-			if t.AtLeast {
-				least = "at least "
+	for i := range v.Asked {
+		t := &v.Asked[i]
+		least := ""
+		if t.AtLeast {
+			least = "at least "
+		}
+		row := []string{t.What, least + t.value(t.Bar), t.value(t.Aim)}
+		for _, state := range v.states {
+			j := slices.IndexFunc(v.Judged, func(j Target) bool { return j.What == t.What && j.State == state })
+			if j < 0 {
+				row = append(row, noSamples, "")
+				continue
 			}
-			at = len(rows)
-			row[t.What] = at
-			rows = append(rows, append([]string{t.What, least + t.value(t.Bar), t.value(t.Aim)}, make([]string, 2*len(states))...))
+			row = append(row, v.Judged[j].measured(), v.Judged[j].Met)
 		}
-		measured := t.value(t.Measured)
-		if low, high := t.value(t.Low), t.value(t.High); low != high {
-			measured += fmt.Sprintf(" (%s to %s)", low, high)
-		}
-		column := 3 + 2*slices.Index(states, t.State)
-		rows[at][column], rows[at][column+1] = measured, t.Met
+		rows = append(rows, row)
 	}
 	return titles, rows
 }
 
-// TargetTable writes the targets as an aligned table, and what of them was not measured.
-func TargetTable(w io.Writer, targets []Target, missing []string) {
-	fmt.Fprintf(w, "targets: %s\n", targetsTitle)
-	for _, what := range missing {
-		fmt.Fprintf(w, "  not measured: %s\n", what)
+// measured formats what was measured.
+func (t *Target) measured() string {
+	s := t.value(t.Measured)
+	if low, high := t.value(t.Low), t.value(t.High); low != high {
+		s += fmt.Sprintf(" (%s to %s)", low, high)
 	}
-	titles, rows := targetCells(targets)
+	return s
+}
+
+// TargetTable writes the targets as an aligned table, and why some were not measured.
+func TargetTable(w io.Writer, v Verdicts) {
+	fmt.Fprintf(w, "targets: %s\n", targetsTitle)
+	for _, why := range v.Missing {
+		fmt.Fprintf(w, "  not measured: %s\n", why)
+	}
+	titles, rows := v.cells()
 	align(w, titles, slices.Repeat([]bool{true}, len(titles)), rows)
 }
 
-// markdownTargets writes them into a document.
-func markdownTargets(b *bytes.Buffer, targets []Target) {
-	if len(targets) == 0 {
+// markdownTargets writes them into a document, unless the run has left out some: a
+// document has all of them.
+func markdownTargets(b *bytes.Buffer, v Verdicts) {
+	if !v.All || len(v.Asked) == 0 {
 		return
 	}
-	titles, rows := targetCells(targets)
+	titles, rows := v.cells()
 	fmt.Fprintf(b, "| %s |\n|%s\n", strings.Join(titles, " | "), strings.Repeat(" --- |", len(titles)))
 	for _, row := range rows {
 		fmt.Fprintf(b, "| %s |\n", strings.Join(row, " | "))
+	}
+	if len(v.Missing) > 0 {
+		fmt.Fprintln(b, "\nNot measured:")
+		fmt.Fprintln(b)
+	}
+	for _, why := range v.Missing {
+		fmt.Fprintf(b, "- %s\n", why)
 	}
 }

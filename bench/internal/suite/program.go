@@ -103,13 +103,11 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout)
 		report.AnswerTable(stdout, answers)
 	}
-	targets, missing := report.Judge(p.Targets, doc.Results)
-	if doc.Targets = targets; len(targets) > 0 {
-		if len(o.Scenarios) > 0 {
-			missing = nil // was not asked for
-		}
+	verdicts := report.Judge(p.Targets, sections)
+	doc.Targets = verdicts.Judged
+	if len(verdicts.Asked) > 0 {
 		fmt.Fprintln(stdout)
-		report.TargetTable(stdout, targets, missing)
+		report.TargetTable(stdout, verdicts)
 	}
 	interrupted := ctx.Err() != nil
 	stop() // from here on a second Ctrl-C ends the program
@@ -146,7 +144,7 @@ func (p *Program) Main(args []string, stdout, stderr io.Writer) int {
 	}
 	write("json", o.JSON, func() error { return report.WriteJSON(o.JSON, doc) })
 	page := report.Page{Title: p.Title, Command: strings.Join(append([]string{p.Name}, args...), " "),
-		Env: doc.Env, Sections: sections, Answers: answers, Targets: targets, Comparison: comparison, Interrupted: interrupted}
+		Env: doc.Env, Sections: sections, Answers: answers, Verdicts: verdicts, Comparison: comparison, Interrupted: interrupted}
 	write("html", o.HTML, func() error { return report.WriteHTML(o.HTML, page) })
 	write("doc", o.Doc, func() error { return report.UpdateDocument(o.Doc, p.Name, page) })
 	write("svg", o.SVG, func() error { return report.WriteSVG(o.SVG, sections) })
@@ -244,6 +242,14 @@ func (g *Group) estimate(o *Options) (d time.Duration) {
 	return d
 }
 
+// base is the case that case i is compared with.
+func (g *Group) base(i int) int {
+	if g.Bases != nil {
+		return g.Bases[i]
+	}
+	return g.Base
+}
+
 // run measures a group, interleaved. After an error it returns what it has.
 func (g *Group) run(ctx context.Context, o *Options, line func() time.Duration, progress *progress) ([]report.Result, error) {
 	samples := make([][]measure.Sample, len(g.Cases))
@@ -273,13 +279,13 @@ rounds:
 	var results []report.Result
 	for i := range g.Cases {
 		for _, r := range report.Fold(g.Cases[i].Result, samples[i]) {
-			if !g.NoRatio && i != g.Base && len(g.Cases) > 1 {
-				base := &g.Cases[g.Base].Result
+			if at := g.base(i); !g.NoRatio && i != at {
+				base := &g.Cases[at].Result
 				r.Versus = base.Name()
 				if base.Batch > 0 {
 					r.Versus += fmt.Sprintf(" batch %d", base.Batch)
 				}
-				r.Ratio = measure.Ratios(measure.Each(r.Samples, measure.Sample.Cost), measure.Each(measure.InState(samples[g.Base], r.State), measure.Sample.Cost))
+				r.Ratio = measure.Ratios(measure.Each(r.Samples, measure.Sample.Cost), measure.Each(measure.InState(samples[at], r.State), measure.Sample.Cost))
 			}
 			results = append(results, r)
 		}

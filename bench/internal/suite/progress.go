@@ -56,14 +56,14 @@ func (p *progress) add(d time.Duration) {
 	}
 }
 
-// done says what a group measured, in a line for each state of the machine.
+// done says what a group measured, in a line for each number of callers and state of the machine.
 func (p *progress) done(results []report.Result) {
 	if p.bar != nil {
 		return
 	}
 	for len(results) > 0 {
 		n := 1
-		for n < len(results) && results[n].State == results[0].State {
+		for n < len(results) && results[n].State == results[0].State && results[n].Callers == results[0].Callers {
 			n++
 		}
 		p.say(results[:n])

@@ -33,6 +33,8 @@ type Group struct {
 	Cases []Case
 	// Base is the case that the ratios of the others are relative to.
 	Base int
+	// Bases, if not nil, is that of each case instead.
+	Bases []int
 	// NoRatio: the cases are too different to be compared.
 	NoRatio bool
 	// Rounds, if not 0, replaces that of the options.

@@ -26,7 +26,9 @@ final class End {
     private final Subscription subscription;
     private final UnsafeBuffer message;
     private final int bytes;
+    private final UnsafeBuffer copy; // of what came, where that is asked for
     private IdleStrategy idle;
+    private boolean copies;
 
     // What came last.
     private boolean came;
@@ -53,6 +55,7 @@ final class End {
         publication = client.addExclusivePublication("aeron:ipc?term-length=" + term, out);
         subscription = client.addSubscription("aeron:ipc", in);
         message = new UnsafeBuffer(java.nio.ByteBuffer.allocateDirect(bytes));
+        copy = new UnsafeBuffer(java.nio.ByteBuffer.allocateDirect(bytes));
         for (int i = 0; i < bytes; i++) {
             message.putByte(i, (byte) i);
         }
@@ -61,6 +64,11 @@ final class End {
     /** Chooses how this side waits. */
     void idle(boolean backoff) {
         idle = backoff ? new BackoffIdleStrategy() : BusySpinIdleStrategy.INSTANCE;
+    }
+
+    /** Chooses whether both sides copy what comes out of the log. */
+    void copies(boolean yes) {
+        copies = yes;
     }
 
     private void pause() {
@@ -105,6 +113,11 @@ final class End {
     private void received(DirectBuffer buffer, int offset, int length, Header header) {
         came = true;
         this.length = length;
+        if (copies) {
+            copy.putBytes(0, buffer, offset, length);
+            buffer = copy;
+            offset = 0;
+        }
         first = buffer.getLong(offset);
         last = buffer.getLong(offset + length - 8);
     }
@@ -164,6 +177,9 @@ final class End {
         } else if (oneWay) {
             messages++;
             sum += number;
+        } else if (copies) {
+            copy.putBytes(0, buffer, offset, length);
+            offer(copy, 0, length);
         } else {
             offer(buffer, offset, length);
         }

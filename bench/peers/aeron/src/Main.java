@@ -31,8 +31,9 @@ import java.util.concurrent.locks.LockSupport;
  * </pre>
  *
  * pong answers when it is ready, and again when it was told to stop. Kinds are spin and
- * backoff, which are round trips with those idle strategies, and oneway, which spins. Both
- * sides end with their stdin.
+ * backoff, which are round trips with those idle strategies; copied, which spins, and of which
+ * both sides copy what comes out of the log; and oneway, which spins. Both sides end with their
+ * stdin.
  */
 public final class Main {
     /** Says that stdin has ended, for loops that would go on for ever. */
@@ -113,6 +114,7 @@ public final class Main {
         int bytes = Integer.parseInt(words[1]);
         End end = ends.computeIfAbsent(bytes, n -> new End(client, n, pinging));
         end.idle(kind.equals("backoff"));
+        end.copies(kind.equals("copied"));
         if (!pinging) {
             OUT.println("{\"ready\":true}");
             end.serve(kind.equals("oneway"));

@@ -44,16 +44,19 @@ pub struct End {
     link: Link,
     one_way: bool,
     payload: Vec<u8>,
+    copy: Vec<u8>, // of what came, where that is asked for
     echoed: [u8; LEAST], // the ends of what came back
     length: usize,
 }
 
 enum Link {
-    /// Messages are copied into and out of loaned samples, or are written where they lie.
+    /// Messages are copied into loaned samples, or are written where they lie.
     Samples {
         publisher: Publisher<S, [u8], ()>,
         subscriber: Subscriber<S, [u8], ()>,
         in_place: bool,
+        /// What comes is copied out of its sample, too.
+        out: bool,
     },
     Client(Client<S, [u8], (), [u8], ()>),
     Server(Server<S, [u8], (), [u8], ()>),
@@ -65,8 +68,8 @@ enum Link {
 }
 
 impl End {
-    /// new makes the end of ping or of pong. Kinds are pubsub, loaned, oneway, reqres and
-    /// event.
+    /// new makes the end of ping or of pong. Kinds are pubsub, copied, loaned, oneway,
+    /// reqres and event.
     pub fn new(node: &Node<S>, kind: &str, bytes: usize, pinging: bool) -> Result<Self> {
         if bytes < LEAST && kind != "event" {
             return Err(format!("messages have {LEAST} bytes at least").into());
@@ -80,7 +83,7 @@ impl End {
             ("back", "there")
         };
         let link = match kind {
-            "pubsub" | "loaned" | "oneway" => {
+            "pubsub" | "copied" | "loaned" | "oneway" => {
                 // A publisher waits for a subscriber that is behind, so nothing is lost.
                 let depth = match kind {
                     "oneway" => ((1 << 20) / bytes).clamp(2, 1024),
@@ -105,6 +108,7 @@ impl End {
                         .create()?,
                     subscriber: service(back)?.subscriber_builder().create()?,
                     in_place: kind == "loaned",
+                    out: kind == "copied",
                 }
             }
             "reqres" => {
@@ -141,6 +145,7 @@ impl End {
             link,
             one_way: kind == "oneway",
             payload: (0..bytes.max(LEAST)).map(|i| i as u8).collect(),
+            copy: vec![0; bytes.max(LEAST)],
             echoed: [0; LEAST],
             length: bytes,
         })
@@ -161,11 +166,16 @@ impl End {
                 publisher,
                 subscriber,
                 in_place,
+                out,
             } => {
                 publish(publisher, &self.payload, *in_place)?;
                 let sample = next(subscriber)?;
                 self.length = sample.len();
-                self.echoed = both_ends(&sample);
+                self.echoed = if *out {
+                    both_ends(copy_out(&mut self.copy, &sample))
+                } else {
+                    both_ends(&sample)
+                };
             }
             Link::Client(client) => {
                 let request = client.loan_slice_uninit(self.payload.len())?;
@@ -247,6 +257,7 @@ impl End {
                 publisher,
                 subscriber,
                 in_place,
+                out,
             } => loop {
                 let sample = next(subscriber)?;
                 match number(&sample) {
@@ -258,6 +269,7 @@ impl End {
                         tally = Tally::default();
                     }
                     n if self.one_way => tally.add(n),
+                    _ if *out => publish(publisher, copy_out(&mut self.copy, &sample), false)?,
                     _ => publish(publisher, &sample, *in_place)?,
                 }
             },
@@ -303,6 +315,13 @@ fn publish(publisher: &Publisher<S, [u8], ()>, message: &[u8], in_place: bool) -
     // Bytes have no invalid values, and shared memory has some value.
     unsafe { sample.assume_init() }.send()?;
     Ok(())
+}
+
+/// copy_out copies a message, and returns the copy.
+fn copy_out<'a>(copy: &'a mut Vec<u8>, message: &[u8]) -> &'a [u8] {
+    copy.clear();
+    copy.extend_from_slice(message);
+    copy
 }
 
 fn next(subscriber: &Subscriber<S, [u8], ()>) -> Result<Sample<S, [u8], ()>> {

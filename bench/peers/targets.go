@@ -1,0 +1,48 @@
+package main
+
+import (
+	"time"
+
+	"github.com/tandemipc/tandem/bench/internal/measure"
+	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/rings"
+	"github.com/tandemipc/tandem/bench/internal/suite"
+	"github.com/tandemipc/tandem/drivers/shm"
+)
+
+// targets are what the library has to reach beside the programs of other languages. What
+// is compared waits alike: both spin, but for calls from idle.
+func targets() []report.Target {
+	spins := func(subject, mode string, size int) report.Result { return rawResult(subject, mode, "spin", size) }
+	echo := spins(aeron.name, rawEcho, 64)
+	stream := spins(aeron.name, oneWay, 64)
+	batch := func(r report.Result, n int) report.Result {
+		r.Batch = n
+		return r
+	}
+	paced := func(r report.Result) report.Result {
+		r.Rate = int(time.Second / suite.Pause)
+		return r
+	}
+	idle := paced(rawResult(shm.Name, fromIdle, "adaptive", 64))
+	idleEvent := paced(report.Result{Scenario: rawName, Subject: iceoryx2.name, Mode: eventIdle, Wait: "sleep", Callers: 1})
+
+	cost, speed := measure.Sample.Cost, measure.Sample.OpsPerSecond
+	return []report.Target{
+		{What: "ring echo, 64 B, over Aeron's echo", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(rings.Copy, rawEcho, 64), echo)},
+		{What: "call in place, 64 B, over Aeron's echo", Unit: "x", Bar: 2, Aim: 1.4, Figure: report.Over(cost, spins(shm.Name, inPlace, 64), echo)},
+		{What: "Call and Handle, 64 B, over Aeron's echo", Unit: "x", Bar: 2.5, Aim: 1.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64), echo)},
+		{What: "Call and Handle, 4 KiB, over Aeron's echo, copied out", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(shm.Name, typedCall, 4<<10), spins(aeron.name, rawCopied, 4<<10))},
+		{What: "Call and Handle, 64 KiB, over iceoryx2's echo, copied out", Unit: "x", Bar: 1.3, Aim: 0.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64<<10), spins(iceoryx2.name, rawCopied, 64<<10))},
+		{What: "ring one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 1), stream)},
+		{What: "Notify one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), 1), stream)},
+		{What: "Notify one way, 64 B, by Batch, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), notifyBatch), stream)},
+		{What: "one call per ms from idle over iceoryx2's event", Unit: "x", Bar: 1.1, Aim: 0.9, Figure: report.Over(cost, idle, idleEvent)},
+		{What: "the same, processor time of both processes", Unit: "x", Bar: 1.2, Aim: 1, Figure: report.Over(measure.Sample.CPU, idle, idleEvent)},
+	}
+}
+
+// rawResult identifies a result of the scenario raw.
+func rawResult(subject, mode, wait string, size int) report.Result {
+	return report.Result{Scenario: rawName, Subject: subject, Mode: mode, Wait: wait, Codec: "raw", Bytes: new(size), Callers: 1}
+}

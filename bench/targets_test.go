@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/bench/internal/measure"
+	"github.com/tandemipc/tandem/bench/internal/report"
+	"github.com/tandemipc/tandem/bench/internal/suite"
+	"github.com/tandemipc/tandem/bench/internal/suitetest"
+)
+
+var bothStates = []measure.State{measure.Near, measure.Far}
+
+// Every target is of results that the scenarios plan to measure, in each state, with -quick
+// and without; what is not says why.
+func TestTargetsAreMeasured(t *testing.T) {
+	needsLinux(t)
+	for _, quick := range []bool{false, true} {
+		t.Run(fmt.Sprintf("quick=%v", quick), func(t *testing.T) {
+			o := &suite.Options{Quick: quick, Rounds: 1, Duration: time.Second}
+			sections := suitetest.Planned(t, program(), o, bothStates, func(report.Result, measure.State) measure.Sample {
+				return suitetest.Sample(100, 100)
+			})
+			v := report.Judge(targets(), sections)
+			require.True(t, v.All)
+			require.Len(t, v.Asked, len(targets()))
+			measured := make(map[string]int)
+			for _, target := range v.Judged {
+				require.False(t, math.IsNaN(target.Measured), target.What)
+				measured[target.What]++
+			}
+			for _, target := range targets() {
+				if strings.Contains(target.What, "idle workers") && measured[target.What] == 0 {
+					// They need memory, and more time than -quick has.
+					require.Contains(t, strings.Join(v.Missing, "\n"), "idle: 1000 workers")
+					continue
+				}
+				require.Equal(t, len(bothStates), measured[target.What], "nothing that is measured shows: %s", target.What)
+			}
+		})
+	}
+}
+
+// Targets are of the results that they name, and of those of one state.
+func TestTargetsFigures(t *testing.T) {
+	needsLinux(t)
+	const latency, callers, mallocs = "latency", "callers", "mallocs"
+	for _, test := range []struct {
+		what string
+		// figures are what that of a result is, by its name, size and number of callers.
+		of        string
+		figures   map[string]float64
+		near, far float64 // far, each latency has 900 more, and each other figure twice as many
+	}{
+		{"the same over raw Call and Handle", latency, map[string]float64{"path shm fixed 64 0": 300, "path shm raw 64 0": 100}, 3, 1.2},
+		{"hot Fixed call, 64 B, over raw call in place", latency, map[string]float64{"path shm fixed 64 0": 300, "path shm in place raw 64 0": 100}, 3, 1.2},
+		{"the same by Call and Handle", latency, map[string]float64{"path shm raw 64 0": 600, "path ring  64 0": 100}, 6, 1.5},
+		{"CBOR of 389 B, encoded and decoded by both sides", latency, map[string]float64{"path codec cbor 389 0": 1500}, 1500, 2400},
+		{"1 MiB by Call and Handle over two copies there and two back", latency, map[string]float64{"large shm raw 1048576 1": 600, "large memcpy there and back raw 1048576 1": 100}, 6, 1.5},
+		{"64 callers over one caller, shm, calls/s", callers, map[string]float64{"concurrent shm in place raw 64 64": 3000, "concurrent shm in place raw 64 1": 1000}, 3, 3},
+		{"shm over socket, 64 callers, calls/s", callers, map[string]float64{"concurrent shm in place raw 64 64": 6000, "concurrent socket in place raw 64 64": 1000}, 6, 6},
+		{"allocations of CallInto and Handle of a CBOR struct without pointers, both sides", mallocs, map[string]float64{"path shm cbor " + fmt.Sprint(len(encodedTick())) + " 0": 7}, 7, 14},
+		{"allocations of a Fixed call, both sides", mallocs, map[string]float64{"path shm fixed 64 0": 7}, 7, 14},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			used := make(map[string]bool)
+			o := &suite.Options{Rounds: 1, Duration: time.Second}
+			sections := suitetest.Planned(t, program(), o, bothStates, func(r report.Result, state measure.State) measure.Sample {
+				size := -1
+				if r.Bytes != nil {
+					size = *r.Bytes
+				}
+				key := strings.TrimSpace(fmt.Sprint(r.Scenario, " ", r.Name(), " ", r.Codec, " ", size, " ", r.Callers))
+				x, ok := test.figures[key]
+				if !ok || r.Batch > 0 {
+					return suitetest.Sample(1, 7777777) // whoever takes this is wrong
+				}
+				used[key] = true
+				switch far := state == measure.Far; {
+				case test.of == latency && far:
+					return suitetest.Sample(100, time.Duration(x+900))
+				case test.of == latency:
+					return suitetest.Sample(100, time.Duration(x))
+				case far:
+					x *= 2
+				}
+				if test.of == callers {
+					s := suitetest.Sample(int64(x), 1000)
+					if r.Callers == 1 {
+						s.Busy = s.Elapsed / 4 // which leaves out preparing and checking
+					}
+					return s
+				}
+				s := suitetest.Sample(100, 1000)
+				s.Host.Mallocs, s.Worker.Mallocs = uint64(x)*40, uint64(x)*60
+				return s
+			})
+			require.Len(t, used, len(test.figures), "results of these names are planned")
+			for state, want := range map[measure.State]float64{measure.Near: test.near, measure.Far: test.far} {
+				require.InEpsilon(t, want, measuredOf(t, sections, test.what, state), 0.001, state)
+			}
+		})
+	}
+}
+
+// measuredOf is what the target of this name was found to be in a state.
+func measuredOf(t *testing.T, sections []report.Section, what string, state measure.State) float64 {
+	t.Helper()
+	for _, target := range report.Judge(targets(), sections).Judged {
+		if target.What == what && target.State == state {
+			return target.Measured
+		}
+	}
+	t.Fatalf("%s: not judged when %s", what, state)
+	return 0
+}
