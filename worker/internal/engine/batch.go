@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -22,8 +21,8 @@ type batch struct {
 	ctx     context.Context // of the batch
 	from    *requestContext // of the handler that makes it, or nil
 
-	mu       sync.Mutex // futures may be waited for anywhere
-	gathered *frames    // nil when the batch is over
+	mu       briefLock // futures may be waited for anywhere
+	gathered *frames   // nil when the batch is over
 	items    []batchItem
 	err      error // the first failure of what was gathered
 }
@@ -74,6 +73,12 @@ func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		if b.mu.tryLock() {
+			joined := b.join(ctx, inv, request)
+			if b.mu.unlock(); joined {
+				return nil, nil
+			}
+		}
 		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request})
 	}
 	if err := b.flush(ctx, nil, nil); err != nil {
@@ -87,19 +92,24 @@ func (b *batch) Start(ctx context.Context, inv *ipc.Invocation, request, memory 
 	return b.session.start(ctx, inv, request, memory, b, b.from)
 }
 
+// join puts a notification into the last frame that was gathered, and returns true, if the
+// two may share one. b.mu is held.
+func (b *batch) join(ctx context.Context, inv *ipc.Invocation, request []byte) bool {
+	if len(b.items) == 0 || b.gathered == nil {
+		return false
+	}
+	last := &b.items[len(b.items)-1]
+	return last.ctx == ctx && last.timeout == b.session.timeoutOf(inv) && b.gathered.join(inv.Method.ID, request)
+}
+
 // gather takes a frame, or sends it after those that were gathered.
 func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Frame) error {
-	if err := b.lock(ctx, nil); err != nil {
+	if err := b.mu.lock(ctx, nil); err != nil {
 		return err
 	}
-	defer b.mu.Unlock()
+	defer b.mu.unlock()
 	timeout := b.session.timeoutOf(inv)
 	if b.gathered != nil {
-		if n := len(b.items); n > 0 && f.Kind == drivers.KindNotify {
-			if last := &b.items[n-1]; last.ctx == ctx && last.timeout == timeout && b.gathered.join(f) {
-				return nil
-			}
-		}
 		if !b.gathered.fits(f) {
 			// What cannot be sent now is told by whoever it belongs to, or by close.
 			_ = b.send(ctx, nil, nil)
@@ -127,36 +137,6 @@ func (s *Session) windowOf(f *drivers.Frame) *sendWindow {
 	return &s.requestWindow
 }
 
-// lock takes b.mu, unless ctx or other ends first, which may be nil: whoever has it may be
-// sending, and that may block.
-func (b *batch) lock(ctx, other context.Context) error {
-	if b.mu.TryLock() {
-		return nil
-	}
-	var otherDone <-chan struct{}
-	if other != nil {
-		otherDone = other.Done()
-	}
-	locked, ended := make(chan struct{}), make(chan struct{})
-	defer close(ended)
-	go func() {
-		b.mu.Lock()
-		select {
-		case locked <- struct{}{}:
-		case <-ended:
-			b.mu.Unlock()
-		}
-	}()
-	select {
-	case <-locked:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-otherDone:
-		return other.Err()
-	}
-}
-
 // withdraw takes back the request of a call that was given up. It returns false if that
 // was sent. b.mu is held.
 func (b *batch) withdraw(tx uint64) bool {
@@ -181,17 +161,17 @@ func (b *batch) remove(i, j int) {
 // flush sends what was gathered, until ctx or other ends, which may be nil, or until the
 // call c, which may be nil, is over.
 func (b *batch) flush(ctx, other context.Context, c *call) error {
-	if err := b.lock(ctx, other); err != nil {
+	if err := b.mu.lock(ctx, other); err != nil {
 		return err
 	}
-	defer b.mu.Unlock()
+	defer b.mu.unlock()
 	return b.send(ctx, other, c)
 }
 
 // close ends the batch, and returns the first failure of what was gathered.
 func (b *batch) close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	_ = b.mu.lock(context.Background(), nil)
+	defer b.mu.unlock()
 	_ = b.send(b.ctx, nil, nil)
 	gathers.Put(b.gathered)
 	b.gathered = nil

@@ -171,17 +171,17 @@ func (s *Session) drop(c *call, b *batch, err error) {
 		return
 	}
 	withdrawn := func() bool {
-		defer b.mu.Unlock()
+		defer b.mu.unlock()
 		return b.withdraw(tx)
 	}
-	if b.mu.TryLock() {
+	if b.mu.tryLock() {
 		if !withdrawn() {
 			go s.sendCancel(tx, reason)
 		}
 		return
 	}
 	go func() { // the batch is being sent, and that may block
-		if b.mu.Lock(); !withdrawn() {
+		if _ = b.mu.lock(context.Background(), nil); !withdrawn() {
 			s.sendCancel(tx, reason)
 		}
 	}()

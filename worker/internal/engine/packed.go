@@ -17,17 +17,17 @@ const maxPackedBytes = drivers.MinMaxMessage - drivers.MaxHeader
 // notifications returns how many a frame of [drivers.KindNotify] holds.
 func notifications(f *drivers.Frame) uint64 { return max(1, f.Tx) }
 
-// join puts the notification f into the last frame, and returns true, if that is one of
-// notifications for the same method and has room.
-func (g *frames) join(f *drivers.Frame) bool {
-	if !g.open || len(g.payload)+drivers.ItemSpan(len(f.Payload)) > min(g.last+maxPackedBytes, maxGathered) {
+// join puts a notification for a method into the last frame, and returns true, if that is
+// one of notifications for the same method and has room.
+func (g *frames) join(method uint64, payload []byte) bool {
+	if !g.open || len(g.payload)+drivers.ItemSpan(len(payload)) > min(g.last+maxPackedBytes, maxGathered) {
 		return false
 	}
 	into := &g.list[len(g.list)-1]
-	if into.Method != f.Method || into.Tx == drivers.MaxPacked {
+	if into.Method != method || into.Tx == drivers.MaxPacked {
 		return false
 	}
-	g.payload = drivers.AppendItem(g.payload, f.Payload)
+	g.payload = drivers.AppendItem(g.payload, payload)
 	into.Tx = notifications(into) + 1
 	into.Payload = g.payload[g.last:]
 	return true
