@@ -24,7 +24,7 @@ type maxDecodedOption int
 func (n maxDecodedOption) applyMethod(o *methodOptions) { o.maxDecoded = int(n) }
 
 // WithMaxDecoded bounds how many bytes of memory decoding may take, for each request and
-// each response of a method, with the codecs CBOR and JSON. A message that would take more
+// each response of a method, with the codecs CBOR and JSON, and any other that is a [Bounder]. A message that would take more
 // is an [*Error] with CodeResourceExhausted on the side that should have decoded it, and
 // nothing of it is decoded. Without this option the bound is 256 MiB, or 32 times the size
 // of the message if that is more.

@@ -21,6 +21,22 @@ type Codec interface {
 	Decode(data []byte, v any) error
 }
 
+// TypeChecker is a [Codec] that does not carry every type. [NewMethod] asks it about both types of a
+// method that chooses it, and panics with its error.
+type TypeChecker interface {
+	Codec
+	// CheckType returns an error that says why values of t cannot travel, nil if they can.
+	CheckType(t reflect.Type) error
+}
+
+// Bounder is a [Codec] that bounds how much memory decoding takes.
+type Bounder interface {
+	Codec
+	// Bounded returns the codec with a bound of so many bytes for each message. A message that takes
+	// more is an [*Error] with CodeResourceExhausted. [WithMaxDecoded] uses it.
+	Bounded(bytes int) Codec
+}
+
 // The codecs that a link can have. [FindCodec] finds them by their names.
 var (
 	// CBOR is the default: RFC 8949, compact, and strict about what it takes.

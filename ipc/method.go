@@ -69,9 +69,10 @@ type Method[Req, Res any] struct {
 }
 
 // NewMethod declares a method. It panics if name is empty, or if the method's codec
-// cannot carry its types: [Raw] carries only []byte, [Fixed] only types without pointers,
-// and the others, one of which a method uses that chooses none, only types that can travel:
-// see [CBOR]. The panic names the part of the type that is the reason.
+// cannot carry its types: [Raw] carries only []byte, [Fixed] only types without pointers, a
+// [TypeChecker] what it says, and CBOR and JSON, one of which a method uses that chooses
+// none, only types that can travel: see [CBOR]. The panic names the part of the type that
+// is the reason.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
 	if name == "" {
 		panic("tandem: method without a name")
@@ -87,6 +88,16 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
 			}
 		}
+	}
+	if c, ok := o.codec.(TypeChecker); ok {
+		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
+			if err := c.CheckType(t); err != nil {
+				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
+			}
+		}
+	}
+	if c, ok := o.codec.(Bounder); ok && o.maxDecoded > 0 {
+		m.codec = c.Bounded(o.maxDecoded)
 	}
 	if o.maxDecoded > 0 {
 		m.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +34,33 @@ type fakeCaller struct {
 func (c *fakeCaller) Codec() ipc.Codec { return c.codec }
 func (c *fakeCaller) Invoke(_ context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	return c.answer(encoded{*call, request, memory})
+}
+
+// picky is a codec that says which types it carries, and has a bound.
+type picky struct {
+	ipc.Codec
+	bound int
+}
+
+func (picky) Name() string { return "picky" }
+func (picky) CheckType(t reflect.Type) error {
+	if t.Kind() != reflect.Int {
+		return fmt.Errorf("not %v", t)
+	}
+	return nil
+}
+func (p picky) Bounded(bytes int) ipc.Codec { return picky{p.Codec, bytes} }
+
+// A method asks its codec about both types, and tells it its bound.
+func TestCodecsThatAreAsked(t *testing.T) {
+	c := picky{Codec: ipc.JSON}
+	m := ipc.NewMethod[int, int]("m", ipc.WithCodec(c))
+	require.Equal(t, c, m.Codec(ipc.CBOR))
+	bounded := ipc.NewMethod[int, int]("m", ipc.WithMaxDecoded(7), ipc.WithCodec(c))
+	require.Equal(t, picky{ipc.JSON, 7}, bounded.Codec(ipc.CBOR))
+	require.Equal(t, m.Info(), bounded.Info())
+	require.PanicsWithValue(t, `tandem: method "m": not string`, func() { ipc.NewMethod[string, int]("m", ipc.WithCodec(c)) })
+	require.PanicsWithValue(t, `tandem: method "m": not []int`, func() { ipc.NewMethod[int, []int]("m", ipc.WithCodec(c)) })
 }
 
 // The ids are a promise to other versions: host and worker are built apart.

@@ -83,6 +83,8 @@ var walls = map[string][]string{
 	"ipc":  {},
 	"ring": {},
 
+	"ipc/protocodec": {"ipc"},
+
 	"drivers":                   {"ipc"},
 	"drivers/drivertest":        {"ipc", "drivers"},
 	"drivers/internal/fdpass":   {},
