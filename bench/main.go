@@ -28,6 +28,7 @@ func program() *suite.Program {
 			limitScenario(),
 			ringScenario(),
 			pathScenario(),
+			codecScenario(),
 			callScenario(),
 			concurrentScenario(),
 			rateScenario(),

@@ -82,6 +82,10 @@ func TestScenarios(t *testing.T) {
 			require.Equal(t, r.Batch == 0, r.P50 > 0, "round trips have latencies, and what goes one way a batch")
 		}},
 		{"path", nil, 13, func(t *testing.T, r report.Result) { require.Positive(t, r.P50) }},
+		{"codec", nil, 7, func(t *testing.T, r report.Result) {
+			require.Positive(t, r.P50)
+			require.Positive(t, *r.Bytes)
+		}},
 		{"call", []string{"-sizes", "0,64,100000"}, (4+2)*3 + 4 + 4*2, func(t *testing.T, r report.Result) {
 			require.Equal(t, r.Codec == "fixed", r.Bytes != nil && *r.Bytes == tickSize && r.Codec != "raw")
 		}},

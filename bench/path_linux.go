@@ -110,12 +110,7 @@ func recode(_ context.Context, d time.Duration) (measure.Sample, error) {
 		}
 		return call.Check()
 	}
-	s := measure.Sample{Latencies: measure.NewHistogram(1)}
-	before, start := suite.Usage(suite.UsageRequest{GC: true}), measure.Now()
-	err := suite.TimeTrips(&s, d, suite.TripsTogether, trip)
-	s.Elapsed, s.Host = measure.Now()-start, measure.Self().Since(before)
-	s.Host.RSS, s.Host.Threads = 0, 0
-	return s, err
+	return timeAlone(d, trip)
 }
 
 // links keeps the worker of frames without calls.

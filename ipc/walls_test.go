@@ -108,7 +108,7 @@ var walls = map[string][]string{
 	},
 
 	// What a user could write.
-	"bench/...":    {"ipc", "ring", "drivers/...", "worker", "worker/pool", "bench/..."},
+	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/pool", "bench/..."},
 	"examples/...": {"ipc", "drivers/...", "worker", "worker/pool", "examples/..."},
 }
 
