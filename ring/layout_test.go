@@ -5,6 +5,7 @@ import (
 	"go/token"
 	"math"
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,4 +132,12 @@ func newPair(tb testing.TB, size int, start uint64) (*Producer, *Consumer) {
 	_, c, err := Join(b, a)
 	require.NoError(tb, err)
 	return p, c
+}
+
+// What travels by value on the hot path fits the registers that Go passes it in.
+func TestWhatTravelsInRegisters(t *testing.T) {
+	const words = 4 // the largest struct that Go does not keep in memory
+	for _, typ := range []reflect.Type{reflect.TypeFor[Record](), reflect.TypeFor[Message]()} {
+		require.LessOrEqual(t, typ.Size(), uintptr(words*strconv.IntSize/8), "%v", typ)
+	}
 }
