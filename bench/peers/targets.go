@@ -35,6 +35,7 @@ func targets() []report.Target {
 		{What: "Call and Handle, 4 KiB, over Aeron's echo, copied out", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(shm.Name, typedCall, 4<<10), spins(aeron.name, rawCopied, 4<<10))},
 		{What: "Call and Handle, 64 KiB, over iceoryx2's echo, copied out", Unit: "x", Bar: 1.3, Aim: 0.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64<<10), spins(iceoryx2.name, rawCopied, 64<<10))},
 		{What: "ring one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 1), stream)},
+		{What: "ring one way, 64 B, in batches of 128, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 128), stream)},
 		{What: "Notify one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), 1), stream)},
 		{What: "Notify one way, 64 B, by Batch, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), notifyBatch), stream)},
 		{What: "one call per ms from idle over iceoryx2's event", Unit: "x", Bar: 1.1, Aim: 0.9, Figure: report.Over(cost, idle, idleEvent)},
