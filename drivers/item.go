@@ -27,7 +27,7 @@ const (
 // ItemSpan returns how many bytes an item of n bytes takes in a payload.
 func ItemSpan(n int) int { return ItemHeader + (n+itemAlign-1)&^(itemAlign-1) }
 
-// AppendItem appends an item to the items in dst. len(dst) is a multiple of 8.
+// AppendItem appends an item to dst. The items of one payload begin where it does.
 func AppendItem(dst, item []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(len(item)))
 	dst = append(dst, item...)

@@ -231,7 +231,7 @@ func (c *Client[C]) handlers() *engine.Registry {
 }
 
 // LateResponses returns how many answers have come over the present link after their
-// callers had given up.
+// callers had given up, or as errors after this side had ended the link.
 func (c *Client[C]) LateResponses() uint64 { return c.session().LateResponses() }
 
 // session is the present one, or the last.

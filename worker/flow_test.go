@@ -31,6 +31,13 @@ var (
 	endedWhy = ipc.NewMethod[why, int]("test.ended")
 )
 
+// asking asks the host's method large for an answer of many bytes, and counts.
+var (
+	asking = ipc.NewMethod[int, int]("test.asking")
+	asked  = ipc.NewMethod[int, int]("test.asked")
+	large  = ipc.NewMethod[int, []byte]("test.large")
+)
+
 type why struct{ Deadline, Exceeded, DerivedExceeded bool }
 
 // counter answers with how many of the numbered notifications before were not the next
@@ -66,6 +73,15 @@ func serveFlows(s *worker.Server) {
 		}
 		return n, nil
 	})
+	var answers atomic.Int64
+	worker.Handle(s, asking, func(ctx context.Context, n int) (int, error) {
+		b, err := large.Call(ctx, worker.Host(ctx), n)
+		if len(b) == n {
+			answers.Add(1)
+		}
+		return 0, err
+	}, worker.WithInline())
+	worker.Handle(s, asked, func(context.Context, int) (int, error) { return int(answers.Load()), nil })
 	worker.Handle(s, ending, func(ctx context.Context, _ int) (int, error) {
 		derived, cancel := context.WithTimeout(context.WithValue(ctx, flowKey{}, 1), time.Hour)
 		defer cancel()
@@ -211,5 +227,27 @@ func TestHandlersKnowTheDeadline(t *testing.T) {
 				cancel()
 			}
 		}
+	})
+}
+
+// The handlers of notifications that travel together may ask for more than the link holds
+// beside them.
+func TestAnswersBesideNotifications(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		worker.Handle(w, large, func(_ context.Context, n int) ([]byte, error) { return make([]byte, n), nil })
+		require.NoError(t, ipc.Batch(t.Context(), w, func(c ipc.Caller) error {
+			for range 10 {
+				if err := asking.Notify(t.Context(), c, 200<<10); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		eventually(t, "all have their answers", func() bool {
+			n, err := asked.Call(t.Context(), w, 0)
+			require.NoError(t, err)
+			return n == 10
+		})
 	})
 }

@@ -19,10 +19,15 @@ type endedLink struct {
 	read   atomic.Int32
 	frames []drivers.Frame
 	end    error
+	began  chan struct{} // if not nil, all but the first frame come when it is closed
 }
 
 func (l *endedLink) Next(f *drivers.Frame) (bool, error) {
-	if n := int(l.read.Add(1)); n <= len(l.frames) {
+	n := int(l.read.Add(1))
+	if n > 1 && l.began != nil {
+		<-l.began
+	}
+	if n <= len(l.frames) {
 		*f = l.frames[n-1]
 		return true, nil
 	}
@@ -65,5 +70,26 @@ func TestGoodbyeCountsBeforeTheEnd(t *testing.T) {
 			}
 			host.Close(0)
 		}
+	}
+}
+
+// The contexts of handlers end when the host has said goodbye and is gone, also where a host
+// that is only disconnected may come back for their answers.
+func TestHandlersEndAfterGoodbye(t *testing.T) {
+	for _, end := range []error{ipc.ErrPeerGone, ipc.ErrDisconnected} {
+		s := NewServer(WithServerLogger(slog.New(slog.DiscardHandler)))
+		m := ipc.NewMethod[int, int]("waits")
+		began, ended := make(chan struct{}), make(chan struct{})
+		Handle(s, m, func(ctx context.Context, _ int) (int, error) {
+			close(began)
+			<-ctx.Done()
+			close(ended)
+			return 0, nil
+		})
+		l := &endedLink{end: end, began: began, frames: []drivers.Frame{{Kind: drivers.KindRequest, Tx: 2, Method: m.Info().ID, Payload: []byte{0}}, {Kind: drivers.KindGoodbye}}}
+		s.replay.Init(true, 0) // as with a driver that reconnects
+		_, err := s.serveLink(t.Context(), l, ipc.CBOR, &drivers.StartupData{Timeouts: drivers.DefaultTimeouts()})
+		require.NoError(t, err)
+		<-ended
 	}
 }

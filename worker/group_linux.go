@@ -9,7 +9,7 @@ import (
 )
 
 // groupGrace is how long the other processes of a worker's group may take to end
-// after SIGTERM. With what handlers get it is within orphanLimit.
+// after SIGTERM. With what handlers get it is within orphanGrace.
 const groupGrace = 300 * time.Millisecond
 
 // endGroup ends the other processes of the group that this one leads, as it is about

@@ -119,7 +119,7 @@ func WithMaxMessage(bytes int) Option {
 // timeout, until the receiver has finished with a part.
 //
 // So the most that a peer can make this side hold is two windows, and beyond each of them
-// one message of the largest size ([WithMaxMessage]), besides the answers that this side
+// one frame of the largest size ([WithMaxMessage]), besides the answers that this side
 // waits for. WithWindow panics if bytes is less than [drivers.MinWindow] or more than
 // [drivers.MaxWindow].
 func WithWindow(bytes int) Option {

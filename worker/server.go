@@ -197,7 +197,7 @@ func accept(ctx context.Context, endpoint drivers.Endpoint, startup *drivers.Sta
 	return link, err
 }
 
-// orphanLimit is how long an attached worker may run on after its host's end, with
+// orphanGrace is how long an attached worker may run on after its host's end, with
 // all that it has begun: what main has deferred runs within it.
 const orphanGrace = time.Second
 
@@ -251,6 +251,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	sendCtx, cancel := context.WithTimeout(context.Background(), lostGrace)
 	_ = link.Send(sendCtx, &drivers.Frame{Kind: drivers.KindGoodbye}) // best effort
 	cancel()
+	host.CancelHandlers() // nobody comes back for their answers
 	host.Close(lostGrace)
 	return false, nil
 }

@@ -44,7 +44,7 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 	if err := ctx.Err(); err != nil && !c.done() {
 		return nil, false, err
 	}
-	if a.batch != nil {
+	if a.batch != nil && !c.done() {
 		// If the request cannot be sent the call fails. If a context ends it stays
 		// gathered.
 		_ = a.batch.flush(ctx, a.ctx, c)

@@ -158,6 +158,14 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 	return false
 }
 
+// goOn says that another part of the present run begins, unless the reader state was taken
+// over.
+func (b *backgroundReader) goOn(s *Session) {
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerTurn) {
+		b.word += readerTurn
+	}
+}
+
 // detachRun makes the run of a background reader from which the state was taken over
 // one like those in goroutines of their own. The caller holds the reader state.
 func (b *backgroundReader) detachRun(s *Session) {

@@ -29,7 +29,6 @@ type batch struct {
 
 // batchItem is what belongs to the frame of the same index in gathered.
 type batchItem struct {
-	ctx     context.Context
 	timeout time.Duration
 	method  string
 }
@@ -46,6 +45,7 @@ func (s *Session) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 
 func (s *Session) batch(ctx context.Context, f func(ipc.Caller) error, from *requestContext) (err error) {
 	b := &batch{session: s, ctx: ctx, from: from, gathered: gathers.Get().(*frames), items: make([]batchItem, 0, maxFrames)}
+	b.mu.init()
 	defer func() {
 		if sent := b.close(); err == nil {
 			err = sent
@@ -74,8 +74,8 @@ func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 			return nil, err
 		}
 		if b.mu.tryLock() {
-			joined := b.join(ctx, inv, request)
-			if b.mu.unlock(); joined {
+			joined := b.join(inv, request)
+			if b.mu.unlockSoon(); joined {
 				return nil, nil
 			}
 		}
@@ -94,21 +94,23 @@ func (b *batch) Start(ctx context.Context, inv *ipc.Invocation, request, memory 
 
 // join puts a notification into the last frame that was gathered, and returns true, if the
 // two may share one. b.mu is held.
-func (b *batch) join(ctx context.Context, inv *ipc.Invocation, request []byte) bool {
+func (b *batch) join(inv *ipc.Invocation, request []byte) bool {
 	if len(b.items) == 0 || b.gathered == nil {
 		return false
 	}
-	last := &b.items[len(b.items)-1]
-	return last.ctx == ctx && last.timeout == b.session.timeoutOf(inv) && b.gathered.join(inv.Method.ID, request)
+	return b.items[len(b.items)-1].timeout == b.session.timeoutOf(inv) && b.gathered.join(inv.Method.ID, request)
 }
 
 // gather takes a frame, or sends it after those that were gathered.
 func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Frame) error {
-	if err := b.mu.lock(ctx, nil); err != nil {
+	if err := b.mu.lock(ctx, nil, nil); err != nil {
 		return err
 	}
 	defer b.mu.unlock()
 	timeout := b.session.timeoutOf(inv)
+	if f.Kind == drivers.KindNotify && b.join(inv, f.Payload) {
+		return nil // another goroutine had the lock just now
+	}
 	if b.gathered != nil {
 		if !b.gathered.fits(f) {
 			// What cannot be sent now is told by whoever it belongs to, or by close.
@@ -116,7 +118,7 @@ func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Fram
 		}
 		if b.gathered.fits(f) {
 			b.gathered.append(f)
-			b.items = append(b.items, batchItem{ctx, timeout, inv.Method.Name})
+			b.items = append(b.items, batchItem{timeout, inv.Method.Name})
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -158,10 +160,10 @@ func (b *batch) remove(i, j int) {
 	b.items = slices.Delete(b.items, i, j)
 }
 
-// flush sends what was gathered, until ctx or other ends, which may be nil, or until the
-// call c, which may be nil, is over.
+// flush sends what was gathered, until ctx or other ends, or it is found that the call c is
+// over. other and c may be nil.
 func (b *batch) flush(ctx, other context.Context, c *call) error {
-	if err := b.mu.lock(ctx, other); err != nil {
+	if err := b.mu.lock(ctx, other, c); err != nil {
 		return err
 	}
 	defer b.mu.unlock()
@@ -170,7 +172,7 @@ func (b *batch) flush(ctx, other context.Context, c *call) error {
 
 // close ends the batch, and returns the first failure of what was gathered.
 func (b *batch) close() error {
-	_ = b.mu.lock(context.Background(), nil)
+	_ = b.mu.lock(context.Background(), nil, nil)
 	defer b.mu.unlock()
 	_ = b.send(b.ctx, nil, nil)
 	gathers.Put(b.gathered)

@@ -2,34 +2,72 @@ package engine
 
 import (
 	"context"
-	"runtime"
+	"errors"
 	"sync/atomic"
-
-	"github.com/tandemipc/tandem/worker/internal/wait"
+	"time"
 )
 
-// briefLock is a mutex for what is rarely wanted by two goroutines at once. Taking it is one
-// locked instruction, and releasing it none on most machines: it does not look whether
-// somebody waits, so those who wait look now and then.
-type briefLock struct{ held uint32 }
+// briefLock is a mutex for what is rarely wanted by two goroutines at once, and whose waiters
+// can leave. Taking it is one locked instruction, and so is unlock; unlockSoon takes none on
+// most machines.
+//
+// A goroutine that releases the lock hands it to one that waits: held stays 1, and a token
+// says so. A waiter that leaves may leave its token behind: the next one to wait takes it.
+type briefLock struct {
+	held    uint32
+	waiting atomic.Int32
+	token   chan struct{} // of capacity 1
+}
+
+func (l *briefLock) init() { l.token = make(chan struct{}, 1) }
 
 func (l *briefLock) tryLock() bool { return atomic.CompareAndSwapUint32(&l.held, 0, 1) }
 
-// lock takes the lock, unless ctx or other ends first, which may be nil.
-func (l *briefLock) lock(ctx, other context.Context) error {
-	for n, pause := 0, minPoll; !l.tryLock(); n++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if other != nil && other.Err() != nil {
+// errCallOver is how waiting for a lock ends when the call that it is for is over.
+var errCallOver = errors.New("the call is over")
+
+// lock takes the lock, unless ctx or other ends first, or it is found that own is over. other
+// and own may be nil.
+func (l *briefLock) lock(ctx, other context.Context, own *call) error {
+	if l.tryLock() {
+		return nil
+	}
+	var otherDone <-chan struct{}
+	if other != nil {
+		otherDone = other.Done()
+	}
+	// SYNC: pairs with unlock, which releases the lock and then loads waiting.
+	l.waiting.Add(1)
+	defer l.waiting.Add(-1)
+	timer := time.NewTimer(maxPoll) // for unlockSoon, and for own
+	defer timer.Stop()
+	for !l.tryLock() {
+		select {
+		case <-l.token:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-otherDone:
 			return other.Err()
+		case <-timer.C:
+			timer.Reset(maxPoll)
 		}
-		if n < 8 {
-			runtime.Gosched()
-			continue
+		if own != nil && own.done() {
+			return errCallOver
 		}
-		wait.Pause(pause)
-		pause = min(2*pause, maxPoll)
 	}
 	return nil
+}
+
+// unlock releases the lock.
+func (l *briefLock) unlock() {
+	atomic.StoreUint32(&l.held, 0)
+	l.wake()
+}
+
+// wake hands the lock, if it is free, to a waiter, if there is one.
+func (l *briefLock) wake() {
+	if l.waiting.Load() > 0 && l.tryLock() {
+		l.token <- struct{}{} // there is none, for the lock was free
+	}
 }

@@ -2,9 +2,5 @@
 
 package engine
 
-import "sync/atomic"
-
-// unlock releases the lock.
-//
-// SYNC: pairs with briefLock.tryLock.
-func (l *briefLock) unlock() { atomic.StoreUint32(&l.held, 0) }
+// unlockSoon is unlock for who will soon lock again.
+func (l *briefLock) unlockSoon() { l.unlock() }

@@ -2,8 +2,14 @@
 
 package engine
 
-// unlock releases the lock. A plain store will do: on this machine no load or store before it
-// moves behind it, and the compiler keeps stores in their order.
+// unlockSoon is unlock for who will soon lock again: a waiter may see it late, after a moment.
+//
+// A plain store will do. On this machine no load or store moves behind a later store, and the
+// compiler keeps the order of stores to memory that others can see. A load may move before
+// it, so wake may overlook a waiter, which then looks by itself.
 //
 // SYNC: pairs with briefLock.tryLock.
-func (l *briefLock) unlock() { l.held = 0 }
+func (l *briefLock) unlockSoon() {
+	l.held = 0
+	l.wake()
+}

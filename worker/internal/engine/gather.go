@@ -22,6 +22,9 @@ const (
 	maxGathered = 16 << 10 // bytes of their payloads; a larger one goes alone
 )
 
+// maxPackedBytes bounds what one frame packs, so that every peer takes it.
+const maxPackedBytes = drivers.MinMaxMessage - drivers.MaxHeader
+
 // fits reports whether f can be appended.
 func (g *frames) fits(f *drivers.Frame) bool {
 	return len(g.list) < maxFrames && len(g.payload)+drivers.ItemSpan(len(f.Payload)) <= maxGathered
@@ -39,6 +42,22 @@ func (g *frames) append(f *drivers.Frame) {
 	}
 	g.list = append(g.list, *f)
 	g.list[len(g.list)-1].Payload = g.payload[start : start+len(f.Payload)]
+}
+
+// join puts a notification for a method into the last frame, and returns true, if that is
+// one of notifications for the same method and has room.
+func (g *frames) join(method uint64, payload []byte) bool {
+	if !g.open || len(g.payload)+drivers.ItemSpan(len(payload)) > min(g.last+maxPackedBytes, maxGathered) {
+		return false
+	}
+	into := &g.list[len(g.list)-1]
+	if into.Method != method || into.Tx == drivers.MaxPacked {
+		return false
+	}
+	g.payload = drivers.AppendItem(g.payload, payload)
+	into.Tx = notifications(into) + 1
+	into.Payload = g.payload[g.last:]
+	return true
 }
 
 // remove forgets the frames from index i up to j.

@@ -181,7 +181,7 @@ func (s *Session) drop(c *call, b *batch, err error) {
 		return
 	}
 	go func() { // the batch is being sent, and that may block
-		if _ = b.mu.lock(context.Background(), nil); !withdrawn() {
+		if _ = b.mu.lock(context.Background(), nil, nil); !withdrawn() {
 			s.sendCancel(tx, reason)
 		}
 	}()

@@ -11,33 +11,13 @@ import (
 // travel as the items of one frame, which costs both sides about as much as one of them
 // would. The receiver handles them in one run, one after the other.
 
-// maxPackedBytes bounds what one frame packs, so that every peer takes it.
-const maxPackedBytes = drivers.MinMaxMessage - drivers.MaxHeader
-
 // notifications returns how many a frame of [drivers.KindNotify] holds.
 func notifications(f *drivers.Frame) uint64 { return max(1, f.Tx) }
-
-// join puts a notification for a method into the last frame, and returns true, if that is
-// one of notifications for the same method and has room.
-func (g *frames) join(method uint64, payload []byte) bool {
-	if !g.open || len(g.payload)+drivers.ItemSpan(len(payload)) > min(g.last+maxPackedBytes, maxGathered) {
-		return false
-	}
-	into := &g.list[len(g.list)-1]
-	if into.Method != method || into.Tx == drivers.MaxPacked {
-		return false
-	}
-	g.payload = drivers.AppendItem(g.payload, payload)
-	into.Tx = notifications(into) + 1
-	into.Payload = g.payload[g.last:]
-	return true
-}
 
 // packed is what is left of a frame of several notifications while their handler runs.
 type packed struct {
 	n        uint64 // notifications that have not begun
 	items    []byte // what holds them
-	borrowed bool   // see Request
 	begun    bool   // the first one has
 	contexts []requestContext
 }
@@ -46,13 +26,21 @@ type packed struct {
 // first run took; b is the background reader if that runs them.
 func (s *Session) runPacked(r *Request, timed bool, b *backgroundReader) {
 	p := &r.packed
+	if r.borrowed {
+		// One of the handlers may take long, or wait for what comes over the link.
+		r.copyRequest()
+		if b != nil {
+			b.requestRead(s)
+		}
+	}
 	container, owned := r.payload, r.owned
-	p.items, p.borrowed, r.owned = r.payload, r.borrowed, false
+	p.items, r.owned = r.payload, false
 	returned := false
 	defer func() {
 		if !returned { // the handler ends its goroutine, which it does not do to the other ones
-			r.payload, r.borrowed = p.items, p.borrowed
+			r.payload = p.items
 			s.runPacked(r, false, b)
+			r.ctx.cancel(drivers.ReasonGivenUp)
 		}
 	}()
 	for s.nextPacked(r, b) {
@@ -87,7 +75,7 @@ func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
 	}
 	p.n--
 	p.items = rest
-	r.payload, r.borrowed = item, p.borrowed
+	r.payload = item
 	if !p.begun {
 		p.begun = true // with the context that r has
 		return true
@@ -116,14 +104,6 @@ func (p *packed) context() *requestContext {
 	c := &p.contexts[0]
 	p.contexts = p.contexts[1:]
 	return c
-}
-
-// goOn says that another part of the present run begins, unless the reader state was taken
-// over.
-func (b *backgroundReader) goOn(s *Session) {
-	if s.reader.state.CompareAndSwap(b.word, b.word+readerTurn) {
-		b.word += readerTurn
-	}
 }
 
 // dispatchPacked is dispatch for each of the notifications of a frame, for a handler that

@@ -107,7 +107,7 @@ func TestPackedNotifications(t *testing.T) {
 }
 
 // Small notifications that follow each other share a frame, if they are for one method and
-// have one context and one timeout, up to what a frame holds.
+// have one timeout, up to what a frame holds.
 func TestWhatSharesAFrame(t *testing.T) {
 	other := ipc.NewMethod[[]byte, []byte]("other", ipc.WithCodec(ipc.Raw))
 	ctx := t.Context()
@@ -139,7 +139,7 @@ func TestWhatSharesAFrame(t *testing.T) {
 		}), []uint64{2, 0, 2, 0}},
 		"another context": {func(c ipc.Caller) error {
 			return errors.Join(told.Notify(ctx, c, small), told.Notify(derived, c, small), told.Notify(derived, c, small))
-		}, []uint64{0, 2}},
+		}, []uint64{3}},
 		"another timeout": {func(c ipc.Caller) error {
 			return errors.Join(told.Notify(ctx, c, small), told.Notify(ctx, c, small, ipc.WithTimeout(time.Hour)), told.Notify(ctx, c, small))
 		}, []uint64{0, 0, 0}},
@@ -164,4 +164,127 @@ func TestWhatSharesAFrame(t *testing.T) {
 			require.Equal(t, c.want, got)
 		})
 	}
+}
+
+// The context of each notification of a frame ends when its handler has ended, however the
+// handlers before it have ended.
+func TestContextsOfPackedNotifications(t *testing.T) {
+	for name, way := range map[string]func(*Handler){"in order": func(*Handler) {}, "inline": (*Handler).Inline, "one at a time": oneAtATime} {
+		t.Run(name, func(t *testing.T) {
+			reg := new(Registry)
+			kept := make(chan context.Context, 10)
+			handle(reg, told, func(ctx context.Context, b []byte) ([]byte, error) {
+				ctx.Done() // it is a real one now
+				kept <- ctx
+				switch b[0] {
+				case 1:
+					runtime.Goexit()
+				case 3:
+					panic("a handler")
+				}
+				return nil, nil
+			}, way)
+			host, _ := newSessionPair(t, reg)
+			require.NoError(t, host.Batch(t.Context(), func(c ipc.Caller) error {
+				for i := range byte(6) {
+					if err := told.Notify(t.Context(), c, []byte{i}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+			for range 6 {
+				<-(<-kept).Done()
+			}
+		})
+	}
+}
+
+// incomparable is a context that == panics for.
+type incomparable struct {
+	context.Context
+	_ []string
+}
+
+func TestBatchWithAnyContext(t *testing.T) {
+	s, l := newTestSession(t, new(Registry))
+	require.NoError(t, s.Batch(t.Context(), func(c ipc.Caller) error {
+		for range 3 {
+			if err := told.Notify(incomparable{Context: t.Context()}, c, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	require.EqualValues(t, 3, (<-l.sent).Tx)
+}
+
+// sluggishLink is a fake link that takes a while for each batch.
+type sluggishLink struct {
+	*fakeLink
+	sends chan struct{}
+}
+
+func (l sluggishLink) SendBatch(_ context.Context, frames []drivers.Frame) (int, error) {
+	time.Sleep(time.Millisecond)
+	l.sends <- struct{}{}
+	return len(frames), nil
+}
+
+// A goroutine that wants the batch gets it though another one sends without a pause.
+func TestBatchIsShared(t *testing.T) {
+	l := sluggishLink{newFakeLink(), make(chan struct{}, 10_000)}
+	s := newSessionOn(t, new(Registry), l)
+	stop := make(chan struct{})
+	require.NoError(t, s.Batch(t.Context(), func(c ipc.Caller) error {
+		var busy sync.WaitGroup
+		busy.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = told.Notify(t.Context(), c, make([]byte, 2000))
+					s.notificationWindow.returned.Store(s.notificationWindow.sent.Load())
+				}
+			}
+		})
+		for range 30 {
+			<-l.sends
+			before := len(l.sends)
+			f, err := echo.Go(t.Context(), c, nil)
+			require.NoError(t, err)
+			require.Less(t, len(l.sends)-before, 10, "others have sent so often meanwhile")
+			f.Abandon()
+		}
+		close(stop)
+		busy.Wait()
+		return nil
+	}))
+}
+
+// A goroutine that waits for a call is let go when that call is over, though another one
+// sends, and is blocked.
+func TestWaitEndsWithItsCall(t *testing.T) {
+	l := newBlockingLink()
+	s := newSessionOn(t, new(Registry), l)
+	require.ErrorAs(t, s.Batch(t.Context(), func(c ipc.Caller) error {
+		first, err := echo.Go(t.Context(), c, nil)
+		require.NoError(t, err)
+		second, err := echo.Go(t.Context(), c, nil, ipc.WithTimeout(20*time.Millisecond))
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		sending := make(chan struct{})
+		go func() {
+			defer close(sending)
+			_, _ = first.Wait(ctx) // blocks in the link
+		}()
+		<-l.asked
+		_, err = second.Wait(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		cancel()
+		<-sending
+		l.unblock()
+		return nil
+	}), new(*ipc.TimeoutError))
 }

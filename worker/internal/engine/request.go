@@ -19,7 +19,7 @@ type Request struct {
 	session *Session
 	handler *Handler
 	ctx     *requestContext
-	tx      uint64 // of the request, meaningless for a notification
+	tx      uint64 // of the request; of notifications how many the frame holds, see drivers.Frame
 	cost    int64  // what it takes of the window
 	payload []byte
 	in      []byte // memory that payload is copied into
@@ -30,7 +30,7 @@ type Request struct {
 	oneWay   bool
 	release  func() // gives borrowed memory back, if it was held
 
-	packed     packed            // the notifications that follow in the same frame
+	packed     packed            // the notifications of a frame of several
 	background *backgroundReader // that runs it, if one does
 	answer     drivers.Frame     // to it
 	inPlace    placement
@@ -118,7 +118,7 @@ func (r *Request) hold() {
 
 // Release says that nobody needs the request any more, though the handler runs on.
 func (r *Request) Release() {
-	if r.background != nil && r.packed.n == 0 {
+	if r.background != nil {
 		r.background.requestRead(r.session)
 	}
 }
@@ -145,7 +145,7 @@ func (s *Session) dispatch(h *Handler, f *drivers.Frame) {
 		s.dispatchPacked(h, f)
 		return
 	}
-	s.dispatchOne(h, f, !h.InPlace)
+	s.dispatchOne(h, f, !h.InPlace || f.Kind == drivers.KindNotify && f.Tx > 0)
 }
 
 // dispatchOne is dispatch for what one run handles. toCopy says that the request may not

@@ -160,6 +160,10 @@ func (s *Session) Close(grace time.Duration) {
 	wait.Within(idle, grace, nil)
 }
 
+// CancelHandlers ends the contexts of all handlers, also of those that a session leaves
+// running for a host that may come back.
+func (s *Session) CancelHandlers() { s.cancel() }
+
 // forever is longer than anything takes.
 const forever = 100 * 365 * 24 * time.Hour
 

@@ -17,7 +17,7 @@ import (
 // good part of the window. So nothing has to be refused, and the reader goes on to
 // deliver what else comes, such as the answers that the handlers themselves wait for.
 //
-// One message may exceed what is left of the window, whatever its size, so that the
+// One frame may exceed what is left of the window, whatever its size, so that the
 // largest can be sent.
 
 // costOf returns what a frame with a request, or with notifications, counts for.
@@ -137,7 +137,7 @@ type receiveWindow struct {
 }
 
 // receive counts a message. It returns false if the peer sends what it must not: more
-// than its window and one message.
+// than its window and one frame.
 func (w *receiveWindow) receive(cost, limit int64) bool {
 	if w.open += cost; w.open <= limit {
 		return true
@@ -184,7 +184,7 @@ func (s *Session) admit(f *drivers.Frame) error {
 	if w.receive(costOf(f), s.maxOpen()) {
 		return nil
 	}
-	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one message", ipc.ErrProtocol, w.open, what, s.config.Window)
+	return fmt.Errorf("%w: the peer has sent %d bytes of %s that are not finished with, and may send %d and one frame", ipc.ErrProtocol, w.open, what, s.config.Window)
 }
 
 // received returns the window of the notifications, or of the requests, that we get.

@@ -326,8 +326,8 @@ func TestBatchHeedsTheWindow(t *testing.T) {
 	go func() {
 		result <- s.Batch(t.Context(), func(c ipc.Caller) (err error) {
 			for i := range byte(5) {
-				ctx := context.WithValue(t.Context(), requestKey{}, i) // of its own, so each has a frame of its own
-				if err := told.Notify(ctx, c, []byte{i}); err != nil {
+				own := ipc.WithTimeout(time.Hour + time.Duration(i)) // so each has a frame of its own
+				if err := told.Notify(t.Context(), c, []byte{i}, own); err != nil {
 					return err
 				}
 			}
