@@ -42,16 +42,19 @@ final class End {
     private long messages;
     private long sum;
 
-    End(Aeron client, int bytes, boolean pinging) {
+    End(Aeron client, int bytes, boolean pinging, boolean oneWay) {
         if (bytes < LEAST) {
             throw new IllegalArgumentException("messages have " + LEAST + " bytes at least");
         }
         this.bytes = bytes;
-        // Streams of their own for each size. They stay, so ping knows that pong is there.
-        int out = 2 * bytes + (pinging ? 0 : 1);
-        int in = 2 * bytes + (pinging ? 1 : 0);
-        // As long as a ring of Tandem, unless the message needs more: a term holds eight of the longest.
-        int term = Math.max(1 << 20, BitUtil.findNextPositivePowerOfTwo(16 * bytes));
+        // Streams of their own for each size and way. They stay, so ping knows that pong is there.
+        int first = 4 * bytes + (oneWay ? 2 : 0);
+        int out = first + (pinging ? 0 : 1);
+        int in = first + (pinging ? 1 : 0);
+        // For an echo as long as a ring of Tandem, unless the message needs more: a term holds eight of the longest.
+        // One way Aeron's default: a sender may be half a term ahead of where the driver has last looked, and the
+        // driver looks seldom where sender and receiver spin on two processors.
+        int term = oneWay ? 64 << 20 : Math.max(1 << 20, BitUtil.findNextPositivePowerOfTwo(16 * bytes));
         publication = client.addExclusivePublication("aeron:ipc?term-length=" + term, out);
         subscription = client.addSubscription("aeron:ipc", in);
         message = new UnsafeBuffer(java.nio.ByteBuffer.allocateDirect(bytes));

@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
@@ -44,7 +45,7 @@ public final class Main {
 
     private final Aeron client;
     private final boolean pinging;
-    private final Map<Integer, End> ends = new HashMap<>();
+    private final Map<List<Object>, End> ends = new HashMap<>();
 
     private Main(Aeron client, boolean pinging) {
         this.client = client;
@@ -112,12 +113,13 @@ public final class Main {
     private void obey(String[] words) {
         String kind = words[0];
         int bytes = Integer.parseInt(words[1]);
-        End end = ends.computeIfAbsent(bytes, n -> new End(client, n, pinging));
+        boolean oneWay = kind.equals("oneway");
+        End end = ends.computeIfAbsent(List.of(bytes, oneWay), n -> new End(client, bytes, pinging, oneWay));
         end.idle(kind.equals("backoff"));
         end.copies(kind.equals("copied"));
         if (!pinging) {
             OUT.println("{\"ready\":true}");
-            end.serve(kind.equals("oneway"));
+            end.serve(oneWay);
             OUT.println("{\"served\":true}");
         } else if (words.length == 2) {
             end.send(End.STOP);
@@ -125,8 +127,8 @@ public final class Main {
         } else {
             long nanos = Long.parseLong(words[2]);
             long pace = Long.parseLong(words[3]);
-            Measured m = kind.equals("oneway") ? end.oneWay(nanos) : end.trips(nanos, pace);
-            OUT.println(m.json(bytes, kind.equals("oneway") ? 1 : 2));
+            Measured m = oneWay ? end.oneWay(nanos) : end.trips(nanos, pace);
+            OUT.println(m.json(bytes, oneWay ? 1 : 2));
         }
     }
 }
