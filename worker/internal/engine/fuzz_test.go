@@ -87,6 +87,10 @@ func FuzzSession(f *testing.F) {
 		for method := range len(fuzzMethods) + 1 {
 			script(kind, request(drivers.KindRequest, 3, method), request(drivers.KindRequest, 3, method), request(drivers.KindNotify, 0, method),
 				drivers.Frame{Kind: drivers.KindCancel, Tx: 3}, request(drivers.KindNotify, 0, method))
+			two := drivers.AppendItem(drivers.AppendItem(nil, []byte("x")), nil)
+			for _, n := range []uint64{1, 2, 3, drivers.MaxPacked + 1} { // of which two is what it holds
+				script(kind, drivers.Frame{Kind: drivers.KindNotify, Tx: n, Method: uint64(method), Payload: two}, request(drivers.KindNotify, 0, method))
+			}
 		}
 		script(kind, drivers.Frame{Kind: drivers.KindResponse, Tx: 0}, drivers.Frame{Kind: drivers.KindError, Tx: 1}, drivers.Frame{Kind: drivers.KindResponse, Tx: 0})
 		script(kind, drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 256, 0)}, drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 1<<63, 1<<63)})
