@@ -118,7 +118,7 @@ func (r *Request) hold() {
 
 // Release says that nobody needs the request any more, though the handler runs on.
 func (r *Request) Release() {
-	if r.background != nil {
+	if r.background != nil && !r.packed.begun { // what is packed was copied before
 		r.background.requestRead(r.session)
 	}
 }
