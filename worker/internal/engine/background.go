@@ -18,7 +18,7 @@ type backgroundReader struct {
 	since     int  // frames since the first of them
 
 	run    uint64        // number of the present run
-	word   uint64        // the reader state when that began
+	word   uint64        // the reader state when that, or its present part, began
 	copied atomic.Uint64 // the run whose request nobody needs any more
 
 	answersMu sync.Mutex // guards answers
@@ -90,7 +90,7 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 			}
 			continue
 		}
-		if b.since++; b.since > maxSince || f.Kind == drivers.KindNotify && f.Tx > 0 { // which takes as long as many
+		if b.since++; b.since > maxSince || isPacked(f) { // which takes as long as many
 			b.flush(s)
 		}
 		h := s.receive(f)

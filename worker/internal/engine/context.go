@@ -35,12 +35,15 @@ var ended = new(realContext)
 const contextChunk = 32
 
 // newContext returns a context without contents. It is called with the reader state.
-func (s *Session) newContext() *requestContext {
-	if len(s.reader.contexts) == 0 {
-		s.reader.contexts = make([]requestContext, contextChunk)
+func (s *Session) newContext() *requestContext { return takeContext(&s.reader.contexts, contextChunk) }
+
+// takeContext takes the first of the contexts in chunk, and makes n if there is none.
+func takeContext(chunk *[]requestContext, n uint64) *requestContext {
+	if len(*chunk) == 0 {
+		*chunk = make([]requestContext, n)
 	}
-	c := &s.reader.contexts[0]
-	s.reader.contexts = s.reader.contexts[1:]
+	c := &(*chunk)[0]
+	*chunk = (*chunk)[1:]
 	return c
 }
 

@@ -14,6 +14,18 @@ import (
 // notifications returns how many a frame of [drivers.KindNotify] holds.
 func notifications(f *drivers.Frame) uint64 { return max(1, f.Tx) }
 
+// isPacked reports whether f holds notifications as items.
+func isPacked(f *drivers.Frame) bool { return f.Kind == drivers.KindNotify && f.Tx > 0 }
+
+// nextOf returns the next of the n notifications that items holds, and what follows it.
+func nextOf(items []byte, n uint64) (item, rest []byte, err error) {
+	item, rest, err = drivers.NextItem(items)
+	if err == nil && n == 1 && len(rest) > 0 {
+		err = fmt.Errorf("%w: malformed items: %d bytes behind the last", ipc.ErrProtocol, len(rest))
+	}
+	return item, rest, err
+}
+
 // packed is what is left of a frame of several notifications while their handler runs.
 type packed struct {
 	n        uint64 // notifications that have not begun
@@ -64,10 +76,7 @@ func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
 	if p.n == 0 {
 		return false
 	}
-	item, rest, err := drivers.NextItem(p.items)
-	if err == nil && p.n == 1 && len(rest) > 0 {
-		err = fmt.Errorf("%w: malformed items: %d bytes behind the last", ipc.ErrProtocol, len(rest))
-	}
+	item, rest, err := nextOf(p.items, p.n)
 	if err != nil {
 		p.n = 0
 		s.Fail(err)
@@ -83,7 +92,7 @@ func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
 	c := r.ctx
 	if c.real.Load() != nil || !r.handler.InPlace {
 		c.cancel(drivers.ReasonGivenUp)
-		c = p.context()
+		c = takeContext(&p.contexts, min(p.n+1, contextChunk))
 	}
 	c.init(s, 0, 0)
 	r.ctx, r.inPlace = c, placement{}
@@ -96,24 +105,14 @@ func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
 	return true
 }
 
-// context returns a context without contents.
-func (p *packed) context() *requestContext {
-	if len(p.contexts) == 0 {
-		p.contexts = make([]requestContext, min(p.n+1, contextChunk))
-	}
-	c := &p.contexts[0]
-	p.contexts = p.contexts[1:]
-	return c
-}
-
 // dispatchPacked is dispatch for each of the notifications of a frame, for a handler that
 // runs beside itself.
 func (s *Session) dispatchPacked(h *Handler, f *drivers.Frame) {
 	items, cost := f.Payload, costOf(f)
 	for n := f.Tx; n > 0; n-- {
-		item, rest, err := drivers.NextItem(items)
-		if err != nil || n == 1 && len(rest) > 0 {
-			s.Fail(fmt.Errorf("%w: malformed items of %d notifications", ipc.ErrProtocol, f.Tx))
+		item, rest, err := nextOf(items, n)
+		if err != nil {
+			s.Fail(err)
 			break
 		}
 		one := drivers.Frame{Kind: f.Kind, Method: f.Method, Payload: item}

@@ -141,11 +141,12 @@ func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 // dispatch runs the handler of a frame outside the reader. It is called with the reader
 // state.
 func (s *Session) dispatch(h *Handler, f *drivers.Frame) {
-	if h.semaphore != nil && f.Kind == drivers.KindNotify && f.Tx > 0 {
+	packed := isPacked(f)
+	if packed && h.semaphore != nil {
 		s.dispatchPacked(h, f)
 		return
 	}
-	s.dispatchOne(h, f, !h.InPlace || f.Kind == drivers.KindNotify && f.Tx > 0)
+	s.dispatchOne(h, f, packed || !h.InPlace)
 }
 
 // dispatchOne is dispatch for what one run handles. toCopy says that the request may not
