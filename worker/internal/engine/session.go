@@ -192,6 +192,10 @@ func (s *Session) LateResponses() uint64 { return s.lateResponses.Load() }
 // returns true if no call was pending.
 func (s *Session) Idle(d time.Duration, stop <-chan struct{}) bool { return s.calls.drained(d, stop) }
 
+// FailCalls fails the calls that are pending, and those that are made later, with err. The
+// link goes on.
+func (s *Session) FailCalls(err error) { s.calls.failAll(err) }
+
 // Codec returns the codec of methods that choose none. It makes a session an
 // [ipc.Caller].
 func (s *Session) Codec() ipc.Codec { return s.config.Codec }
