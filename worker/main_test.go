@@ -294,6 +294,7 @@ func serveTest(s *worker.Server) error {
 	servePipelines(s)
 	serveFlows(s)
 	serveCallGated(s)
+	handleStreams(s)
 	return s.Serve(context.Background())
 }
 

@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// accept takes a frame that opens a stream, and starts its handler. It is called with the
+// reader state.
+func (s *Session) accept(f *drivers.Frame) error {
+	o, err := drivers.ParseOpening(f.Payload)
+	if err != nil {
+		return err
+	}
+	if f.Tx&1 == s.config.Side || f.Tx < firstStream {
+		return fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
+	}
+	st := &Stream{session: s, tx: f.Tx, handler: s.newContext()}
+	st.handler.init(s, f.Tx, f.Remaining)
+	st.handler.fixDeadline()
+	st.ctx = st.handler
+	st.init(drivers.InitialStreamWindow)
+	st.out.granted.Store(o.Window)
+	if len(o.Items) > 0 {
+		items := drivers.Frame{Payload: o.Items}
+		st.in.received = int64(len(o.Items))
+		st.in.put(&items, st.in.received)
+	}
+	st.in.ended = o.Sent
+	t := &s.streams
+	if t.recent != nil && t.recent.tx == f.Tx {
+		t.recent = nil
+	}
+	t.mu.Lock()
+	switch {
+	case t.over:
+		t.mu.Unlock()
+		return nil
+	case len(t.peers) >= drivers.MaxStreams:
+		err = fmt.Errorf("%w: the peer has opened %d streams that have not ended, and may open no more", ipc.ErrProtocol, len(t.peers))
+	case f.Tx <= t.newest && t.peers[f.Tx] != nil:
+		err = fmt.Errorf("%w: a stream (%#x) is opened twice", ipc.ErrProtocol, f.Tx)
+	default:
+		if t.peers == nil {
+			t.peers = make(map[uint64]*Stream)
+		}
+		t.peers[f.Tx] = st
+		t.newest = max(t.newest, f.Tx)
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	h := s.config.Handlers.find(f.Method)
+	var refusal error
+	switch {
+	case h == nil || h.Stream == nil:
+		refusal = s.config.Handlers.unknown(f.Method)
+	case !s.inFlight.enter():
+		refusal = errDraining
+	}
+	if refusal != nil {
+		s.handling.Go(func() { st.returned(refusal) })
+		return nil
+	}
+	s.handling.Go(func() {
+		defer s.inFlight.exit()
+		st.serve(h)
+	})
+	return nil
+}
+
+// serve runs the handler of a stream, and ends the stream.
+func (st *Stream) serve(h *Handler) {
+	if h.places != nil {
+		select {
+		case h.places <- struct{}{}:
+			defer func() { <-h.places }()
+		case <-st.ctx.Done():
+			st.returned(st.ctx.Err())
+			return
+		}
+	}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		message := "called runtime.Goexit"
+		if p := recover(); p != nil {
+			message = fmt.Sprintf("panicked: %v", p)
+		}
+		st.returned(&ipc.Error{
+			Code: ipc.CodeInternal, Message: fmt.Sprintf("the handler of %q %s", h.Info.Name, message), Stack: string(debug.Stack()),
+		})
+	}()
+	err := h.Stream(st.ctx, st)
+	returned = true
+	st.returned(err)
+}
+
+// returned ends a stream whose handler has returned err. What the handler has sent arrives
+// before that.
+func (st *Stream) returned(err error) {
+	o, s := &st.out, st.session
+	locked := o.lock.lock(st.ctx, nil, nil) == nil
+	if locked {
+		_ = st.sendGathered(st.ctx) // if that fails the stream has ended
+		o.closed = true
+	}
+	st.finish(io.EOF, true)
+	if !locked { // a goroutine of the handler is sending, and finds the stream to be over
+		_ = o.lock.lock(context.Background(), nil, nil)
+		o.closed = true
+	}
+	st.freeGathered()
+	o.lock.unlock()
+	end := []byte{drivers.EndReturned}
+	if err != nil {
+		end = ipc.AppendError([]byte{drivers.EndFailed}, err)
+	}
+	s.streams.mu.Lock()
+	delete(s.streams.peers, st.tx)
+	s.streams.mu.Unlock()
+	st.sendEnd(end)
+	st.handler.cancel(drivers.ReasonGivenUp)
+}
+
+// Codec returns the codec of the link.
+func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
+
+// sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
+// arriving.
+func (st *Stream) sendEnd(payload []byte) {
+	s := st.session
+	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload})
+	var tooLarge *ipc.SizeError
+	if errors.As(err, &tooLarge) {
+		e := ipc.Errorf(ipc.CodeResourceExhausted, "the error of the handler cannot be sent: %w", err)
+		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: ipc.AppendError([]byte{drivers.EndFailed}, e)})
+	}
+	if err != nil && s.baseCtx.Err() == nil {
+		s.unsent(err)
+	}
+}
