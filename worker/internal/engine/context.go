@@ -24,7 +24,8 @@ type requestContext struct {
 	deadline atomic.Int64 // by monotonic, 0 until somebody asks
 	// real is nil at first, then the real context, or ended.
 	real     atomic.Pointer[realContext]
-	timedOut atomic.Bool // it was cancelled because its deadline has passed
+	timedOut atomic.Bool              // it was cancelled because its deadline has passed
+	exchange atomic.Pointer[exchange] // nil if neither request nor answer has metadata
 }
 
 // ended stands for a real context that nobody needed before the end.
@@ -52,6 +53,9 @@ func (c *requestContext) init(s *Session, tx uint64, timeout time.Duration) {
 	c.session, c.tx, c.timeout, c.word = s, tx, timeout, 0
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)
+	}
+	if c.exchange.Load() != nil {
+		c.exchange.Store(nil)
 	}
 }
 
@@ -109,12 +113,9 @@ func (c *requestContext) reason() error {
 	return context.Canceled
 }
 
-// requestKey is the key under which a requestContext is its own value.
-type requestKey struct{}
-
 // Value implements context.Context.
 func (c *requestContext) Value(key any) any {
-	if key == (requestKey{}) {
+	if key == (ipc.IncomingKey{}) {
 		return c
 	}
 	// Package context looks for its own contexts in this way, so that those that are
@@ -240,7 +241,7 @@ func (p *requestParent) end(err error) {
 // CallerOf returns a caller for the process whose request ctx, the context of a
 // handler, belongs to. It returns nil for any other context.
 func CallerOf(ctx context.Context) ipc.Caller {
-	if c, ok := ctx.Value(requestKey{}).(*requestContext); ok {
+	if c, ok := ctx.Value(ipc.IncomingKey{}).(*requestContext); ok {
 		return handlerCaller{c}
 	}
 	return nil

@@ -64,6 +64,9 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	c.init(s, f.Tx, s.timeoutAsked(f))
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
 	r.cost = costOf(f)
+	if f.Meta != nil {
+		c.exchange.Store(&exchange{request: f.Meta.Header})
+	}
 	if r.oneWay {
 		r.packed.n = f.Tx
 	}

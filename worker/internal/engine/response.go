@@ -41,15 +41,19 @@ func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 		if r.oneWay {
 			s.config.Log.Warn("tandem: handler of a notification failed", "method", r.handler.Info.Name, "error", ipc.ParseError(failure))
 		} else {
-			s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+			s.answer(r.fail(failure))
 		}
 	case r.oneWay:
 		r.abort()
-	case r.commit(response):
-	case b != nil:
-		b.answer(s, r.respond(response))
 	default:
-		s.answer(r.respond(response))
+		response, sent := r.commit(response)
+		switch {
+		case sent:
+		case b != nil:
+			b.answer(s, r.respond(response))
+		default:
+			s.answer(r.respond(response))
+		}
 	}
 	if r.owned {
 		s.link.Recycle(r.payload)
@@ -79,7 +83,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
 			if !r.oneWay {
-				s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+				s.answer(r.fail(failure))
 			}
 		}
 	}()
@@ -107,6 +111,16 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 func (r *Request) respond(response []byte) *drivers.Frame {
 	f := &r.answer
 	f.Kind, f.Tx, f.Payload = drivers.KindResponse, r.tx, response
+	if meta := r.ctx.answerMeta(); meta != f.Meta {
+		f.Meta = meta
+	}
+	return f
+}
+
+// fail is respond for an error.
+func (r *Request) fail(failure []byte) *drivers.Frame {
+	f := r.respond(failure)
+	f.Kind = drivers.KindError
 	return f
 }
 

@@ -54,6 +54,7 @@ type Session struct {
 	// New sets these, and nobody changes them.
 	config  Config
 	link    drivers.Link
+	peer    ipc.Peer
 	claimer drivers.Claimer // the link, if it is one and no answer has to be kept
 	baseCtx context.Context // of handlers
 	cancel  context.CancelFunc
@@ -105,6 +106,7 @@ func New(config Config) *Session {
 	s.calls.side = config.Side
 	s.sweeper.init()
 	s.reader.requests.part, s.reader.notifications.part = creditPart(config.Window), creditPart(config.Window)
+	s.peer = peerOf(config.Link)
 	window := config.Link.Peer().Window
 	s.requestWindow.init(window)
 	s.notificationWindow.init(window)
