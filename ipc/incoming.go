@@ -34,9 +34,11 @@ func MetadataOf(ctx context.Context) Metadata {
 
 // Peer is the process at the other end of a link.
 type Peer struct {
-	// PID is its process id. A worker in a pid namespace of its own has another id there.
+	// PID is its process id, as it knows it itself: in a pid namespace of its own a process
+	// has another id than outside.
 	PID int
-	// UID is the id of the user that it belongs to, or -1 if the system does not tell.
+	// UID is the id of the user that it belongs to: what the system says of a host, and
+	// what a worker was started as. It is -1 if it is not known.
 	UID int
 	// Driver is the name of the driver of the link, such as "shm".
 	Driver string

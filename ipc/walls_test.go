@@ -88,6 +88,7 @@ var walls = map[string][]string{
 	"drivers":                   {"ipc"},
 	"drivers/drivertest":        {"ipc", "drivers"},
 	"drivers/internal/fdpass":   {},
+	"drivers/internal/peercred": {},
 	"drivers/internal/sendlock": {},
 	"drivers/internal/process":  {"ipc", "drivers"},
 	"drivers/shm":               {"ipc", "ring", "drivers", "drivers/internal/..."},

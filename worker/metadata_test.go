@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 package worker_test
 
@@ -300,6 +300,32 @@ func TestMetadataOfCallbacks(t *testing.T) {
 	})
 }
 
+// A handler can ask who calls, on both sides, over each link.
+func TestPeerOf(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.startMetadata(t)
+		worker.Handle(w, mirrorIt, mirrored)
+		check := func() {
+			t.Helper()
+			got, err := mirrorIt.Call(t.Context(), w, "")
+			require.NoError(t, err)
+			require.Equal(t, ipc.Peer{PID: os.Getpid(), UID: os.Geteuid(), Driver: s.name}, got.Peer)
+			require.Equal(t, w.PID(), got.PID)
+			got, err = mirrorHost.Call(t.Context(), w, "")
+			require.NoError(t, err)
+			require.Equal(t, ipc.Peer{PID: w.PID(), UID: os.Geteuid(), Driver: s.name}, got.Peer)
+			require.Equal(t, os.Getpid(), got.PID)
+		}
+		check()
+		if c, ok := w.(*worker.Client[*socket.Channel]); ok {
+			flip(t, c)
+			check()
+		}
+		_, ok := ipc.PeerOf(t.Context())
+		require.False(t, ok)
+	})
+}
+
 // What cannot be sent is an error where it is given, and nothing is sent.
 func TestMetadataThatCannotBeSent(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
@@ -352,8 +378,8 @@ func TestMetadataThatCannotBeSent(t *testing.T) {
 		err = ipc.SetHeader(t.Context(), "k", "v")
 		require.ErrorContains(t, err, "not that of a handler")
 		require.Equal(t, ipc.CodeFailedPrecondition, ipc.CodeOf(err))
-		require.Panics(t, func() { ipc.WithMetadata("k") })
-		require.Panics(t, func() { _ = ipc.SetTrailer(t.Context(), "k") })
+		require.Panics(t, func() { ipc.WithMetadata(strings.Fields("k")...) })
+		require.Panics(t, func() { _ = ipc.SetTrailer(t.Context(), strings.Fields("k")...) })
 		require.Panics(t, func() { ipc.WithHeader(nil) })
 		require.Panics(t, func() { ipc.WithTrailer(nil) })
 		require.Empty(t, ipc.MetadataOf(t.Context()))
