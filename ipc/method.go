@@ -39,6 +39,9 @@ type Invocation struct {
 	// they answer; 0 means as often as the caller sends any request. Only a request
 	// that is Idempotent is sent again.
 	Attempts int
+	// Attempt is which attempt of a call this is, from 1, if it is one of several that a
+	// caller such as a pool makes itself, and otherwise 0. Interceptors see it.
+	Attempt int
 	// Metadata goes with the request. See [WithMetadata].
 	Metadata Metadata
 	// Header and Trailer, if they are not nil, are where the metadata of the answer goes,

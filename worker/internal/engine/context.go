@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 )
 
 // requestContext is the context of one handler. It makes a real one only when somebody
@@ -241,10 +242,14 @@ func (p *requestParent) end(err error) {
 // CallerOf returns a caller for the process whose request ctx, the context of a
 // handler, belongs to. It returns nil for any other context.
 func CallerOf(ctx context.Context) ipc.Caller {
-	if c, ok := ctx.Value(ipc.IncomingKey{}).(*requestContext); ok {
-		return handlerCaller{c}
+	c, ok := ctx.Value(ipc.IncomingKey{}).(*requestContext)
+	switch {
+	case !ok:
+		return nil
+	case c.session.config.Chain.Calls():
+		return chain.Caller{Chain: c.session.config.Chain, Link: handlerCaller{c}, Peer: c.session.peer}
 	}
-	return nil
+	return handlerCaller{c}
 }
 
 // handlerCaller makes the calls of one handler over the link that its request came

@@ -69,16 +69,8 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 		if returned {
 			return
 		}
-		message := "called runtime.Goexit"
 		p := recover()
-		if p != nil {
-			message = fmt.Sprintf("panicked: %v", p)
-		}
-		failure = ipc.AppendError(nil, &ipc.Error{
-			Code:    ipc.CodeInternal,
-			Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
-			Stack:   string(debug.Stack()),
-		})
+		failure = ipc.AppendError(nil, r.crashed(p))
 		if p == nil {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
@@ -98,12 +90,31 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 			return nil, r.failureOf(err)
 		}
 	}
-	response, err := r.handler.Invoke(r)
+	var err error
+	if s.config.Chain.Handles() {
+		response, err = s.intercept(r)
+	} else {
+		response, err = r.handler.Invoke(r)
+	}
 	if err != nil {
 		failure = r.failureOf(err)
 	}
 	returned = true
 	return response, failure
+}
+
+// crashed is the error of a handler that has panicked with p, or has ended its goroutine if
+// that is nil.
+func (r *Request) crashed(p any) error {
+	message := "called runtime.Goexit"
+	if p != nil {
+		message = fmt.Sprintf("panicked: %v", p)
+	}
+	return &ipc.Error{
+		Code:    ipc.CodeInternal,
+		Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
+		Stack:   string(debug.Stack()),
+	}
 }
 
 // respond returns the frame of a response. It is a part of r, for a link would make any

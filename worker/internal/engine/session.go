@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
@@ -35,7 +36,9 @@ type Config struct {
 	// that it has not finished with: what its hello said.
 	Window   int
 	Handlers *Registry
-	Log      *slog.Logger
+	// Chain has the interceptors of this side, nil if there are none.
+	Chain *chain.Chain
+	Log   *slog.Logger
 	// Explain, if set, turns the error that ended the link into one that says more. It
 	// may wait for a moment to do so.
 	Explain func(*Session, error) error
