@@ -11,18 +11,39 @@ import (
 // Metadata is what travels with a frame beside its payload: with a request, a notification
 // or an answer.
 //
-// On the wire Header is an extension of type 2, and Trailer one of type 3. Its value is a
-// list of fields:
+// On the wire the header is an extension of type 2, and the trailer one of type 3. Its value
+// is a list of fields:
 //
 //	 0          1            3
 //	+----------+------------+-----+-------+------ - -
 //	| key size | value size | key | value | next
 //	+----------+------------+-----+-------+------ - -
 type Metadata struct {
-	// Header is the metadata of a request, or the header of an answer.
-	Header ipc.Metadata
-	// Trailer is that of an answer.
-	Trailer ipc.Metadata
+	header, trailer ipc.Metadata
+	size            int
+}
+
+// NewMetadata returns the metadata of a frame: that of a request, or header and trailer of
+// an answer. Nobody may change it any more. Its sender has to check it before, with
+// [ipc.Metadata.Check].
+func NewMetadata(header, trailer ipc.Metadata) *Metadata {
+	return &Metadata{header, trailer, header.Size() + trailer.Size()}
+}
+
+// Header returns the metadata of a request, or the header of an answer. m may be nil.
+func (m *Metadata) Header() ipc.Metadata {
+	if m == nil {
+		return nil
+	}
+	return m.header
+}
+
+// Trailer returns the trailer of an answer. m may be nil.
+func (m *Metadata) Trailer() ipc.Metadata {
+	if m == nil {
+		return nil
+	}
+	return m.trailer
 }
 
 // fieldPrefix are the sizes of a field.
@@ -33,11 +54,11 @@ func (m *Metadata) Size() int {
 	if m == nil {
 		return 0
 	}
-	return m.Header.Size() + m.Trailer.Size()
+	return m.size
 }
 
 // EncodedSize returns how many bytes m takes in a header.
-func (m *Metadata) EncodedSize() int { return encodedSize(m.Header) + encodedSize(m.Trailer) }
+func (m *Metadata) EncodedSize() int { return encodedSize(m.header) + encodedSize(m.trailer) }
 
 func encodedSize(fields ipc.Metadata) int {
 	if len(fields) == 0 {
@@ -52,7 +73,7 @@ func encodedSize(fields ipc.Metadata) int {
 
 // append appends the extensions of m, which were checked, to dst.
 func (m *Metadata) append(dst []byte) []byte {
-	return appendFields(appendFields(dst, extHeader, m.Header), extTrailer, m.Trailer)
+	return appendFields(appendFields(dst, extHeader, m.header), extTrailer, m.trailer)
 }
 
 func appendFields(dst []byte, kind byte, fields ipc.Metadata) []byte {
@@ -74,9 +95,9 @@ func appendFields(dst []byte, kind byte, fields ipc.Metadata) []byte {
 // parse takes the extension of a kind, which may be hostile, and may lie in memory that
 // the peer changes meanwhile: it is read once.
 func (m *Metadata) parse(kind byte, value []byte) error {
-	into := &m.Header
+	into := &m.header
 	if kind == extTrailer {
-		into = &m.Trailer
+		into = &m.trailer
 	}
 	if *into != nil {
 		return fmt.Errorf("extension %d for the second time", kind)
@@ -98,6 +119,7 @@ func (m *Metadata) parse(kind byte, value []byte) error {
 		text = rest
 	}
 	*into = fields
+	m.size += fields.Size()
 	return fields.Check()
 }
 

@@ -51,14 +51,14 @@ func encode(kind byte, md ipc.Metadata) []byte {
 
 func TestMetadataRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		md := &drivers.Metadata{Header: anyMetadata(t, "header"), Trailer: anyMetadata(t, "trailer")}
+		md := drivers.NewMetadata(anyMetadata(t, "header"), anyMetadata(t, "trailer"))
 		in := drivers.Frame{Kind: drivers.KindResponse, Tx: 1, Payload: []byte("payload"), Meta: md}
 		if rapid.Bool().Draw(t, "remaining") {
 			in.Remaining = 1
 		}
 		header := in.AppendHeader(nil)
 
-		want := append(encode(2, md.Header), encode(3, md.Trailer)...)
+		want := append(encode(2, md.Header()), encode(3, md.Trailer())...)
 		require.Equal(t, len(want), md.EncodedSize())
 		require.Equal(t, want, append([]byte(nil), header[len(header)-len(want):]...), "what the protocol says")
 		require.LessOrEqual(t, len(header), drivers.MaxHeader+md.EncodedSize())
@@ -71,7 +71,7 @@ func TestMetadataRoundTrip(t *testing.T) {
 			require.Nil(t, out.Meta)
 			return
 		}
-		require.Equal(t, md.Header.Size()+md.Trailer.Size(), out.Meta.Size())
+		require.Equal(t, md.Header().Size()+md.Trailer().Size(), out.Meta.Size())
 		require.Equal(t, *md, *out.Meta)
 		require.Equal(t, in.Remaining, out.Remaining)
 		for n := range header {
@@ -167,9 +167,9 @@ func FuzzParseMetadata(f *testing.F) {
 			return
 		}
 		// What was understood is right, and is encoded as it came.
-		require.NoError(t, frame.Meta.Header.Check())
-		require.NoError(t, frame.Meta.Trailer.Check())
-		want := append(encode(2, frame.Meta.Header), encode(3, frame.Meta.Trailer)...)
+		require.NoError(t, frame.Meta.Header().Check())
+		require.NoError(t, frame.Meta.Trailer().Check())
+		want := append(encode(2, frame.Meta.Header()), encode(3, frame.Meta.Trailer())...)
 		again := frame.AppendHeader(nil)
 		require.Equal(t, string(want), string(again[len(again)-len(want):]))
 		if len(header) > 0 && len(trailer) > 0 {

@@ -27,8 +27,8 @@ func withMetadata(kinds string, values ...string) []byte {
 
 // theMost is as much metadata as there may be, in few fields and in many.
 var (
-	theMost  = &drivers.Metadata{Header: ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33)), Trailer: ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33))}
-	theMany  = &drivers.Metadata{Header: manyFields(), Trailer: manyFields()}
+	theMost  = drivers.NewMetadata(ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33)), ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33)))
+	theMany  = drivers.NewMetadata(manyFields(), manyFields())
 	extended = byte(drivers.KindResponse) | 0x20
 )
 

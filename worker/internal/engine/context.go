@@ -49,16 +49,16 @@ func takeContext(chunk *[]requestContext, n uint64) *requestContext {
 	return c
 }
 
-// init makes c the context of a request. c is new, or its time is over.
+// init makes c the context of a request. c is new or reusable.
 func (c *requestContext) init(s *Session, tx uint64, timeout time.Duration) {
 	c.session, c.tx, c.timeout, c.word = s, tx, timeout, 0
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)
 	}
-	if c.exchange.Load() != nil {
-		c.exchange.Store(nil)
-	}
 }
+
+// reusable reports whether c can be the context of another request, when its time is over.
+func (c *requestContext) reusable() bool { return c.real.Load() == nil && c.exchange.Load() == nil }
 
 // fixDeadline makes the time of the request count from now on, if it does not yet. While
 // the background reader runs a handler, its time counts from the moment in which

@@ -92,7 +92,7 @@ func FuzzSession(f *testing.F) {
 				script(kind, drivers.Frame{Kind: drivers.KindNotify, Tx: n, Method: uint64(method), Payload: two}, request(drivers.KindNotify, 0, method))
 			}
 		}
-		meta := &drivers.Metadata{Header: ipc.Pairs("a", "b", "a", ""), Trailer: ipc.Pairs("c", "d")}
+		meta := drivers.NewMetadata(ipc.Pairs("a", "b", "a", ""), ipc.Pairs("c", "d"))
 		for method := range len(fuzzMethods) + 1 {
 			script(kind, drivers.Frame{Kind: drivers.KindRequest, Tx: 3, Method: uint64(method), Meta: meta}, drivers.Frame{Kind: drivers.KindNotify, Method: uint64(method), Meta: meta},
 				drivers.Frame{Kind: drivers.KindResponse, Meta: meta}, drivers.Frame{Kind: drivers.KindError, Tx: 1, Meta: meta}, drivers.Frame{Kind: drivers.KindNotify, Tx: 1, Method: uint64(method), Meta: meta})

@@ -35,10 +35,10 @@ func (r *Request) Claim(n int) ([]byte, error) {
 	}
 	p.asked = true
 	if s := r.session; s.claimer != nil && !r.oneWay && n > 0 {
-		f := r.respond(nil)
-		buf, err := s.claimer.Claim(r.ctx, f, n)
+		r.freezeMeta()
+		buf, err := s.claimer.Claim(r.ctx, r.respond(nil), n)
 		if err == nil {
-			p.claimed, p.reply, p.meta = buf, buf, f.Meta
+			p.claimed, p.reply, p.meta = buf, buf, r.answer.Meta
 			return buf, nil
 		}
 		var tooLarge *ipc.SizeError
@@ -61,7 +61,7 @@ func (r *Request) commit(response []byte) (_ []byte, sent bool) {
 	if p.claimed == nil {
 		return response, false
 	}
-	if changed := r.ctx.answerMeta() != p.meta; changed || n > len(p.claimed) {
+	if changed := r.answer.Meta != p.meta; changed || n > len(p.claimed) {
 		if changed {
 			r.Out = append(r.Out[:0], response...)
 			response = r.Out

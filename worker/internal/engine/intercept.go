@@ -22,7 +22,7 @@ func (s *Session) intercept(r *Request) ([]byte, error) {
 				err = r.crashed(p)
 			}
 			if meta := r.ctx.answerMeta(); meta != nil {
-				call.Header, call.Trailer = meta.Header, meta.Trailer
+				call.Header, call.Trailer = meta.Header(), meta.Trailer()
 			}
 		}()
 		return r.handler.Invoke(r)

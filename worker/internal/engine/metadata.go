@@ -19,7 +19,7 @@ func metaOf(inv *ipc.Invocation) (*drivers.Metadata, error) {
 	if err := inv.Metadata.Check(); err != nil {
 		return nil, err
 	}
-	return &drivers.Metadata{Header: inv.Metadata}, nil
+	return drivers.NewMetadata(inv.Metadata, nil), nil
 }
 
 // deliver gives the metadata of an answer, which may be nil, to whoever made the call.
@@ -27,28 +27,23 @@ func deliver(meta *drivers.Metadata, inv *ipc.Invocation) {
 	if inv.Header == nil && inv.Trailer == nil {
 		return
 	}
-	if meta == nil {
-		meta = &noMetadata // there may be some of an attempt before
-	}
+	// If there is none, there may be some of an attempt before.
 	if inv.Header != nil {
-		*inv.Header = meta.Header
+		*inv.Header = meta.Header()
 	}
 	if inv.Trailer != nil {
-		*inv.Trailer = meta.Trailer
+		*inv.Trailer = meta.Trailer()
 	}
 }
-
-var noMetadata drivers.Metadata
 
 // exchange is the metadata of a request and of its answer, as the context of the handler
 // has it.
 type exchange struct {
 	request ipc.Metadata
 
-	mu     sync.Mutex
-	answer drivers.Metadata
-	// frozen is a copy of answer for a frame, nil if there is none, or when answer has
-	// changed.
+	mu              sync.Mutex
+	header, trailer ipc.Metadata // of the answer
+	// frozen is both for a frame, nil if there is none, or when they have changed.
 	frozen *drivers.Metadata
 }
 
@@ -67,17 +62,17 @@ func (c *requestContext) Peer() ipc.Peer { return c.session.peer }
 
 // AddHeader implements [ipc.Incoming].
 func (c *requestContext) AddHeader(md ipc.Metadata) error {
-	return c.add(md, func(m *drivers.Metadata) *ipc.Metadata { return &m.Header })
+	return c.add(md, func(x *exchange) *ipc.Metadata { return &x.header })
 }
 
 // AddTrailer implements [ipc.Incoming].
 func (c *requestContext) AddTrailer(md ipc.Metadata) error {
-	return c.add(md, func(m *drivers.Metadata) *ipc.Metadata { return &m.Trailer })
+	return c.add(md, func(x *exchange) *ipc.Metadata { return &x.trailer })
 }
 
 var errAnswered = ipc.Errorf(ipc.CodeFailedPrecondition, "tandem: header or trailer set when the handler has ended, or nobody waits for its answer")
 
-func (c *requestContext) add(md ipc.Metadata, part func(*drivers.Metadata) *ipc.Metadata) error {
+func (c *requestContext) add(md ipc.Metadata, part func(*exchange) *ipc.Metadata) error {
 	if c.Err() != nil {
 		return errAnswered
 	}
@@ -90,7 +85,7 @@ func (c *requestContext) add(md ipc.Metadata, part func(*drivers.Metadata) *ipc.
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	to := part(&x.answer)
+	to := part(x)
 	sum := append((*to)[:len(*to):len(*to)], md...) // never changes what a frame has
 	if err := sum.Check(); err != nil {
 		return err
@@ -111,9 +106,8 @@ func (c *requestContext) answerMeta() *drivers.Metadata {
 func (x *exchange) freeze() *drivers.Metadata {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.frozen == nil && len(x.answer.Header)+len(x.answer.Trailer) > 0 {
-		frozen := x.answer
-		x.frozen = &frozen
+	if x.frozen == nil && len(x.header)+len(x.trailer) > 0 {
+		x.frozen = drivers.NewMetadata(x.header, x.trailer)
 	}
 	return x.frozen
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-var someMeta = &drivers.Metadata{Header: ipc.Pairs("a", "b"), Trailer: ipc.Pairs("c", "d")}
+var someMeta = drivers.NewMetadata(ipc.Pairs("a", "b"), ipc.Pairs("c", "d"))
 
 // However a handler ends, its answer has the metadata that it has set, and no answer has that
 // of another.
@@ -119,7 +119,7 @@ func TestMetadataWhereNoneBelongs(t *testing.T) {
 // Metadata counts in windows for what it takes, so a peer cannot make us hold more than they
 // say.
 func TestWindowsCountMetadata(t *testing.T) {
-	most := &drivers.Metadata{Header: ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33))}
+	most := drivers.NewMetadata(ipc.Pairs("k", strings.Repeat("v", ipc.MaxMetadata-33)), nil)
 	for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindNotify} {
 		plain := drivers.Frame{Kind: kind, Payload: []byte("x")}
 		full := plain

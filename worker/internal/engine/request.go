@@ -66,7 +66,7 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
 	r.cost = costOf(f)
 	if f.Meta != nil {
-		c.exchange.Store(&exchange{request: f.Meta.Header})
+		c.exchange.Store(&exchange{request: f.Meta.Header()})
 	}
 	if r.oneWay {
 		r.packed.n = f.Tx

@@ -35,6 +35,9 @@ func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 	if timed {
 		r.handler.took(time.Since(start))
 	}
+	if r.ctx.exchange.Load() != nil { // which a call would cost more to find out
+		r.freezeMeta()
+	}
 	switch {
 	case failure != nil:
 		r.abort()
@@ -75,6 +78,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
 			if !r.oneWay {
+				r.freezeMeta()
 				s.answer(r.fail(failure))
 			}
 		}
@@ -122,9 +126,6 @@ func (r *Request) crashed(p any) error {
 func (r *Request) respond(response []byte) *drivers.Frame {
 	f := &r.answer
 	f.Kind, f.Tx, f.Payload = drivers.KindResponse, r.tx, response
-	if meta := r.ctx.answerMeta(); meta != f.Meta {
-		f.Meta = meta
-	}
 	return f
 }
 
@@ -133,6 +134,13 @@ func (r *Request) fail(failure []byte) *drivers.Frame {
 	f := r.respond(failure)
 	f.Kind = drivers.KindError
 	return f
+}
+
+// freezeMeta gives the frame of the answer the metadata that the handler has set.
+func (r *Request) freezeMeta() {
+	if x := r.ctx.exchange.Load(); x != nil {
+		r.answer.Meta = x.freeze()
+	}
 }
 
 // detailOverdue is in the error of a handler that has ended because its deadline, which is
