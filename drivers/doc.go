@@ -6,7 +6,7 @@
 // type. A [Driver] starts a worker process and returns a [Channel], and an
 // [Acceptor] opens an [Endpoint]; both yield a [Link] for each connection. A link
 // carries frames ([Frame]) and knows nothing of calls. Both sides open it with a
-// [Hello]. What a channel or link can do beyond that is declared by [Claimer],
+// [Hello]. What a channel or link can do beyond that is declared by [Claimer], [Identifier],
 // [Detachable] and [Reconnectable].
 //
 // A driver calls [Register] when its package is initialised. Its tests run the

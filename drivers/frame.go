@@ -80,11 +80,17 @@ func (k Kind) String() string {
 //	|               | bit 4         | if bit 5           |         |
 //	+---------------+---------------+-------+------------+---------+
 //
-// Extensions are a list of {type u8, size u8, value}; size counts all of them
+// Extensions are a list of {type u8, size u16, value}; size counts all of them
 // in bytes. Those of unknown type are skipped. Type 1 is the time that remains
-// to the caller, in nanoseconds, u64.
+// to the caller, in nanoseconds, u64. Types 2 and 3 are metadata: see [Metadata].
 type Frame struct {
 	Kind Kind
+	// Owned says of a received frame that the receiver may keep Payload. It is
+	// ignored when sending.
+	Owned bool
+	// More says of a received frame that the next one is here already. If that
+	// would take effort to find out it is not set.
+	More bool
 	// Tx pairs a request with its answer. Hosts use even ones, workers odd ones. Of a
 	// frame of KindNotify it is 0, or says how many notifications the payload holds, as
 	// items (see [AppendItem]): at most MaxPacked.
@@ -97,12 +103,8 @@ type Frame struct {
 	Remaining time.Duration
 	// Payload is the encoded request, response or error.
 	Payload []byte
-	// Owned says of a received frame that the receiver may keep Payload. It is
-	// ignored when sending.
-	Owned bool
-	// More says of a received frame that the next one is here already. If that
-	// would take effort to find out it is not set.
-	More bool
+	// Meta is the metadata, or nil. Nobody changes it once it is in a frame.
+	Meta *Metadata
 }
 
 const (
@@ -111,9 +113,14 @@ const (
 	tagExtension = 0x20
 
 	extRemaining = 1
+	extHeader    = 2
+	extTrailer   = 3
 
-	// MaxHeader is the largest header that AppendHeader makes, in bytes.
-	MaxHeader = 8 + 8 + 2 + 10
+	extPrefix     = 3 // type and size
+	remainingSize = 8
+
+	// MaxHeader is the largest header that AppendHeader makes, in bytes, metadata apart.
+	MaxHeader = 8 + 8 + 2 + extPrefix + remainingSize
 )
 
 // Tag returns the byte that the link carries beside the frame.
@@ -122,21 +129,37 @@ func (f *Frame) Tag() byte {
 	if f.Method != 0 {
 		t |= tagMethod
 	}
-	if f.Remaining > 0 {
+	if f.Remaining > 0 || f.Meta != nil {
 		t |= tagExtension
 	}
 	return t
 }
 
 // AppendHeader appends the header of f, all but the payload, to dst. It adds
-// at most MaxHeader bytes.
+// at most MaxHeader bytes, and those of the metadata ([Metadata.EncodedSize]).
 func (f *Frame) AppendHeader(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, f.Tx)
 	if f.Method != 0 {
 		dst = binary.LittleEndian.AppendUint64(dst, f.Method)
 	}
+	if f.Meta != nil {
+		size := f.Meta.EncodedSize()
+		if f.Remaining > 0 {
+			size += extPrefix + remainingSize
+		}
+		dst = f.appendRemaining(binary.LittleEndian.AppendUint16(dst, uint16(size)))
+		return f.Meta.append(dst)
+	}
 	if f.Remaining > 0 {
-		dst = append(dst, 10, 0, extRemaining, 8)
+		dst = f.appendRemaining(append(dst, extPrefix+remainingSize, 0))
+	}
+	return dst
+}
+
+// appendRemaining appends the extension of the remaining time, if there is one.
+func (f *Frame) appendRemaining(dst []byte) []byte {
+	if f.Remaining > 0 {
+		dst = append(dst, extRemaining, remainingSize, 0)
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(f.Remaining))
 	}
 	return dst
@@ -147,6 +170,9 @@ func (f *Frame) AppendHeader(dst []byte) []byte {
 // byte of the header once, and none of the payload. If Parse fails f is undefined.
 func (f *Frame) Parse(tag byte, body []byte) error {
 	f.Kind, f.Method, f.Remaining, f.Owned, f.More = Kind(tag&tagKind), 0, 0, false, false
+	if f.Meta != nil {
+		f.Meta = nil
+	}
 	if tag&^(tagKind|tagMethod|tagExtension) != 0 {
 		return frameError(tag, body, "reserved bits of the tag are set")
 	}
@@ -182,16 +208,17 @@ func (f *Frame) Parse(tag byte, body []byte) error {
 
 func (f *Frame) parseExtensions(tag byte, ext []byte) error {
 	for len(ext) > 0 {
-		if len(ext) < 2 {
+		if len(ext) < extPrefix {
 			return frameError(tag, ext, "an extension is cut short")
 		}
-		kind, n := ext[0], int(ext[1])
-		ext = ext[2:]
+		kind, n := ext[0], int(binary.LittleEndian.Uint16(ext[1:]))
+		ext = ext[extPrefix:]
 		if n > len(ext) {
 			return frameError(tag, ext, fmt.Sprintf("extension %d of %d bytes in %d", kind, n, len(ext)))
 		}
-		if kind == extRemaining {
-			if n != 8 {
+		switch kind {
+		case extRemaining:
+			if n != remainingSize {
 				return frameError(tag, ext, fmt.Sprintf("remaining time of %d bytes, not 8", n))
 			}
 			d := time.Duration(binary.LittleEndian.Uint64(ext))
@@ -199,6 +226,13 @@ func (f *Frame) parseExtensions(tag byte, ext []byte) error {
 				return frameError(tag, ext, fmt.Sprintf("remaining time of %d ns", d))
 			}
 			f.Remaining = d
+		case extHeader, extTrailer:
+			if f.Meta == nil {
+				f.Meta = new(Metadata)
+			}
+			if err := f.Meta.parse(kind, ext[:n]); err != nil {
+				return frameError(tag, ext, err.Error())
+			}
 		}
 		ext = ext[n:]
 	}

@@ -60,8 +60,8 @@ func TestFrameGolden(t *testing.T) {
 	}{
 		{drivers.Frame{Kind: drivers.KindResponse, Tx: 0x0102030405060708}, 0x02, "0807060504030201"},
 		{drivers.Frame{Kind: drivers.KindRequest, Tx: 2, Method: 0xa1}, 0x11, "0200000000000000 a100000000000000"},
-		{drivers.Frame{Kind: drivers.KindCancel, Tx: 1, Remaining: 256}, 0x25, "0100000000000000 0a00 01 08 0001000000000000"},
-		{drivers.Frame{Kind: drivers.KindGoodbye, Method: 1, Remaining: 1}, 0x3a, "0000000000000000 0100000000000000 0a00 01 08 0100000000000000"},
+		{drivers.Frame{Kind: drivers.KindCancel, Tx: 1, Remaining: 256}, 0x25, "0100000000000000 0b00 01 0800 0001000000000000"},
+		{drivers.Frame{Kind: drivers.KindGoodbye, Method: 1, Remaining: 1}, 0x3a, "0000000000000000 0100000000000000 0b00 01 0800 0100000000000000"},
 		{drivers.Frame{Kind: drivers.KindNotify, Remaining: -5}, 0x04, "0000000000000000"},
 	} {
 		assert.Equal(t, c.tag, c.frame.Tag(), "tag of %+v", c.frame)
@@ -100,12 +100,12 @@ func TestParseMalformed(t *testing.T) {
 		{"half a size of extensions", 0x21, tx + "00", "no room for the size of the extensions"},
 		{"extensions longer than the body", 0x21, tx + "0100", "extensions of 1 bytes in 0"},
 		{"largest extensions", 0x21, tx + "ffff" + "0108", "extensions of 65535 bytes in 2"},
-		{"half an extension", 0x21, tx + "0100" + "01", "an extension is cut short"},
-		{"extension longer than the list", 0x21, tx + "0200" + "7705" + "0000000000", "extension 119 of 5 bytes in 0"},
-		{"remaining time cut short", 0x21, tx + "0a00" + "0109" + "0000000000000000", "extension 1 of 9 bytes in 8"},
-		{"remaining time of 4 bytes", 0x21, tx + "0600" + "0104" + "01000000", "remaining time of 4 bytes, not 8"},
-		{"remaining time of 0", 0x21, tx + "0a00" + "0108" + "0000000000000000", "remaining time of 0 ns"},
-		{"negative remaining time", 0x21, tx + "0a00" + "0108" + "ffffffffffffffff", "remaining time of -1 ns"},
+		{"half an extension", 0x21, tx + "0200" + "0108", "an extension is cut short"},
+		{"extension longer than the list", 0x21, tx + "0300" + "770500" + "0000000000", "extension 119 of 5 bytes in 0"},
+		{"remaining time cut short", 0x21, tx + "0b00" + "010900" + "0000000000000000", "extension 1 of 9 bytes in 8"},
+		{"remaining time of 4 bytes", 0x21, tx + "0700" + "010400" + "01000000", "remaining time of 4 bytes, not 8"},
+		{"remaining time of 0", 0x21, tx + "0b00" + "010800" + "0000000000000000", "remaining time of 0 ns"},
+		{"negative remaining time", 0x21, tx + "0b00" + "010800" + "ffffffffffffffff", "remaining time of -1 ns"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := parse(c.tag, unhex(t, c.body))
@@ -116,7 +116,7 @@ func TestParseMalformed(t *testing.T) {
 }
 
 func TestParseSkipsUnknownExtensions(t *testing.T) {
-	body := unhex(t, "0700000000000000"+"1100"+"7703aabbcc"+"0108e803000000000000"+"0000"+"cafe")
+	body := unhex(t, "0700000000000000"+"1400"+"770300aabbcc"+"010800e803000000000000"+"000000"+"cafe")
 	f, err := parse(0x21, body)
 	require.NoError(t, err)
 	assert.Equal(t, drivers.Frame{Kind: drivers.KindRequest, Tx: 7, Remaining: 1000, Payload: []byte{0xca, 0xfe}}, f)
@@ -163,7 +163,7 @@ func FuzzParseFrame(f *testing.F) {
 	} {
 		f.Add(frame.Tag(), append(frame.AppendHeader(nil), "payload"...))
 	}
-	f.Add(byte(0x21), []byte("\x00\x00\x00\x00\x00\x00\x00\x00\x04\x00\x77\x02ab"))
+	f.Add(byte(0x21), []byte("\x00\x00\x00\x00\x00\x00\x00\x00\x05\x00\x77\x02\x00ab"))
 	f.Add(byte(0xff), []byte{})
 	f.Fuzz(func(t *testing.T, tag byte, body []byte) {
 		before := bytes.Clone(body)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,9 +68,9 @@ func TestHelloRoundTrip(t *testing.T) {
 // The prelude is a promise to all versions, past and future.
 func TestHelloGolden(t *testing.T) {
 	b := encoded(t, drivers.Hello{Protocol: drivers.ProtocolVersion})
-	assert.Equal(t, "TANDEM\r\n\x03\x00\x01\x00", string(b[:12]))
+	assert.Equal(t, "TANDEM\r\n\x04\x00\x01\x00", string(b[:12]))
 	assert.Equal(t, len(b)-16, int(b[12])|int(b[13])<<8)
-	assert.Equal(t, "TANDEM\r\n\x03\x00\x02\x00\x03\x00\x00\x00why", string(drivers.AppendRefusal(nil, "why")))
+	assert.Equal(t, "TANDEM\r\n\x04\x00\x02\x00\x03\x00\x00\x00why", string(drivers.AppendRefusal(nil, "why")))
 }
 
 func TestHelloTooLarge(t *testing.T) {
@@ -110,7 +111,7 @@ func TestRefusal(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	ready := drivers.AppendReady(nil)
-	assert.Equal(t, "TANDEM\r\n\x03\x00\x04\x00\x00\x00\x00\x00", string(ready))
+	assert.Equal(t, "TANDEM\r\n\x04\x00\x04\x00\x00\x00\x00\x00", string(ready))
 	r := bytes.NewReader(append(ready, "rest"...))
 	require.NoError(t, drivers.ReadReady(r))
 	rest, _ := io.ReadAll(r)
@@ -146,7 +147,7 @@ func TestReadHelloOfOtherVersion(t *testing.T) {
 	_, err := drivers.ReadHello(bytes.NewReader(b))
 	var m *ipc.MismatchError
 	require.ErrorAs(t, err, &m)
-	assert.Equal(t, ipc.MismatchError{What: "protocol version", Local: "3", Remote: "513"}, *m)
+	assert.Equal(t, ipc.MismatchError{What: "protocol version", Local: strconv.Itoa(drivers.ProtocolVersion), Remote: "513"}, *m)
 }
 
 func TestReadHelloHostile(t *testing.T) {
@@ -211,7 +212,7 @@ func TestAgree(t *testing.T) {
 		edit func(*drivers.Hello)
 		want ipc.MismatchError
 	}{
-		{func(h *drivers.Hello) { h.Protocol = 1 }, ipc.MismatchError{What: "protocol version", Local: "3", Remote: "1"}},
+		{func(h *drivers.Hello) { h.Protocol = 1 }, ipc.MismatchError{What: "protocol version", Local: strconv.Itoa(drivers.ProtocolVersion), Remote: "1"}},
 		{func(h *drivers.Hello) { h.Driver = "socket" }, ipc.MismatchError{What: "driver", Local: "shm", Remote: "socket"}},
 		{func(h *drivers.Hello) { h.Codec = "json" }, ipc.MismatchError{What: "codec", Local: "cbor", Remote: "json"}},
 		{func(h *drivers.Hello) { h.Layout = 4 }, ipc.MismatchError{What: "layout version", Local: "3", Remote: "4"}},

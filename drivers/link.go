@@ -80,3 +80,11 @@ type Claimer interface {
 	// Abort drops the frame.
 	Abort()
 }
+
+// Identifier is a [Link] that knows to which user the peer belongs, from the system and not
+// from the peer.
+type Identifier interface {
+	// PeerUID returns the user id of the peer's process, as it was when the link began.
+	// known is false if the system does not tell.
+	PeerUID() (uid int, known bool)
+}

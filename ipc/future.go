@@ -206,11 +206,21 @@ type invoked struct {
 	done     chan struct{}
 	response []byte
 	err      error
+
+	// The metadata of the answer, and what wants it: after Abandon nobody does, though the
+	// call may go on for a moment.
+	header, trailer Metadata
+	call            *Invocation
 }
 
 func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory []byte) *invoked {
-	p := &invoked{done: make(chan struct{})}
+	p := &invoked{done: make(chan struct{}), call: call}
 	ctx, p.cancel = context.WithCancel(ctx)
+	if call.Header != nil || call.Trailer != nil {
+		own := *call
+		own.Header, own.Trailer = &p.header, &p.trailer
+		call = &own
+	}
 	go func() {
 		defer close(p.done)
 		defer p.cancel()
@@ -223,6 +233,12 @@ func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory [
 func (p *invoked) Wait(ctx context.Context) ([]byte, bool, error) {
 	select {
 	case <-p.done:
+		if p.call.Header != nil {
+			*p.call.Header = p.header
+		}
+		if p.call.Trailer != nil {
+			*p.call.Trailer = p.trailer
+		}
 		return p.response, true, p.err
 	case <-ctx.Done():
 		return nil, false, ctx.Err()

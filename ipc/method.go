@@ -30,6 +30,8 @@ type Invocation struct {
 	Method MethodInfo
 	// OneWay: there will be no response; Invoke returns when the request is sent.
 	OneWay bool
+	// Idempotent: running the request more than once does what running it once does.
+	Idempotent bool
 	// Timeout bounds the call. 0 means that nothing bounds it, and [DefaultTimeout]
 	// that the timeout of the caller does.
 	Timeout time.Duration
@@ -37,8 +39,14 @@ type Invocation struct {
 	// they answer; 0 means as often as the caller sends any request. Only a request
 	// that is Idempotent is sent again.
 	Attempts int
-	// Idempotent: running the request more than once does what running it once does.
-	Idempotent bool
+	// Attempt is which attempt of a call this is, from 1, if it is one of several that a
+	// caller such as a pool makes itself, and otherwise 0. Interceptors see it.
+	Attempt int
+	// Metadata goes with the request. See [WithMetadata].
+	Metadata Metadata
+	// Header and Trailer, if they are not nil, are where the metadata of the answer goes,
+	// before Invoke, or Wait of a [Pending], returns. See [WithHeader].
+	Header, Trailer *Metadata
 }
 
 // DefaultTimeout stands, as the Timeout of an [Invocation], for the timeout that its caller

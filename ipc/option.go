@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -20,8 +21,10 @@ type methodOptions struct {
 
 // callOptions are what a call can choose for itself.
 type callOptions struct {
-	timeout  time.Duration
-	attempts int
+	timeout         time.Duration
+	attempts        int
+	metadata        Metadata
+	header, trailer *Metadata
 }
 
 type timeoutOption time.Duration
@@ -93,6 +96,53 @@ func WithCodec(c Codec) MethodOption {
 	return codecOption{c}
 }
 
+type metadataOption Metadata
+
+func (m metadataOption) applyCall(o *callOptions) {
+	if o.metadata == nil {
+		o.metadata = Metadata(m)
+		return
+	}
+	o.metadata = append(slices.Clip(o.metadata), m...)
+}
+
+// WithMetadata sends metadata with a request or a notification: alternating keys and
+// values, which [Metadata] explains. The handler finds them with [MetadataOf]. What several
+// of these options give adds up.
+//
+// A call with metadata that cannot be sent fails with the error of [Metadata.Check], and
+// nothing is sent. The calls that a handler makes itself do not carry the metadata of its
+// request, unless the handler, or an interceptor, passes it on.
+//
+// WithMetadata panics if the last key has no value.
+func WithMetadata(keyValues ...string) CallOption { return metadataOption(Pairs(keyValues...)) }
+
+type headerOption struct{ to *Metadata }
+
+func (h headerOption) applyCall(o *callOptions) { o.header = h.to }
+
+// WithHeader puts the header of the answer, which the handler has set with [SetHeader], into
+// *to, replacing what was there, also if the answer is an error. If there is no answer, *to
+// becomes empty. [Method.Go] does this in Wait. It panics if to is nil.
+func WithHeader(to *Metadata) CallOption {
+	if to == nil {
+		panic("tandem: WithHeader(nil)")
+	}
+	return headerOption{to}
+}
+
+type trailerOption struct{ to *Metadata }
+
+func (t trailerOption) applyCall(o *callOptions) { o.trailer = t.to }
+
+// WithTrailer is [WithHeader] for the trailer, which the handler has set with [SetTrailer].
+func WithTrailer(to *Metadata) CallOption {
+	if to == nil {
+		panic("tandem: WithTrailer(nil)")
+	}
+	return trailerOption{to}
+}
+
 // with returns the invocation of a call with these options.
 func (inv *Invocation) with(opts []CallOption) *Invocation {
 	if len(opts) == 0 {
@@ -104,5 +154,12 @@ func (inv *Invocation) with(opts []CallOption) *Invocation {
 	}
 	own := *inv
 	own.Timeout, own.Attempts = o.timeout, o.attempts
+	own.Metadata, own.Header, own.Trailer = o.metadata, o.header, o.trailer
+	if own.Header != nil {
+		*own.Header = nil
+	}
+	if own.Trailer != nil {
+		*own.Trailer = nil
+	}
 	return &own
 }

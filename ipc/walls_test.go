@@ -88,6 +88,7 @@ var walls = map[string][]string{
 	"drivers":                   {"ipc"},
 	"drivers/drivertest":        {"ipc", "drivers"},
 	"drivers/internal/fdpass":   {},
+	"drivers/internal/peercred": {},
 	"drivers/internal/sendlock": {},
 	"drivers/internal/process":  {"ipc", "drivers"},
 	"drivers/shm":               {"ipc", "ring", "drivers", "drivers/internal/..."},
@@ -98,13 +99,14 @@ var walls = map[string][]string{
 	"worker/internal/retry":   {"ipc"},
 	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
-	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/retry", "worker/internal/wait"},
+	"worker/internal/chain":   {"ipc"},
+	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pool": {
 		"ipc", "drivers", "worker", "worker/pool/internal/scheduler",
-		"worker/internal/command", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
+		"worker/internal/chain", "worker/internal/command", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
 	},
 
 	// What a user could write.

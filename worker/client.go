@@ -11,6 +11,7 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/command"
 	"github.com/tandemipc/tandem/worker/internal/engine"
 	"github.com/tandemipc/tandem/worker/internal/queue"
@@ -37,6 +38,7 @@ type Client[C drivers.Channel] struct {
 
 	caps     drivers.Capabilities
 	settings *Settings
+	chain    *chain.Chain        // of the interceptors, nil if there are none
 	events   *queue.Queue[Event] // nil if nobody wants them
 
 	current atomic.Pointer[incarnation[C]] // the present one, or the last
@@ -139,7 +141,7 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 
 // newClient returns a client without a worker.
 func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
-	c := &Client[C]{settings: s, caps: caps, released: make(chan struct{}), supervised: make(chan struct{})}
+	c := &Client[C]{settings: s, caps: caps, chain: chain.New(s.Interceptors), released: make(chan struct{}), supervised: make(chan struct{})}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
 	if s.Events != nil {
@@ -197,6 +199,9 @@ func (c *Client[C]) Invoke(ctx context.Context, inv *ipc.Invocation, request, me
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
+	if c.chain.Calls() {
+		return c.intercepted(ctx, inv, request, memory)
+	}
 	if c.settings.Restart != nil {
 		return c.persist(ctx, inv, request, memory)
 	}
@@ -210,6 +215,9 @@ func (c *Client[C]) Start(ctx context.Context, inv *ipc.Invocation, request, mem
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
+	if c.chain.Calls() {
+		return c.interceptor().Start(ctx, inv, request, memory)
+	}
 	return c.session().Start(ctx, inv, request, memory)
 }
 
@@ -218,6 +226,9 @@ func (c *Client[C]) Start(ctx context.Context, inv *ipc.Invocation, request, mem
 func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 	if c.closing.Load() {
 		return ipc.ErrClosed
+	}
+	if c.chain.Calls() {
+		return c.interceptor().Batch(ctx, f)
 	}
 	return c.session().Batch(ctx, f)
 }

@@ -124,7 +124,7 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 	c := i.client
 	config := engine.Config{
 		Link: link, Side: engine.Host, Codec: c.settings.Codec, Timeout: c.settings.Timeouts.Call, AgreedTimeout: c.settings.agreedTimeout,
-		MaxMessage: c.settings.maxMessage, Window: c.settings.window, StreamWindow: c.settings.streamWindow, Handlers: c.handlers(), Log: c.settings.Logger, Explain: i.explain, Latest: i.latest,
+		MaxMessage: c.settings.maxMessage, Window: c.settings.window, StreamWindow: c.settings.streamWindow, Handlers: c.handlers(), Chain: c.chain, Log: c.settings.Logger, Explain: i.explain, Latest: i.latest,
 	}
 	if c.settings.resume > 0 {
 		config.Number, config.Resumer = engine.NumberLink(c.ctx, link), i

@@ -33,6 +33,8 @@ type Settings struct {
 	Events func(Event)
 	// Handlers answer the worker's calls; nil stands for the client's own.
 	Handlers *Handlers
+	// Interceptors are those of [WithInterceptors].
+	Interceptors []ipc.Interceptor
 
 	data          any
 	hasData       bool

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -84,7 +85,13 @@ func serveResume() error {
 		mu.Unlock()
 		return err
 	}
-	worker.Handle(s, hold, func(ctx context.Context, name string) (string, error) { return name, wait(ctx, name) })
+	worker.Handle(s, hold, func(ctx context.Context, name string) (string, error) {
+		err := wait(ctx, name)
+		if len(ipc.MetadataOf(ctx)) > 0 {
+			return name, errors.Join(err, answerWith(ctx))
+		}
+		return name, err
+	})
 	worker.Handle(s, blob, func(ctx context.Context, b holdBlob) ([]byte, error) {
 		return make([]byte, b.Size), wait(ctx, b.Name)
 	})
@@ -356,6 +363,47 @@ func TestResumeKeepsAnswers(t *testing.T) {
 	n, err := dropped.Call(t.Context(), w, 0)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
+}
+
+// An answer that comes over a later link has its metadata, and what is kept of it counts.
+func TestResumeKeepsMetadata(t *testing.T) {
+	w := startResume(t, socket.Driver{}, worker.WithResume(20<<10))
+	md := ipc.Pairs("k", strings.Repeat("v", 7000)) // header and trailer are 14 KB
+	var header, trailer [2]ipc.Metadata
+	var results [2]chan error
+	for i := range results {
+		results[i] = make(chan error, 1)
+		go func() {
+			_, err := hold.Call(context.Background(), w, "x", ipc.WithMetadata("k", md.Get("k")), ipc.WithHeader(&header[i]), ipc.WithTrailer(&trailer[i]))
+			results[i] <- err
+		}()
+	}
+	var lateHeader ipc.Metadata
+	late := beginHold(t, context.Background(), w, "y", ipc.WithMetadata("k", "late"), ipc.WithHeader(&lateHeader))
+	eventually(t, "in the handlers", func() bool { return holding(t, w, "x").Begun == 2 })
+	stop(t, w.PID())
+	require.NoError(t, release.Notify(t.Context(), w, "x"))
+	mark := t.TempDir() + "/dropped"
+	require.NoError(t, markDropped.Notify(t.Context(), w, mark))
+	require.NoError(t, w.Channel().Disconnect())
+	require.NoError(t, syscall.Kill(w.PID(), syscall.SIGCONT))
+	eventually(t, "an answer is dropped", func() bool { _, err := os.Lstat(mark); return err == nil })
+	require.NoError(t, w.Channel().Reconnect(t.Context()))
+	kept := 0
+	for i := range results {
+		if err := <-results[i]; err != nil {
+			require.ErrorIs(t, err, ipc.ErrDisconnected)
+			continue
+		}
+		kept++
+		require.Equal(t, md, header[i])
+		require.Equal(t, md, trailer[i])
+	}
+	require.Equal(t, 1, kept, "there is room for one")
+	_, err := release.Call(t.Context(), w, "y")
+	require.NoError(t, err)
+	require.NoError(t, <-late)
+	require.Equal(t, ipc.Pairs("k", "late"), lateHeader)
 }
 
 // With calls under way all the time and many disconnections, each request is run

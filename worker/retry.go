@@ -46,10 +46,11 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
 	}
-	for attempts := retry.Attempts(inv, c.settings.Attempts, c.settings.RetryAll); ; {
+	attempts := retry.Attempts(inv, c.settings.Attempts, c.settings.RetryAll)
+	for n := 1; ; n++ {
 		i := c.current.Load()
 		s := i.session.Load()
-		response, err := s.Invoke(ctx, inv, request, memory)
+		response, err := c.attempt(ctx, s, n, inv, request, memory)
 		if err == nil {
 			return response, nil
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/engine"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
@@ -24,6 +25,9 @@ type Server struct {
 	driver drivers.Acceptor
 	codec  ipc.Codec
 	log    *slog.Logger
+
+	interceptors []ipc.Interceptor
+	chain        *chain.Chain // of interceptors, since Serve
 
 	replay engine.Replay // of links that were disconnected
 }
@@ -126,6 +130,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	defer endpoint.Close()
+	s.chain = chain.New(s.interceptors)
 	s.replay.Init(driver.Capabilities().Reconnect, startup.Resume)
 	for {
 		link, err := accept(ctx, endpoint, startup, codec)
@@ -229,7 +234,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	timeouts := startup.Timeouts
 	host := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
-		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Log: s.log,
+		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log,
 	})
 	s.replay.Adopt(host)
 	host.Open()

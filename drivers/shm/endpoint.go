@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/fdpass"
+	"github.com/tandemipc/tandem/drivers/internal/peercred"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
@@ -45,6 +46,10 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	if err != nil {
 		control.Close()
 		return nil, err
+	}
+	// The host has made the control socket.
+	if cred, err := peercred.Of(control); err == nil {
+		l.uid = cred.UID
 	}
 	l.watch()
 	return l, nil

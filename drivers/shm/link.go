@@ -22,6 +22,7 @@ type link struct {
 	ours, theirs *ring.Segment
 	control      *net.UnixConn
 	peer         drivers.Hello
+	uid          int // of the peer, -1 if it is not known
 	maxMessage   int
 
 	// send guards producer and what follows.
@@ -52,7 +53,7 @@ func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMe
 	}
 	l := &link{
 		producer: producer, consumer: consumer, ours: ours, theirs: theirs, control: control,
-		peer: peer, maxMessage: maxMessage, gone: make(chan struct{}),
+		peer: peer, uid: -1, maxMessage: maxMessage, gone: make(chan struct{}),
 	}
 	l.send.Init()
 	producer.SetWait(wait)
@@ -272,6 +273,9 @@ func (l *link) Wake() {
 
 // Peer implements [drivers.Link].
 func (l *link) Peer() drivers.Hello { return l.peer }
+
+// PeerUID implements [drivers.Identifier].
+func (l *link) PeerUID() (uid int, known bool) { return l.uid, l.uid >= 0 }
 
 // Shutdown implements [drivers.Link].
 func (l *link) Shutdown() {

@@ -57,7 +57,7 @@ func (e *endpoint) acceptLoop() {
 // silent peer holds up nobody.
 func (e *endpoint) startHandshake(conn netConn) {
 	if cred, err := peerCredentials(conn); err != nil || cred.checkUser(e.uids...) != nil {
-		e.log.Warn("tandem: socket: a wrong peer was turned away", "uid", cred.uid, "pid", cred.pid, "err", err)
+		e.log.Warn("tandem: socket: a wrong peer was turned away", "uid", cred.UID, "pid", cred.PID, "err", err)
 		conn.Close()
 		return
 	}

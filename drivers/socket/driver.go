@@ -144,7 +144,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if err != nil {
 		return nil, err
 	}
-	at := newSite(place{}, workerUID(cmd.Cmd.SysProcAttr))
+	at := newSite(place{}, process.UID(cmd.Cmd.SysProcAttr))
 	switch {
 	case d.Path != "":
 		at.place, err = userPlace(d.Path, at.uid)
@@ -214,7 +214,9 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 				return err
 			}
 		}
-		l, err = newLink(conn, local, remote, hostSide)
+		if l, err = newLink(conn, local, remote, hostSide); err == nil {
+			l.uid = at.uid
+		}
 		return err
 	})
 	if err != nil {

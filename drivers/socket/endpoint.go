@@ -43,7 +43,7 @@ func (Driver) Open(s *drivers.StartupData, log *slog.Logger) (drivers.Endpoint, 
 	// The host has made the control socket, and may have started this process as
 	// another user.
 	if cred, err := peerCredentials(control); err == nil {
-		e.uids = append(e.uids, cred.uid)
+		e.uids = append(e.uids, cred.UID)
 	}
 	return e, nil
 }

@@ -21,10 +21,10 @@ const (
 
 func (c Connect) Delays() func(int) time.Duration { return c.delays() }
 
-func CheckUser(uid int, allowed ...int) error { return credentials{uid: uid}.checkUser(allowed...) }
+func CheckUser(uid int, allowed ...int) error { return credentials{UID: uid}.checkUser(allowed...) }
 
 func CheckProcess(pid int, allowed ...int) error {
-	return credentials{pid: pid}.checkProcess(allowed...)
+	return credentials{PID: pid}.checkProcess(allowed...)
 }
 
 // SetHelloTimeout changes how long a hello may take, until the test ends.

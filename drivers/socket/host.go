@@ -46,10 +46,10 @@ func (e *endpoint) findHost(conn netConn, hello drivers.Hello) (*process.Foreign
 		return nil, nil
 	}
 	var host *process.Foreign
-	if cred.pid == 0 { // the host is outside of our pid namespace
+	if cred.PID == 0 { // the host is outside of our pid namespace
 		host, err = process.Peer(conn, hello.PID, "")
 	} else {
-		host, err = process.Find(cred.pid, hello.StartTime, "")
+		host, err = process.Find(cred.PID, hello.StartTime, "")
 	}
 	if errors.Is(err, ipc.ErrExhausted) {
 		return nil, err

@@ -36,6 +36,7 @@ type link struct {
 	peer  drivers.Hello
 	limit int // largest header and payload together
 	side  side
+	uid   int // of the peer, -1 if it is not known
 
 	// fdMu is held for reading around system calls on fd, which never block,
 	// and for writing to close it, so that its number cannot be another's.
@@ -55,7 +56,10 @@ type link struct {
 	writer writer
 }
 
-var _ drivers.Link = (*link)(nil)
+var (
+	_ drivers.Link       = (*link)(nil)
+	_ drivers.Identifier = (*link)(nil)
+)
 
 // newLink makes a link of conn, over which hellos have been exchanged. It owns
 // conn unless it fails.
@@ -68,6 +72,13 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 		conn: conn, raw: raw, peer: remote, side: side,
 		limit: min(local.MaxMessage, remote.MaxMessage, drivers.MaxMaxMessage),
 		done:  make(chan struct{}),
+		uid:   -1,
+	}
+	// A host has made the first connection of its worker itself, so it knows better.
+	if side == workerSide {
+		if cred, err := peerCredentials(conn); err == nil {
+			l.uid = cred.UID
+		}
 	}
 	if err := raw.Control(func(fd uintptr) { l.fd = int(fd) }); err != nil {
 		return nil, fmt.Errorf("tandem: socket: %w", err)
@@ -83,6 +94,9 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 
 // Peer returns the hello of the other side.
 func (l *link) Peer() drivers.Hello { return l.peer }
+
+// PeerUID implements [drivers.Identifier].
+func (l *link) PeerUID() (uid int, known bool) { return l.uid, l.uid >= 0 }
 
 // Shutdown ends the link and keeps what has arrived.
 func (l *link) Shutdown() {

@@ -190,7 +190,11 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 			return nil, wrongPeerError{fmt.Errorf("tandem: socket: another process answers in the worker's place: its %s is %d, the worker's is %d", f.what, f.then, f.first)}
 		}
 	}
-	return newLink(conn, c.local, remote, hostSide)
+	l, err := newLink(conn, c.local, remote, hostSide)
+	if err == nil {
+		l.uid = c.ref.UID
+	}
+	return l, err
 }
 
 // connectOnce makes a connection to the worker, or to the process that the

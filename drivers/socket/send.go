@@ -107,9 +107,13 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 
 // fits returns an error if f is larger than was agreed on.
 func (l *link) fits(f *drivers.Frame) error {
-	if size := len(f.Payload); size > l.limit-drivers.MaxHeader { // the header is not known yet
+	size := len(f.Payload)
+	if f.Meta != nil {
+		size += f.Meta.EncodedSize()
+	}
+	if size > l.limit-drivers.MaxHeader { // the header is not known yet
 		var header [drivers.MaxHeader]byte
-		if size += len(f.AppendHeader(header[:0])); size > l.limit {
+		if size = len(f.Payload) + len(f.AppendHeader(header[:0])); size > l.limit {
 			return &ipc.SizeError{Size: size, Limit: l.limit}
 		}
 	}

@@ -15,7 +15,5 @@ func narrow(_, _ string, _ syscall.RawConn) error { return nil }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
-func workerUID(*syscall.SysProcAttr) int { return os.Geteuid() }
-
 // ownerOf takes every file for ours: the system does not tell.
 func ownerOf(fs.FileInfo) int { return os.Geteuid() }

@@ -5,7 +5,6 @@ package socket
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"syscall"
 	"time"
 
@@ -40,14 +39,6 @@ func narrow(_, _ string, conn syscall.RawConn) error {
 }
 
 func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
-
-// workerUID returns the user that the worker runs as.
-func workerUID(attr *syscall.SysProcAttr) int {
-	if attr != nil && attr.Credential != nil {
-		return int(attr.Credential.Uid)
-	}
-	return os.Geteuid()
-}
 
 // ownerOf returns the user that a file belongs to, or -1 if that is not known.
 func ownerOf(info fs.FileInfo) int {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -227,7 +228,7 @@ func TestHelloMismatch(t *testing.T) {
 	ctx := testContext(t)
 	for _, c := range []struct{ mode, arg, what, local, remote string }{
 		{"hello", "layout", "layout version", "1", "99"},
-		{"hello", "version", "protocol version", "3", "99"},
+		{"hello", "version", "protocol version", strconv.Itoa(drivers.ProtocolVersion), "99"},
 		{"hello", "driver", "driver", "socket", "carrier pigeon"},
 		{"codec", "", "codec", "cbor", "json"},
 	} {

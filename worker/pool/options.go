@@ -53,7 +53,8 @@ func newOptions(size int, opts []Option) *options {
 
 // WithWorkers sets options of [worker.Spawn] for each worker of the pool. With
 // [worker.WithRetry] a call may be sent again to another worker. [worker.WithEvents] gets
-// the events of all workers. [worker.WithHandlers] has no effect, since the pool has
+// the events of all workers. [worker.WithInterceptors] puts interceptors around the calls of the
+// pool, and around the handlers of its workers' calls. [worker.WithHandlers] has no effect, since the pool has
 // handlers of its own. WithWorkers can be given more than once.
 func WithWorkers(opts ...worker.Option) Option {
 	return func(o *options) {

@@ -19,6 +19,7 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/command"
 	"github.com/tandemipc/tandem/worker/internal/queue"
 	"github.com/tandemipc/tandem/worker/internal/retry"
@@ -52,6 +53,7 @@ type pool struct {
 	handlers  worker.Handlers
 	scheduler *scheduler.Scheduler
 	opts      *options
+	chain     *chain.Chain // of the interceptors, nil if there are none
 	spawn     spawnFunc
 	events    *queue.Queue[worker.Event] // nil if nobody wants them
 	epoch     time.Time
@@ -106,7 +108,7 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 		}
 	}
 	p := &pool{
-		opts: o, spawn: spawn, epoch: time.Now(), cmd: command.Clone(cmd),
+		opts: o, chain: chain.New(o.workers.Interceptors), spawn: spawn, epoch: time.Now(), cmd: command.Clone(cmd),
 		growNeeded: make(chan struct{}, 1), recycling: make(chan struct{}, 1), replacing: make(chan struct{}, 1),
 	}
 	p.scheduler = scheduler.New(o.concurrency, o.queue, uint64(o.recycle.Calls), func() {
@@ -224,18 +226,33 @@ func (v *view) Invoke(ctx context.Context, call *ipc.Invocation, request, memory
 	return v.pool.invoke(ctx, call, request, memory, v.key, v.entry)
 }
 
-// invoke makes a call, if need be on several workers one after the other.
+// invoke makes a call, inside of the interceptors if there are any.
 func (p *pool) invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte, key uint64, e scheduler.Entry) ([]byte, error) {
+	if !p.chain.Calls() {
+		return p.attempts(ctx, call, request, memory, key, e)
+	}
+	return p.chain.Call.Invoke(ctx, call, 0, ipc.Peer{}, request, memory, func(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error) {
+		return p.attempts(ctx, call, request, memory, key, e)
+	})
+}
+
+// attempts makes a call, if need be on several workers one after the other.
+func (p *pool) attempts(ctx context.Context, call *ipc.Invocation, request, memory []byte, key uint64, e scheduler.Entry) ([]byte, error) {
 	begun := p.now()
 	timeout := call.Timeout
 	if timeout == ipc.DefaultTimeout {
 		timeout = p.opts.workers.Timeouts.Call
 	}
 	attempts := 0
-	for began := begun; ; {
+	for n, began := 1, begun; ; n++ {
 		m, err := p.acquire(ctx, &call, key, e, timeout, begun, &began)
 		if err != nil {
 			return nil, err
+		}
+		if p.chain.Calls() {
+			numbered := *call
+			numbered.Attempt = n
+			call = &numbered
 		}
 		response, err := m.Client.Invoke(ctx, call, request, memory)
 		if err == nil {

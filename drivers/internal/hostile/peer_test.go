@@ -360,7 +360,10 @@ func (p *peer) serve() {
 }
 
 // reply answers a request rightly.
-func (p *peer) reply(f drivers.Frame) {
+func (p *peer) reply(f drivers.Frame) { p.replyWith(f, nil) }
+
+// replyWith is reply with metadata.
+func (p *peer) replyWith(f drivers.Frame, meta *drivers.Metadata) {
 	response := f.Payload
 	if f.Method == sum.Info().ID {
 		n := 0
@@ -373,7 +376,7 @@ func (p *peer) reply(f drivers.Frame) {
 		}
 		response, _ = ipc.CBOR.Append(nil, n)
 	}
-	p.send(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx, Payload: response})
+	p.send(drivers.Frame{Kind: drivers.KindResponse, Tx: f.Tx, Payload: response, Meta: meta})
 }
 
 // probe checks that the honest side answers a request, in a row that serves.

@@ -19,9 +19,9 @@ var frameRows = slicesOf(
 		{name: "frame: no room for a tx", act: sendOne(byte(drivers.KindResponse), []byte{1, 2, 3}), end: protocol},
 		{name: "frame: nothing in it", act: sendOne(byte(drivers.KindResponse), nil), end: protocol},
 		{name: "frame: no room for a method", act: sendOne(byte(drivers.KindRequest)|0x10, make([]byte, 8)), end: protocol},
-		{name: "frame: extensions beyond the end", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 0xff, 0xff, 1, 8)), end: protocol},
-		{name: "frame: an extension beyond the extensions", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 2, 0, 1, 255)), end: protocol},
-		{name: "frame: a deadline of 3 bytes", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 5, 0, 1, 3, 0, 0, 0)), end: protocol},
+		{name: "frame: extensions beyond the end", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 0xff, 0xff, 1, 8, 0)), end: protocol},
+		{name: "frame: an extension beyond the extensions", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 3, 0, 1, 255, 0)), end: protocol},
+		{name: "frame: a deadline of 3 bytes", act: sendOne(byte(drivers.KindRequest)|0x20, append(make([]byte, 8), 6, 0, 1, 3, 0, 0, 0, 0)), end: protocol},
 		{name: "frame: a deadline of 0", act: sendOne(byte(drivers.KindRequest)|0x20, extension(0)), end: protocol},
 		{name: "frame: a negative deadline", act: sendOne(byte(drivers.KindRequest)|0x20, extension(math.MaxUint64)), end: protocol},
 		{name: "frame: too large", act: sendOne(byte(drivers.KindResponse), make([]byte, maxMessage+1)), end: protocol},
@@ -38,7 +38,7 @@ var frameRows = slicesOf(
 			return nil
 		}, role: "host", driver: "socket", end: protocol},
 		{name: "frame: extensions of unknown types", act: func(p *peer) error {
-			p.sendRaw(byte(drivers.KindNotify)|0x20, append(make([]byte, 8), 6, 0, 200, 1, 9, 99, 1, 9))
+			p.sendRaw(byte(drivers.KindNotify)|0x20, append(make([]byte, 8), 8, 0, 200, 1, 0, 9, 99, 1, 0, 9))
 			return p.probe()
 		}, serves: true, end: right},
 		{name: "frame: deadlines near the ends", act: func(p *peer) error {
@@ -224,7 +224,7 @@ func kinds() (all []row) {
 
 // extension is a tx of 0 and a deadline.
 func extension(d uint64) []byte {
-	return binary.LittleEndian.AppendUint64(append(make([]byte, 8), 10, 0, 1, 8), d)
+	return binary.LittleEndian.AppendUint64(append(make([]byte, 8), 11, 0, 1, 8, 0), d)
 }
 
 // sendOne sends one message when the honest side is at work.

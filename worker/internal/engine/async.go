@@ -15,7 +15,7 @@ type asyncCall struct {
 	call    *call
 	ctx     context.Context // of the whole call
 	timeout time.Duration
-	method  *ipc.MethodInfo
+	inv     *ipc.Invocation
 	batch   *batch          // in which its request may still be, or nil
 	from    *requestContext // of the handler that makes the call, or nil
 }
@@ -33,7 +33,7 @@ func (s *Session) start(ctx context.Context, inv *ipc.Invocation, request, memor
 	if timeout > 0 {
 		c.deadlineOf(timeout) // time passes also while nobody waits
 	}
-	c.async = asyncCall{session: s, call: c, ctx: ctx, timeout: timeout, method: &inv.Method, batch: b, from: from}
+	c.async = asyncCall{session: s, call: c, ctx: ctx, timeout: timeout, inv: inv, batch: b, from: from}
 	c.unattended.Store(true)
 	return &c.async, nil
 }
@@ -56,17 +56,17 @@ func (a *asyncCall) Wait(ctx context.Context) (response []byte, over bool, err e
 		c.unattended.Store(true)
 		return nil, false, waitEnded.error
 	}
-	m, timeout, b, callCtx := a.method, a.timeout, a.batch, a.ctx
+	inv, timeout, b, callCtx := a.inv, a.timeout, a.batch, a.ctx
 	*a = asyncCall{session: s, call: c} // the call may be kept for long
 	if err == nil {
-		if response, err = s.takeResult(c, m); err != nil {
-			err = ownTimeout(callCtx, err, m, timeout)
+		if response, err = s.takeResult(c, inv); err != nil {
+			err = ownTimeout(callCtx, err, &inv.Method, timeout)
 		}
 		return response, true, err
 	}
 	s.drop(c, b, err)
 	if errors.Is(err, ErrTimeout) {
-		err = TimedOut(m.Name, timeout)
+		err = TimedOut(inv.Method.Name, timeout)
 	}
 	return nil, true, err
 }

@@ -143,7 +143,7 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 		s.finishReading(r.oneWay, r.cost)
 		switch {
 		case !h.InPlace: // it was cancelled
-		case r.ctx.real.Load() == nil:
+		case r.ctx.reusable():
 			b.spare = r.ctx // its time is over, by contract
 		default:
 			r.ctx.cancel(drivers.ReasonGivenUp)

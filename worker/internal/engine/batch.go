@@ -79,7 +79,11 @@ func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 				return nil, nil
 			}
 		}
-		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request})
+		meta, err := metaOf(inv)
+		if err != nil {
+			return nil, err
+		}
+		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request, Meta: meta})
 	}
 	if err := b.flush(ctx, nil, nil); err != nil {
 		return nil, err
@@ -103,7 +107,7 @@ func (b *batch) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Stre
 // join puts a notification into the last frame that was gathered, and returns true, if the
 // two may share one. b.mu is held.
 func (b *batch) join(inv *ipc.Invocation, request []byte) bool {
-	if len(b.items) == 0 || b.gathered == nil {
+	if len(b.items) == 0 || b.gathered == nil || len(inv.Metadata) > 0 {
 		return false
 	}
 	return b.items[len(b.items)-1].timeout == b.session.timeoutOf(inv) && b.gathered.join(inv.Method.ID, request)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 )
 
 // requestContext is the context of one handler. It makes a real one only when somebody
@@ -24,7 +25,8 @@ type requestContext struct {
 	deadline atomic.Int64 // by monotonic, 0 until somebody asks
 	// real is nil at first, then the real context, or ended.
 	real     atomic.Pointer[realContext]
-	timedOut atomic.Bool // it was cancelled because its deadline has passed
+	timedOut atomic.Bool              // it was cancelled because its deadline has passed
+	exchange atomic.Pointer[exchange] // nil if neither request nor answer has metadata
 }
 
 // ended stands for a real context that nobody needed before the end.
@@ -47,13 +49,16 @@ func takeContext(chunk *[]requestContext, n uint64) *requestContext {
 	return c
 }
 
-// init makes c the context of a request. c is new, or its time is over.
+// init makes c the context of a request. c is new or reusable.
 func (c *requestContext) init(s *Session, tx uint64, timeout time.Duration) {
 	c.session, c.tx, c.timeout, c.word = s, tx, timeout, 0
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)
 	}
 }
+
+// reusable reports whether c can be the context of another request, when its time is over.
+func (c *requestContext) reusable() bool { return c.real.Load() == nil && c.exchange.Load() == nil }
 
 // fixDeadline makes the time of the request count from now on, if it does not yet. While
 // the background reader runs a handler, its time counts from the moment in which
@@ -109,12 +114,9 @@ func (c *requestContext) reason() error {
 	return context.Canceled
 }
 
-// requestKey is the key under which a requestContext is its own value.
-type requestKey struct{}
-
 // Value implements context.Context.
 func (c *requestContext) Value(key any) any {
-	if key == (requestKey{}) {
+	if key == (ipc.IncomingKey{}) {
 		return c
 	}
 	// Package context looks for its own contexts in this way, so that those that are
@@ -240,10 +242,14 @@ func (p *requestParent) end(err error) {
 // CallerOf returns a caller for the process whose request ctx, the context of a
 // handler, belongs to. It returns nil for any other context.
 func CallerOf(ctx context.Context) ipc.Caller {
-	if c, ok := ctx.Value(requestKey{}).(*requestContext); ok {
-		return handlerCaller{c}
+	c, ok := ctx.Value(ipc.IncomingKey{}).(*requestContext)
+	switch {
+	case !ok:
+		return nil
+	case c.session.config.Chain.Calls():
+		return chain.Caller{Chain: c.session.config.Chain, Link: handlerCaller{c}, Peer: c.session.peer}
 	}
-	return nil
+	return handlerCaller{c}
 }
 
 // handlerCaller makes the calls of one handler over the link that its request came

@@ -92,6 +92,11 @@ func FuzzSession(f *testing.F) {
 				script(kind, drivers.Frame{Kind: drivers.KindNotify, Tx: n, Method: uint64(method), Payload: two}, request(drivers.KindNotify, 0, method))
 			}
 		}
+		meta := drivers.NewMetadata(ipc.Pairs("a", "b", "a", ""), ipc.Pairs("c", "d"))
+		for method := range len(fuzzMethods) + 1 {
+			script(kind, drivers.Frame{Kind: drivers.KindRequest, Tx: 3, Method: uint64(method), Meta: meta}, drivers.Frame{Kind: drivers.KindNotify, Method: uint64(method), Meta: meta},
+				drivers.Frame{Kind: drivers.KindResponse, Meta: meta}, drivers.Frame{Kind: drivers.KindError, Tx: 1, Meta: meta}, drivers.Frame{Kind: drivers.KindNotify, Tx: 1, Method: uint64(method), Meta: meta})
+		}
 		script(kind, drivers.Frame{Kind: drivers.KindResponse, Tx: 0}, drivers.Frame{Kind: drivers.KindError, Tx: 1}, drivers.Frame{Kind: drivers.KindResponse, Tx: 0})
 		script(kind, drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 256, 0)}, drivers.Frame{Kind: drivers.KindCredit, Payload: drivers.AppendCredit(nil, 1<<63, 1<<63)})
 		script(kind, drivers.Frame{Kind: drivers.KindGoodbye}, drivers.Frame{Kind: drivers.KindPing}, drivers.Frame{Kind: drivers.KindPong}, drivers.Frame{Kind: drivers.KindGoodbye})

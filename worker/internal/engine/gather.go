@@ -33,7 +33,7 @@ func (g *frames) fits(f *drivers.Frame) bool {
 // append takes f and a copy of its payload.
 func (g *frames) append(f *drivers.Frame) {
 	start := len(g.payload)
-	if g.open = f.Kind == drivers.KindNotify; g.open {
+	if g.open = f.Kind == drivers.KindNotify && f.Meta == nil; g.open {
 		g.last = start
 		g.payload = drivers.AppendItem(g.payload, f.Payload)
 		start += drivers.ItemHeader

@@ -4,14 +4,16 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // placement is where the response of a handler in place lies.
 type placement struct {
 	reply   []byte
-	asked   bool   // for a claim
-	claimed []byte // of the link's memory
+	asked   bool              // for a claim
+	claimed []byte            // of the link's memory
+	meta    *drivers.Metadata // that the claim has sent
 }
 
 // Payload returns the request where it lies.
@@ -33,9 +35,10 @@ func (r *Request) Claim(n int) ([]byte, error) {
 	}
 	p.asked = true
 	if s := r.session; s.claimer != nil && !r.oneWay && n > 0 {
+		r.freezeMeta()
 		buf, err := s.claimer.Claim(r.ctx, r.respond(nil), n)
 		if err == nil {
-			p.claimed, p.reply = buf, buf
+			p.claimed, p.reply, p.meta = buf, buf, r.answer.Meta
 			return buf, nil
 		}
 		var tooLarge *ipc.SizeError
@@ -51,13 +54,20 @@ func (r *Request) Claim(n int) ([]byte, error) {
 }
 
 // commit sends the response where room for it was claimed. Otherwise it returns false,
-// and nothing is claimed any more.
-func (r *Request) commit(response []byte) bool {
+// and nothing is claimed any more, so the response may be elsewhere.
+func (r *Request) commit(response []byte) (_ []byte, sent bool) {
 	p := &r.inPlace
 	n := len(response)
-	if p.claimed == nil || n > len(p.claimed) {
+	if p.claimed == nil {
+		return response, false
+	}
+	if changed := r.answer.Meta != p.meta; changed || n > len(p.claimed) {
+		if changed {
+			r.Out = append(r.Out[:0], response...)
+			response = r.Out
+		}
 		r.abort()
-		return false
+		return response, false
 	}
 	// After an abort the claimed memory is another sender's, so a part of it is copied
 	// before.
@@ -66,7 +76,7 @@ func (r *Request) commit(response []byte) bool {
 	}
 	p.claimed = nil
 	r.session.claimer.Commit(n)
-	return true
+	return nil, true
 }
 
 // abort gives up what was claimed, if anything was.

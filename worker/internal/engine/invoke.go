@@ -56,6 +56,14 @@ func (s *Session) notify(ctx context.Context, inv *ipc.Invocation, request []byt
 	defer sendContexts.Put(c)
 	f := &c.frame
 	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindNotify, 0, inv.Method.ID, 0, request
+	if len(inv.Metadata) > 0 {
+		meta, err := metaOf(inv)
+		if err != nil {
+			f.Payload = nil
+			return err
+		}
+		f.Meta = meta
+	}
 	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow))
 }
 
@@ -67,15 +75,27 @@ func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, request,
 	if err != nil {
 		return nil, 0, err
 	}
+	var meta *drivers.Metadata
+	if len(inv.Metadata) > 0 {
+		if meta, err = metaOf(inv); err != nil {
+			return nil, 0, err
+		}
+	}
 	c, tx, err := s.calls.register(memory)
 	if err != nil {
 		return nil, 0, retry.NotSent(s.update(err))
 	}
 	f := &c.send.frame
 	f.Kind, f.Tx, f.Method, f.Remaining, f.Payload = drivers.KindRequest, tx, inv.Method.ID, remaining, request
+	if meta != nil {
+		f.Meta = meta
+	}
 	if b != nil {
 		err = b.gather(ctx, inv, f)
 		f.Payload = nil // it is not ours
+		if meta != nil {
+			f.Meta = nil
+		}
 	} else {
 		err = s.send(ctx, &c.send, timeout, inv.Method.Name, &s.requestWindow)
 		if d := c.send.deadline; d != 0 {
@@ -126,7 +146,7 @@ func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration
 		}
 		return nil, err
 	}
-	response, err := s.takeResult(c, &inv.Method)
+	response, err := s.takeResult(c, inv)
 	if err != nil {
 		err = ownTimeout(ctx, err, &inv.Method, timeout)
 	}
@@ -148,11 +168,12 @@ func ownTimeout(ctx context.Context, err error, m *ipc.MethodInfo, timeout time.
 }
 
 // takeResult returns the result of a call that has ended, and frees the call.
-func (s *Session) takeResult(c *call, m *ipc.MethodInfo) ([]byte, error) {
+func (s *Session) takeResult(c *call, inv *ipc.Invocation) ([]byte, error) {
 	response, err := c.response, c.err
+	deliver(c.meta, inv)
 	s.calls.release(c)
 	if err != nil {
-		return nil, nameMethod(err, m)
+		return nil, nameMethod(err, &inv.Method)
 	}
 	return response, nil
 }

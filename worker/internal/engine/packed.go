@@ -90,7 +90,7 @@ func (s *Session) nextPacked(r *Request, b *backgroundReader) bool {
 		return true
 	}
 	c := r.ctx
-	if c.real.Load() != nil || !r.handler.InPlace {
+	if !c.reusable() || !r.handler.InPlace {
 		c.cancel(drivers.ReasonGivenUp)
 		c = takeContext(&p.contexts, min(p.n+1, contextChunk))
 	}

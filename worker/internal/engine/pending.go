@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -33,6 +34,7 @@ type call struct {
 	// The result: written in state callTaken, read in callDone.
 	response []byte
 	err      error
+	meta     *drivers.Metadata // of the answer, or nil
 
 	// wake has a token when the state became callDone, or the call was handed the reader
 	// state, while it was parked.
@@ -149,6 +151,9 @@ func (t *pendingCalls) release(c *call) {
 		}
 	}
 	c.response, c.err, c.also = nil, nil, nil
+	if c.meta != nil {
+		c.meta = nil
+	}
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)
 	}

@@ -294,6 +294,9 @@ func (s *Session) settle(f *drivers.Frame) {
 
 // fill writes an answer into its call, which the goroutine has taken.
 func (s *Session) fill(c *call, f *drivers.Frame) {
+	if f.Meta != nil {
+		c.meta = f.Meta
+	}
 	switch {
 	case f.Kind == drivers.KindError:
 		payload := f.Payload

@@ -55,8 +55,10 @@ type orphanedCall struct {
 	tx      uint64   // there
 }
 
-// answerCost is what an answer counts for in addition to its payload.
+// answerCost is what an answer counts for in addition to its payload and metadata.
 const answerCost = 64
+
+func costOfAnswer(f *drivers.Frame) int { return len(f.Payload) + f.Meta.Size() + answerCost }
 
 // Init makes p ready: canReconnect says whether hosts may come back, and limit is how
 // many bytes of answers are kept for them.
@@ -150,7 +152,7 @@ func (p *Replay) Drain() <-chan struct{} {
 // drop gives a call up. p.mu is held.
 func (p *Replay) drop(c *orphanedCall) {
 	if c.answer != nil {
-		p.bytes -= len(c.answer.Payload) + answerCost
+		p.bytes -= costOfAnswer(c.answer)
 		p.dropped.Add(1)
 	}
 	delete(p.calls, c.id)
@@ -158,7 +160,7 @@ func (p *Replay) drop(c *orphanedCall) {
 
 // keep takes the answer of a handler whose link has gone.
 func (p *Replay) keep(id callID, f *drivers.Frame) {
-	cost := len(f.Payload) + answerCost
+	cost := costOfAnswer(f)
 	p.mu.Lock()
 	c := p.calls[id]
 	if c == nil && (id.link.number == 0 || id.link.host != p.host || cost > p.limit-p.bytes) {
@@ -199,7 +201,7 @@ func (p *Replay) send(c *orphanedCall) {
 		if err := to.transmit(&f); err == nil {
 			p.mu.Lock()
 			if p.calls[c.id] == c {
-				p.bytes -= len(f.Payload) + answerCost
+				p.bytes -= costOfAnswer(&f)
 				delete(p.calls, c.id)
 			}
 			p.mu.Unlock()

@@ -30,6 +30,7 @@ type Request struct {
 	oneWay   bool
 	release  func() // gives borrowed memory back, if it was held
 
+	outer      context.Context   // the context that interceptors have made of ctx, nil if they have not
 	packed     packed            // the notifications of a frame of several
 	background *backgroundReader // that runs it, if one does
 	answer     drivers.Frame     // to it
@@ -64,6 +65,9 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	c.init(s, f.Tx, s.timeoutAsked(f))
 	r.payload, r.owned, r.borrowed = f.Payload, f.Owned, !f.Owned
 	r.cost = costOf(f)
+	if f.Meta != nil {
+		c.exchange.Store(&exchange{request: f.Meta.Header()})
+	}
 	if r.oneWay {
 		r.packed.n = f.Tx
 	}
@@ -97,7 +101,12 @@ func (r *Request) kind() drivers.Kind {
 func (r *Request) Codec() ipc.Codec { return r.session.config.Codec }
 
 // Context returns the context of the handler.
-func (r *Request) Context() context.Context { return r.ctx }
+func (r *Request) Context() context.Context {
+	if r.outer != nil {
+		return r.outer
+	}
+	return r.ctx
+}
 
 // copyRequest returns the request in memory that nobody else changes.
 func (r *Request) copyRequest() []byte {

@@ -35,21 +35,28 @@ func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 	if timed {
 		r.handler.took(time.Since(start))
 	}
+	if r.ctx.exchange.Load() != nil { // which a call would cost more to find out
+		r.freezeMeta()
+	}
 	switch {
 	case failure != nil:
 		r.abort()
 		if r.oneWay {
 			s.config.Log.Warn("tandem: handler of a notification failed", "method", r.handler.Info.Name, "error", ipc.ParseError(failure))
 		} else {
-			s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+			s.answer(r.fail(failure))
 		}
 	case r.oneWay:
 		r.abort()
-	case r.commit(response):
-	case b != nil:
-		b.answer(s, r.respond(response))
 	default:
-		s.answer(r.respond(response))
+		response, sent := r.commit(response)
+		switch {
+		case sent:
+		case b != nil:
+			b.answer(s, r.respond(response))
+		default:
+			s.answer(r.respond(response))
+		}
 	}
 	if r.owned {
 		s.link.Recycle(r.payload)
@@ -65,21 +72,14 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 		if returned {
 			return
 		}
-		message := "called runtime.Goexit"
 		p := recover()
-		if p != nil {
-			message = fmt.Sprintf("panicked: %v", p)
-		}
-		failure = ipc.AppendError(nil, &ipc.Error{
-			Code:    ipc.CodeInternal,
-			Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
-			Stack:   string(debug.Stack()),
-		})
+		failure = ipc.AppendError(nil, r.crashed(p))
 		if p == nil {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
 			if !r.oneWay {
-				s.answer(&drivers.Frame{Kind: drivers.KindError, Tx: r.tx, Payload: failure})
+				r.freezeMeta()
+				s.answer(r.fail(failure))
 			}
 		}
 	}()
@@ -94,12 +94,31 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 			return nil, r.failureOf(err)
 		}
 	}
-	response, err := r.handler.Invoke(r)
+	var err error
+	if s.config.Chain.Handles() {
+		response, err = s.intercept(r)
+	} else {
+		response, err = r.handler.Invoke(r)
+	}
 	if err != nil {
 		failure = r.failureOf(err)
 	}
 	returned = true
 	return response, failure
+}
+
+// crashed is the error of a handler that has panicked with p, or has ended its goroutine if
+// that is nil.
+func (r *Request) crashed(p any) error {
+	message := "called runtime.Goexit"
+	if p != nil {
+		message = fmt.Sprintf("panicked: %v", p)
+	}
+	return &ipc.Error{
+		Code:    ipc.CodeInternal,
+		Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
+		Stack:   string(debug.Stack()),
+	}
 }
 
 // respond returns the frame of a response. It is a part of r, for a link would make any
@@ -108,6 +127,20 @@ func (r *Request) respond(response []byte) *drivers.Frame {
 	f := &r.answer
 	f.Kind, f.Tx, f.Payload = drivers.KindResponse, r.tx, response
 	return f
+}
+
+// fail is respond for an error.
+func (r *Request) fail(failure []byte) *drivers.Frame {
+	f := r.respond(failure)
+	f.Kind = drivers.KindError
+	return f
+}
+
+// freezeMeta gives the frame of the answer the metadata that the handler has set.
+func (r *Request) freezeMeta() {
+	if x := r.ctx.exchange.Load(); x != nil {
+		r.answer.Meta = x.freeze()
+	}
 }
 
 // detailOverdue is in the error of a handler that has ended because its deadline, which is

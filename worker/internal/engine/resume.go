@@ -81,7 +81,7 @@ func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, me
 		next, err := resumer.Next(ctx, s, deadline)
 		var response []byte
 		if err == nil {
-			response, err = next.ask(ctx, k, memory, deadline)
+			response, err = next.ask(ctx, k, inv, memory, deadline)
 		}
 		var over *ipc.TimeoutError
 		switch {
@@ -103,7 +103,7 @@ func (s *Session) resume(ctx context.Context, k CallKey, inv *ipc.Invocation, me
 }
 
 // ask asks for the answer of a call of an earlier link, and waits for it.
-func (s *Session) ask(ctx context.Context, k CallKey, memory []byte, deadline time.Duration) ([]byte, error) {
+func (s *Session) ask(ctx context.Context, k CallKey, inv *ipc.Invocation, memory []byte, deadline time.Duration) ([]byte, error) {
 	var timeout time.Duration
 	if deadline > 0 {
 		if timeout = Until(deadline); timeout <= 0 {
@@ -129,6 +129,7 @@ func (s *Session) ask(ctx context.Context, k CallKey, memory []byte, deadline ti
 		return nil, err
 	}
 	response, err := c.response, c.err
+	deliver(c.meta, inv)
 	s.calls.release(c)
 	return response, err
 }

@@ -63,6 +63,9 @@ func (c *sendContext) release() (ranOut bool) {
 		c.blocked, c.cancel = nil, nil
 	}
 	c.Context, c.frame.Payload = nil, nil
+	if c.frame.Meta != nil {
+		c.frame.Meta = nil
+	}
 	if c.others[0] != nil {
 		c.others = [2]context.Context{}
 	}

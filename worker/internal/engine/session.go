@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
@@ -38,7 +39,9 @@ type Config struct {
 	// has not read; 0 is the default.
 	StreamWindow int
 	Handlers     *Registry
-	Log          *slog.Logger
+	// Chain has the interceptors of this side, nil if there are none.
+	Chain *chain.Chain
+	Log   *slog.Logger
 	// Explain, if set, turns the error that ended the link into one that says more. It
 	// may wait for a moment to do so.
 	Explain func(*Session, error) error
@@ -57,6 +60,7 @@ type Session struct {
 	// New sets these, and nobody changes them.
 	config  Config
 	link    drivers.Link
+	peer    ipc.Peer
 	claimer drivers.Claimer // the link, if it is one and no answer has to be kept
 	baseCtx context.Context // of handlers
 	cancel  context.CancelFunc
@@ -112,6 +116,7 @@ func New(config Config) *Session {
 	s.calls.side = config.Side
 	s.sweeper.init()
 	s.reader.requests.part, s.reader.notifications.part = creditPart(config.Window), creditPart(config.Window)
+	s.peer = peerOf(config.Link)
 	window := config.Link.Peer().Window
 	s.requestWindow.init(window)
 	s.notificationWindow.init(window)

@@ -22,10 +22,14 @@ import (
 
 // costOf returns what a frame with a request, or with notifications, counts for.
 func costOf(f *drivers.Frame) int64 {
-	if f.Kind == drivers.KindNotify {
-		return int64(len(f.Payload)) + drivers.NotifyCost*int64(notifications(f))
+	cost := int64(len(f.Payload))
+	if f.Meta != nil {
+		cost += int64(f.Meta.Size())
 	}
-	return int64(len(f.Payload)) + drivers.RequestCost
+	if f.Kind == drivers.KindNotify {
+		return cost + drivers.NotifyCost*int64(notifications(f))
+	}
+	return cost + drivers.RequestCost
 }
 
 // creditPart is the part of a window that is given back at once. Two counters are
@@ -168,7 +172,7 @@ func (w *receiveWindow) finish(cost int64) (credit int64) {
 
 // maxOpen is what may be open at most: the window, and one frame beyond it.
 func (s *Session) maxOpen() int64 {
-	return int64(s.config.Window) + int64(s.config.MaxMessage) + max(drivers.RequestCost, drivers.MaxPacked*drivers.NotifyCost)
+	return int64(s.config.Window) + int64(s.config.MaxMessage) + 2*ipc.MaxMetadata + max(drivers.RequestCost, drivers.MaxPacked*drivers.NotifyCost)
 }
 
 // admit counts a request or a notification that has come. It is called with the reader
@@ -179,6 +183,9 @@ func (s *Session) admit(f *drivers.Frame) error {
 		what = "notifications"
 		if f.Tx > drivers.MaxPacked {
 			return fmt.Errorf("%w: a frame of %d notifications, at most %d are allowed", ipc.ErrProtocol, f.Tx, drivers.MaxPacked)
+		}
+		if isPacked(f) && f.Meta != nil {
+			return fmt.Errorf("%w: a frame of %d notifications with metadata", ipc.ErrProtocol, f.Tx)
 		}
 	}
 	if w.receive(costOf(f), s.maxOpen()) {

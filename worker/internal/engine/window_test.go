@@ -421,7 +421,7 @@ func TestWaitTakesNoMemory(t *testing.T) {
 	for range 101 {
 		c, tx, err := s.calls.register(nil)
 		require.NoError(t, err)
-		c.async = asyncCall{session: s, call: c, ctx: t.Context()}
+		c.async = asyncCall{session: s, call: c, ctx: t.Context(), inv: new(ipc.Invocation)}
 		require.True(t, c.takeOwn(tx))
 		calls = append(calls, c)
 	}

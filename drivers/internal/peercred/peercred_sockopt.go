@@ -1,20 +1,23 @@
 //go:build linux || darwin || freebsd
 
-package socket
+package peercred
 
-import "fmt"
+import (
+	"fmt"
+	"net"
+)
 
 // onFD runs get on the descriptor of conn.
-func onFD(conn netConn, get func(fd int) (credentials, error)) (c credentials, err error) {
+func onFD(conn *net.UnixConn, get func(fd int) (Credentials, error)) (c Credentials, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return c, fmt.Errorf("tandem: socket: %w", err)
+		return c, fmt.Errorf("tandem: %w", err)
 	}
 	if ctlErr := raw.Control(func(fd uintptr) { c, err = get(int(fd)) }); ctlErr != nil {
 		err = ctlErr
 	}
 	if err != nil {
-		return c, fmt.Errorf("tandem: socket: credentials of the peer: %w", err)
+		return c, fmt.Errorf("tandem: credentials of the peer: %w", err)
 	}
 	return c, nil
 }

@@ -1,0 +1,84 @@
+package ipc
+
+import "context"
+
+// Incoming is what the context of a handler knows of the request, or notification, that the
+// handler is for. Package worker provides it, under [IncomingKey]; handlers use [MetadataOf],
+// [PeerOf], [SetHeader] and [SetTrailer].
+type Incoming interface {
+	// Metadata came with the request.
+	Metadata() Metadata
+	// Peer has sent the request.
+	Peer() Peer
+	// AddHeader and AddTrailer add to the header and the trailer of the answer.
+	AddHeader(Metadata) error
+	AddTrailer(Metadata) error
+}
+
+// IncomingKey is the key under which the context of a handler has its [Incoming].
+type IncomingKey struct{}
+
+func incoming(ctx context.Context) Incoming {
+	in, _ := ctx.Value(IncomingKey{}).(Incoming)
+	return in
+}
+
+// MetadataOf returns the metadata of the request that a handler serves. ctx is the context
+// of the handler, or derived from it; for any other the result is empty.
+func MetadataOf(ctx context.Context) Metadata {
+	if in := incoming(ctx); in != nil {
+		return in.Metadata()
+	}
+	return nil
+}
+
+// Peer is the process at the other end of a link.
+type Peer struct {
+	// PID is its process id, as it knows it itself: in a pid namespace of its own a process
+	// has another id than outside.
+	PID int
+	// UID is the id of the user that it belongs to: what the system says of a host, and
+	// what a worker was started as. It is -1 if it is not known.
+	UID int
+	// Driver is the name of the driver of the link, such as "shm".
+	Driver string
+}
+
+// PeerOf returns who has sent the request that a handler serves. ctx is the context of the
+// handler, or derived from it; for any other the result is the zero Peer, and ok is false.
+func PeerOf(ctx context.Context) (peer Peer, ok bool) {
+	if in := incoming(ctx); in != nil {
+		return in.Peer(), true
+	}
+	return Peer{}, false
+}
+
+// SetHeader adds metadata, alternating keys and values, to the header of the answer to the
+// request that a handler serves. The caller gets it with [WithHeader], also if the handler
+// fails. ctx is the context of the handler, or derived from it. SetHeader may be called more
+// than once, by several goroutines, until the handler returns. What is set for a
+// notification is dropped, since nothing answers it.
+//
+// SetHeader returns the error of [Metadata.Check], and then adds nothing, or an [*Error] of
+// CodeFailedPrecondition if ctx is not that of a handler or the handler has ended. It panics
+// if the last key has no value.
+func SetHeader(ctx context.Context, keyValues ...string) error {
+	md := Pairs(keyValues...)
+	if in := incoming(ctx); in != nil {
+		return in.AddHeader(md)
+	}
+	return errNoHandler
+}
+
+// SetTrailer is [SetHeader] for the trailer of the answer, which the caller gets with
+// [WithTrailer]. The header of a stream comes with its first item, and the trailer with its
+// end; those of any other answer come together.
+func SetTrailer(ctx context.Context, keyValues ...string) error {
+	md := Pairs(keyValues...)
+	if in := incoming(ctx); in != nil {
+		return in.AddTrailer(md)
+	}
+	return errNoHandler
+}
+
+var errNoHandler = Errorf(CodeFailedPrecondition, "tandem: header or trailer set with a context that is not that of a handler")
