@@ -189,7 +189,14 @@ func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sen
 // and io.EOF if the handler has returned without an error, so that nobody takes the item. If
 // ctx ends while a large item is being sent, that ends the stream.
 func (s *Sender[T]) Send(ctx context.Context, item T) error {
-	if s.codec == Raw {
+	switch s.codec {
+	case Fixed:
+		b, err := s.stream.Claim(ctx, fixedSize[T]())
+		if err != nil {
+			return err
+		}
+		return s.stream.Commit(ctx, len(appendFixed(b[:0], item)))
+	case Raw:
 		if b, ok := any(item).([]byte); ok {
 			return s.stream.Send(ctx, b)
 		}
@@ -204,6 +211,19 @@ func (s *Sender[T]) Send(ctx context.Context, item T) error {
 	putBuffer(b)
 	return err
 }
+
+// Claim returns n bytes to build an item in, which Commit then sends, so that it is not
+// copied. It is for items that are encoded already: those of the codec [Raw]. What the bytes
+// hold at first is undefined. Claim waits as Send does. It panics if n is negative.
+//
+// Until Commit, which has to follow, other senders of this stream wait. With shared memory an
+// item of a few KiB or more may lie where the peer sees it at once, and then all senders of
+// the link wait. So be quick, and use the link for nothing else.
+func (s *Sender[T]) Claim(ctx context.Context, n int) ([]byte, error) { return s.stream.Claim(ctx, n) }
+
+// Commit sends the first n bytes of what Claim has returned, or nothing if n is negative. It
+// panics if n is more than was claimed, or nothing was. Its errors are those of Send.
+func (s *Sender[T]) Commit(ctx context.Context, n int) error { return s.stream.Commit(ctx, n) }
 
 // Flush sends at once what was sent and waits to travel with later items.
 func (s *Sender[T]) Flush(ctx context.Context) error { return s.stream.Flush(ctx) }

@@ -12,7 +12,7 @@ import (
 // receiveStream deals with a frame of a stream. It is called with the reader state.
 func (s *Session) receiveStream(f *drivers.Frame) error {
 	if f.Kind == drivers.KindOpen {
-		return s.accept(f)
+		return s.serveStream(f)
 	}
 	st, err := s.findStream(f)
 	if st == nil {

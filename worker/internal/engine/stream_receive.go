@@ -137,7 +137,7 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 		if c.how == drivers.ItemWhole {
 			item = in.assembled
 			in.assembled = in.assembled[:0]
-			if cap(item) > maxKeptChunk {
+			if int64(cap(item)) > 2*in.limit { // what windows have together is bounded
 				in.assembled = nil
 			}
 			return item, true, nil
@@ -247,7 +247,7 @@ func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) err
 	}
 	*place = c
 	st.mu.Unlock()
-	err := st.session.await(ctx, c, 0, st.from)
+	err := st.session.await(ctx, c, 0, st.waitsFor())
 	st.mu.Lock()
 	*place = nil
 	st.mu.Unlock()
@@ -256,6 +256,15 @@ func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) err
 		err = ended.error
 	}
 	return err
+}
+
+// waitsFor returns the context of the handler that waits for this stream, if the background
+// reader may run it: then nobody else would read.
+func (st *Stream) waitsFor() *requestContext {
+	if st.handler != nil {
+		return st.handler
+	}
+	return st.from
 }
 
 // streamCalls are calls that are in no table: goroutines wait with them as callers do.

@@ -33,7 +33,8 @@ type streamOut struct {
 	closed bool          // nothing more is sent
 	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
 	listed bool          // the flusher looks after the stream
-	seen   uint64        // frames when the flusher has looked last
+	claim  streamClaim
+	seen   uint64 // frames when the flusher has looked last
 
 	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
 	starved atomic.Bool  // something is gathered that the peer does not take yet
@@ -71,45 +72,56 @@ func (st *Stream) send(ctx context.Context, item []byte) error {
 		return st.notSendable()
 	}
 	span := drivers.ItemSpan(len(item))
-	limit := min(drivers.MaxGathered, s.maxPayload)
-	if o.buffer != nil {
-		if len(o.buffer.b)+span <= limit {
-			o.buffer.b = drivers.AppendItem(o.buffer.b, item)
-			if o.count++; o.count < gatherItems && len(o.buffer.b)+drivers.ItemHeader < limit {
-				return nil
-			}
-			if err := st.sendGathered(ctx); err != nil {
-				st.forgetLast(span)
-				return err
-			}
-			return nil
-		}
+	if span > s.maxGathered {
 		if err := st.sendGathered(ctx); err != nil {
 			return err
 		}
-	}
-	if span > limit {
 		return st.sendLarge(ctx, item)
 	}
-	now := monotonic()
+	if o.buffer == nil || len(o.buffer.b)+span > s.maxGathered {
+		if err := st.makeRoom(ctx); err != nil {
+			return err
+		}
+	}
+	o.buffer.b = drivers.AppendItem(o.buffer.b, item)
+	return st.added(ctx, span)
+}
+
+// makeRoom sends what is gathered, and begins to gather anew.
+func (st *Stream) makeRoom(ctx context.Context) error {
+	if err := st.sendGathered(ctx); err != nil {
+		return err
+	}
 	if err := st.ended(); err != nil {
 		return st.sendError(err)
 	}
-	o.buffer = gatherBuffers.Get().(*gatherBuffer)
-	o.buffer.b = drivers.AppendItem(o.buffer.b[:0], item)
-	o.count = 1
-	if now-o.last >= gatherTime {
-		if err := st.sendGathered(ctx); err != nil {
-			st.forgetLast(span)
-			return err
+	b := gatherBuffers.Get().(*gatherBuffer)
+	b.b = b.b[:0]
+	st.out.buffer = b
+	return nil
+}
+
+// added counts an item that was gathered and takes span, and sends what is gathered if it is
+// time.
+func (st *Stream) added(ctx context.Context, span int) error {
+	o, s := &st.out, st.session
+	switch o.count++; {
+	case o.count == 1:
+		if monotonic()-o.last < gatherTime {
+			if !o.listed {
+				o.listed, o.seen = true, o.frames
+				s.streams.flush.add(s, st)
+			}
+			return nil
 		}
+	case o.count < gatherItems && len(o.buffer.b)+drivers.ItemHeader < s.maxGathered:
 		return nil
 	}
-	if !o.listed {
-		o.listed, o.seen = true, o.frames
-		s.streams.flush.add(s, st)
+	err := st.sendGathered(ctx)
+	if err != nil {
+		st.forgetLast(span)
 	}
-	return nil
+	return err
 }
 
 // forgetLast takes the last gathered item back, which takes span and could not be sent.
@@ -189,10 +201,16 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 	if err != nil {
 		return st.whyNot(ctx, err)
 	}
+	st.transmitted(cost)
+	return nil
+}
+
+// transmitted counts a frame that was sent and costs so much of the window.
+func (st *Stream) transmitted(cost int64) {
+	o := &st.out
 	o.sent += cost
 	o.frames++
 	o.last = monotonic()
-	return nil
 }
 
 // sendLarge sends an item that is too large to be gathered.

@@ -6,22 +6,24 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// accept takes a frame that opens a stream, and starts its handler. It is called with the
-// reader state.
-func (s *Session) accept(f *drivers.Frame) error {
+// accept takes a frame that opens a stream. It returns the stream, and its handler or why it
+// gets none, and no stream if nobody waits for it any more. It is called with the reader
+// state.
+func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err error) {
 	o, err := drivers.ParseOpening(f.Payload)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	if f.Tx&1 == s.config.Side || f.Tx < firstStream {
-		return fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
+		return nil, nil, nil, fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
 	}
-	st := &Stream{session: s, tx: f.Tx, handler: s.newContext()}
+	st = &Stream{session: s, tx: f.Tx, handler: s.newContext()}
 	st.handler.init(s, f.Tx, f.Remaining)
 	st.handler.fixDeadline()
 	st.ctx = st.handler
@@ -41,7 +43,7 @@ func (s *Session) accept(f *drivers.Frame) error {
 	switch {
 	case t.over:
 		t.mu.Unlock()
-		return nil
+		return nil, nil, nil, nil
 	case len(t.peers) >= drivers.MaxStreams:
 		err = fmt.Errorf("%w: the peer has opened %d streams that have not ended, and may open no more", ipc.ErrProtocol, len(t.peers))
 	case f.Tx <= t.newest && t.peers[f.Tx] != nil:
@@ -55,25 +57,86 @@ func (s *Session) accept(f *drivers.Frame) error {
 	}
 	t.mu.Unlock()
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	h := s.config.Handlers.find(f.Method)
-	var refusal error
+	h = s.config.Handlers.find(f.Method)
 	switch {
 	case h == nil || h.Stream == nil:
 		refusal = s.config.Handlers.unknown(f.Method)
 	case !s.inFlight.enter():
 		refusal = errDraining
 	}
+	return st, h, refusal, nil
+}
+
+// serveStream serves the stream that f opens, in a goroutine of its own. It is called with the
+// reader state.
+func (s *Session) serveStream(f *drivers.Frame) error {
+	st, h, refusal, err := s.accept(f)
+	if st != nil {
+		s.startStream(st, h, refusal)
+	}
+	return err
+}
+
+// startStream runs the handler of a stream in a goroutine of its own, or sends the refusal.
+func (s *Session) startStream(st *Stream, h *Handler, refusal error) {
 	if refusal != nil {
 		s.handling.Go(func() { st.returned(refusal) })
-		return nil
+		return
 	}
 	s.handling.Go(func() {
 		defer s.inFlight.exit()
+		start := time.Now()
 		st.serve(h)
+		h.took(time.Since(start))
 	})
-	return nil
+}
+
+// serveInBackground serves the stream that f opens, in the background reader's own goroutine if
+// its handler has been quick lately. Such a handler that waits for its stream takes the reader
+// state over. It returns false if the reader state was taken over meanwhile.
+func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool {
+	b.flush(s)
+	st, h, refusal, err := s.accept(f)
+	f.Payload = nil
+	switch {
+	case err != nil:
+		s.Fail(err)
+		return true
+	case st == nil:
+		return true
+	case refusal != nil || !h.quick():
+		s.startStream(st, h, refusal)
+		return true
+	}
+	r := &b.request
+	r.session, r.handler, r.ctx, r.stream, r.background = s, h, st.handler, true, b
+	timed := b.beginRun(s)
+	b.copied.Store(b.run) // nobody needs the frame any more
+	var start time.Time
+	if timed {
+		start = time.Now()
+	}
+	returned := false
+	defer func() {
+		s.inFlight.exit()
+		if !returned { // by runtime.Goexit
+			b.finishRun(s)
+		}
+	}()
+	st.serve(h)
+	returned = true
+	if timed {
+		h.took(time.Since(start))
+	}
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerPolling-readerHandling) {
+		r.clear()
+		return true
+	}
+	b.finishRun(s)
+	r.clear()
+	return false
 }
 
 // serve runs the handler of a stream, and ends the stream.
