@@ -102,6 +102,7 @@ var walls = map[string][]string{
 	"worker/internal/chain":   {"ipc"},
 	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
+	"worker/intercept":        {"ipc"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pool": {
