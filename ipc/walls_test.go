@@ -102,6 +102,9 @@ var walls = map[string][]string{
 	"worker/internal/chain":   {"ipc"},
 	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
+	"worker/intercept":        {"ipc"},
+	"worker/otel":             {"ipc"},
+	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pool": {
