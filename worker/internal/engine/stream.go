@@ -28,7 +28,7 @@ import (
 type Stream struct {
 	session *Session
 	tx      uint64
-	info    *ipc.MethodInfo // of the method, on the side that has opened the stream
+	call    *ipc.Invocation // on the side that has opened the stream
 	ctx     context.Context // of the whole stream: what it was opened with, or the handler's
 	from    *requestContext // of the handler that has opened the stream, or nil
 	handler *requestContext // of the handler that serves it, or nil on the other side
@@ -197,6 +197,10 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	meta, err := metaOf(inv)
+	if err != nil {
+		return nil, err
+	}
 	var remaining time.Duration
 	if deadline, ok := ctx.Deadline(); ok {
 		if remaining = time.Until(deadline); remaining <= 0 {
@@ -207,7 +211,7 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	if err := t.places.reserve(ctx, s.lifetime.done, 1); err != nil {
 		return nil, s.notOpened(ctx, err)
 	}
-	st := &Stream{session: s, info: &inv.Method, ctx: ctx, from: from, onEnd: o.OnEnd}
+	st := &Stream{session: s, call: inv, ctx: ctx, from: from, onEnd: o.OnEnd}
 	st.init(drivers.InitialStreamWindow)
 	if err := t.add(st, s.config.Side); err != nil {
 		t.places.cancel(1)
@@ -224,8 +228,8 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 		b.b = drivers.AppendItem(b.b, first)
 	}
 	f := &st.out.frame
-	*f = drivers.Frame{Kind: drivers.KindOpen, Tx: st.tx, Method: inv.Method.ID, Remaining: remaining, Payload: b.b}
-	err := s.link.Send(ctx, f)
+	*f = drivers.Frame{Kind: drivers.KindOpen, Tx: st.tx, Method: inv.Method.ID, Remaining: remaining, Payload: b.b, Meta: meta}
+	err = s.link.Send(ctx, f)
 	*f = drivers.Frame{Kind: drivers.KindItems, Tx: st.tx}
 	gatherBuffers.Put(b)
 	if err != nil {

@@ -87,6 +87,9 @@ func (st *Stream) claimLink(ctx context.Context, n int) ([]byte, error) {
 	}
 	c := sendContexts.Get().(*sendContext)
 	o.frame.Method = drivers.ItemWhole
+	if st.handler != nil && o.frames == 0 {
+		st.addHeader()
+	}
 	b, err := st.session.claimer.Claim(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &o.frame, n)
 	c.release()
 	sendContexts.Put(c)

@@ -83,6 +83,9 @@ func (st *Stream) receive(f *drivers.Frame) error {
 	}
 	in.received += cost
 	in.put(f, cost)
+	if f.Meta != nil {
+		in.meta = f.Meta
+	}
 	in.waiter.complete()
 	return nil
 }
@@ -120,7 +123,7 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
 		err := error(io.EOF)
 		if code == drivers.EndFailed {
-			err = nameMethod(ipc.ParseError(slices.Clone(f.Payload[1:])), st.info)
+			err = nameMethod(ipc.ParseError(slices.Clone(f.Payload[1:])), &st.call.Method)
 		}
 		s.streams.mu.Lock()
 		_, ok := s.streams.own[st.tx]
@@ -130,6 +133,11 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 			s.streams.places.refill(1)
 		}
 		if !s.Failing() {
+			if f.Meta != nil {
+				st.mu.Lock()
+				st.in.lastMeta = f.Meta
+				st.mu.Unlock()
+			}
 			st.finish(err, false)
 		}
 		return nil

@@ -19,11 +19,13 @@ type streamIn struct {
 	// Guarded by Stream.mu.
 	chunks   []*chunk // from index first on those that nobody has read yet
 	first    int
-	ended    bool  // the peer sends no further items
-	granted  int64 // how many bytes the peer may send in all
-	received int64 // of these
-	limit    int64 // the window: of what was received and not read
-	waiter   *call // of the goroutine that waits for items, or nil
+	ended    bool              // the peer sends no further items
+	granted  int64             // how many bytes the peer may send in all
+	received int64             // of these
+	limit    int64             // the window: of what was received and not read
+	waiter   *call             // of the goroutine that waits for items, or nil
+	meta     *drivers.Metadata // that came with items and nobody has got, or nil
+	lastMeta *drivers.Metadata // that came with the end, or nil
 
 	// Of the goroutine that receives.
 	taken     int64  // bytes that were read in all
@@ -155,12 +157,19 @@ func (st *Stream) nextChunk(ctx context.Context) (*chunk, error) {
 			c.free(s)
 		}
 		in.current = in.take()
+		meta := in.meta
+		if in.meta = nil; meta == nil && in.current == nil && st.over {
+			meta, in.lastMeta = in.lastMeta, nil
+		}
 		var more int64
 		if !st.over && !in.ended {
 			more = in.widen(&s.streams.budget, s.streamWindow)
 		}
 		ended, err := in.ended, st.endedLocked()
 		st.mu.Unlock()
+		if meta != nil && st.call != nil {
+			st.deliver(meta)
+		}
 		if more > 0 {
 			st.sendWindow(ctx, more)
 		}

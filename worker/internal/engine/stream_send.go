@@ -31,6 +31,7 @@ type streamOut struct {
 	last   time.Duration // when the last frame was sent, by monotonic
 	frames uint64        // that were sent
 	closed bool          // nothing more is sent
+	header int           // fields of the header that were sent
 	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
 	listed bool          // the flusher looks after the stream
 	claim  streamClaim
@@ -192,6 +193,9 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 		return st.sendError(err)
 	}
 	o.frame.Method, o.frame.Payload = how, payload
+	if st.handler != nil && o.frames == 0 {
+		st.addHeader()
+	}
 	c := sendContexts.Get().(*sendContext)
 	err := s.link.Send(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &o.frame)
 	c.release()
@@ -209,7 +213,10 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 func (st *Stream) transmitted(cost int64) {
 	o := &st.out
 	o.sent += cost
-	o.frames++
+	if o.frames++; o.frame.Meta != nil {
+		o.header = len(o.frame.Meta.Header())
+		o.frame.Meta = nil
+	}
 	o.last = monotonic()
 }
 

@@ -25,6 +25,9 @@ func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err
 	}
 	st = &Stream{session: s, tx: f.Tx, handler: s.newContext()}
 	st.handler.init(s, f.Tx, f.Remaining)
+	if f.Meta != nil {
+		st.handler.exchange.Store(&exchange{request: f.Meta.Header()})
+	}
 	st.handler.fixDeadline()
 	st.ctx = st.handler
 	st.init(drivers.InitialStreamWindow)
@@ -191,7 +194,7 @@ func (st *Stream) returned(err error) {
 	s.streams.mu.Lock()
 	delete(s.streams.peers, st.tx)
 	s.streams.mu.Unlock()
-	st.sendEnd(end)
+	st.sendEnd(end, st.endMeta())
 	st.handler.cancel(drivers.ReasonGivenUp)
 }
 
@@ -200,9 +203,9 @@ func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
 
 // sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
 // arriving.
-func (st *Stream) sendEnd(payload []byte) {
+func (st *Stream) sendEnd(payload []byte, meta *drivers.Metadata) {
 	s := st.session
-	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload})
+	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload, Meta: meta})
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the error of the handler cannot be sent: %w", err)
