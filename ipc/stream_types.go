@@ -91,11 +91,14 @@ func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...Ca
 	if err != nil {
 		return nil, err
 	}
-	return &ClientStreamCall[Item, Res]{Sender[Item]{st, codec, s.call.Method.Name}}, nil
+	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, s.call.Method.Name}}, nil
 }
 
 // ClientStreamCall is an open stream of requests, on the side that has opened it.
-type ClientStreamCall[Item, Res any] struct{ Sender[Item] }
+type ClientStreamCall[Item, Res any] struct {
+	Sender[Item]
+	response *Res // that has come, while its end has not
+}
 
 // CloseAndReceive says that there are no further items, and waits for the answer. When the
 // handler has failed it returns that error, as [Method.Call] does. If ctx ends before, it
@@ -105,25 +108,28 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 	if err := s.stream.CloseSend(ctx); err != nil {
 		return res, err
 	}
-	r := Receiver[Res]{s.stream, s.codec, s.method}
-	res, err = r.Receive(ctx)
-	if err == io.EOF {
-		return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
+	if s.response == nil {
+		r := Receiver[Res]{s.stream, s.codec, s.method}
+		res, err = r.Receive(ctx)
+		if err == io.EOF {
+			return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
+		}
+		if err != nil {
+			return res, err
+		}
+		if raw, ok := any(res).([]byte); ok {
+			res = any(append([]byte(nil), raw...)).(Res)
+		}
+		s.response = &res
 	}
-	if err != nil {
-		return res, err
-	}
-	if raw, ok := any(res).([]byte); ok {
-		res = any(append([]byte(nil), raw...)).(Res)
-	}
-	if _, err = s.stream.Receive(ctx); err == nil {
+	switch _, err = s.stream.Receive(ctx); err {
+	case nil:
 		s.stream.Close()
-		return res, Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
+		return *new(Res), Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
+	case io.EOF:
+		return *s.response, nil
 	}
-	if err == io.EOF {
-		err = nil
-	}
-	return res, err
+	return *new(Res), err
 }
 
 // Close gives the stream up, as [ServerStreamCall.Close] does.

@@ -29,6 +29,7 @@ type Stream struct {
 	session *Session
 	tx      uint64
 	call    *ipc.Invocation // on the side that has opened the stream
+	late    error           // the error of the deadline of ctx, on the same side
 	ctx     context.Context // of the whole stream: what it was opened with, or the handler's
 	from    *requestContext // of the handler that has opened the stream, or nil
 	handler *requestContext // of the handler that serves it, or nil on the other side
@@ -36,12 +37,13 @@ type Stream struct {
 	in  streamIn
 	out streamOut
 
-	mu   sync.Mutex // guards the following, and what in and out say
-	over bool       // in both directions
-	err  error      // why it is over: io.EOF if the handler has returned without an error
-	stop func()     // frees what watches ctx; nil if nothing does
-
-	onEnd func(error) // called when it is over, or nil
+	mu     sync.Mutex  // guards the following, and what in and out say
+	opened bool        // the peer knows of it
+	early  bool        // it was given up before that
+	over   bool        // in both directions
+	err    error       // why it is over: io.EOF if the handler has returned without an error
+	stop   func()      // frees what watches ctx; nil if nothing does
+	onEnd  func(error) // called when it is over, or nil
 }
 
 // streams are those of one session.
@@ -54,6 +56,7 @@ type streams struct {
 	opened uint64             // how many we have opened
 	own    map[uint64]*Stream // that we have opened; nil are those that were given up
 	peers  map[uint64]*Stream // whose handlers have not returned
+	ending int                // ends of such streams that are being sent
 	newest uint64             // the greatest tx that the peer has opened a stream with
 	ended  error              // why we open no more; nil while we may
 	over   bool               // the session has ended
@@ -145,13 +148,17 @@ func (s *Session) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.St
 
 // openStream is OpenStream for the handler whose context is from, or nil.
 func (s *Session) openStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext) (ipc.Stream, error) {
-	stop := func() {}
+	stop, late := func() {}, error(context.DeadlineExceeded)
 	if inv.Timeout > 0 {
+		ours := TimedOut(inv.Method.Name, inv.Timeout)
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > inv.Timeout {
+			late = ours
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, inv.Timeout, TimedOut(inv.Method.Name, inv.Timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, inv.Timeout, ours)
 		stop = cancel
 	}
-	st, err := s.open(ctx, inv, o, from)
+	st, err := s.open(ctx, inv, o, from, late)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = endOf(ctx)
@@ -192,8 +199,9 @@ func endOf(ctx context.Context) error {
 	return context.DeadlineExceeded // its timer has not fired yet
 }
 
-// open opens a stream, and sends its first item if there is one.
-func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext) (*Stream, error) {
+// open opens a stream, and sends its first item if there is one. late is the error of a stream
+// whose context has a deadline that has passed.
+func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext, late error) (*Stream, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -211,11 +219,11 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	if err := t.places.reserve(ctx, s.lifetime.done, 1); err != nil {
 		return nil, s.notOpened(ctx, err)
 	}
-	st := &Stream{session: s, call: inv, ctx: ctx, from: from, onEnd: o.OnEnd}
+	st := &Stream{session: s, call: inv, ctx: ctx, from: from, late: late}
 	st.init(drivers.InitialStreamWindow)
 	if err := t.add(st, s.config.Side); err != nil {
 		t.places.cancel(1)
-		return nil, retry.NotSent(err)
+		return nil, retry.NotSent(s.update(err))
 	}
 	opening := drivers.Opening{Window: st.in.limit}
 	var first []byte // that is sent with the opening
@@ -234,22 +242,65 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	gatherBuffers.Put(b)
 	if err != nil {
 		t.mu.Lock()
+		_, known := t.own[st.tx]
 		delete(t.own, st.tx)
 		t.mu.Unlock()
-		t.places.cancel(1)
+		if known {
+			t.places.cancel(1)
+		}
 		return nil, s.notOpened(ctx, err)
 	}
 	st.out.closed = opening.Sent
+	if err := st.wasOpened(); err != nil {
+		return nil, err
+	}
 	if o.First != nil && first == nil { // it is large
 		if err = st.Send(ctx, o.First); err == nil && o.Only {
 			err = st.CloseSend(ctx)
 		}
-		if err != nil {
-			st.Close()
+		if err != nil && (ctx.Err() != nil || st.ended() == nil) { // otherwise Receive tells how it has ended
+			st.abandon(err)
 			return nil, err
 		}
 	}
+	st.notify(o.OnEnd)
 	return st, nil
+}
+
+// wasOpened notes that the peer knows of the stream. If that was given up before it tells the
+// peer so, and returns why.
+func (st *Stream) wasOpened() error {
+	st.mu.Lock()
+	st.opened = true
+	early := st.early
+	st.mu.Unlock()
+	if !early {
+		return nil
+	}
+	st.sendGivenUp(drivers.EndGivenUp)
+	return st.ended()
+}
+
+// notify makes the stream call onEnd when it is over.
+func (st *Stream) notify(onEnd func(error)) {
+	if onEnd == nil {
+		return
+	}
+	st.mu.Lock()
+	over, err := st.over, st.err
+	st.onEnd = onEnd
+	st.mu.Unlock()
+	if over {
+		onEnd(withoutEOF(err))
+	}
+}
+
+// withoutEOF returns nil for the end of a stream whose handler has not failed.
+func withoutEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
 }
 
 // notOpened is the error of a stream that could not be opened because of err.
@@ -276,23 +327,21 @@ func (st *Stream) finish(err error, drop bool) bool {
 		return false
 	}
 	st.over, st.err = true, err
+	st.out.gone.Store(true)
 	if drop {
 		st.in.drop(st.session)
 	}
 	st.session.streams.budget.put(st.in.limit - drivers.InitialStreamWindow)
 	st.in.waiter.complete()
 	st.out.waiter.complete()
-	stop := st.stop
+	stop, onEnd := st.stop, st.onEnd
 	st.stop = nil
 	st.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
-	if st.onEnd != nil {
-		if err == io.EOF {
-			err = nil
-		}
-		st.onEnd(err)
+	if onEnd != nil {
+		onEnd(withoutEOF(err))
 	}
 	return true
 }
@@ -315,15 +364,27 @@ func (st *Stream) abandon(err error) {
 		s.streams.own[st.tx] = nil // until the handler has returned
 	}
 	s.streams.mu.Unlock()
+	st.mu.Lock()
+	st.early = !st.opened
+	early := st.early
+	st.mu.Unlock()
+	if early {
+		return // who opens it tells the peer
+	}
 	reason := drivers.EndGivenUp
 	var timeout *ipc.TimeoutError
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) {
 		reason = drivers.EndDeadline
 	}
+	st.sendGivenUp(reason)
+}
+
+// sendGivenUp tells the peer that the stream was given up, whenever there is room for that: the
+// handler may wait for nothing else. It does not block.
+func (st *Stream) sendGivenUp(reason byte) {
+	s := st.session
 	go func() {
-		ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
-		defer cancel()
-		_ = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{reason}}) // the link ends if the peer does not read
+		_ = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{reason}}) // or the link has ended
 	}()
 }
 
