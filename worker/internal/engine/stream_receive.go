@@ -269,7 +269,10 @@ func (st *Stream) broken(err error) error {
 func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) error {
 	c := streamCalls.Get().(*call)
 	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
-	c.also = st.ctx
+	if c.also = st.ctx; st.handler != nil && ctx == context.Context(st.handler) && st.handler.timeout == 0 {
+		// Whatever ends this context ends the waiting, so it need not be a real one.
+		ctx, c.also = context.Background(), nil
+	}
 	reading := &st.session.streams.reading
 	reading.Add(1) // before over is looked at: the session's end waits for us
 	defer reading.Add(-1)
