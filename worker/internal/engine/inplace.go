@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // placement is where the response of a handler in place lies.
@@ -62,7 +63,7 @@ func (r *Request) commit(response []byte) bool {
 	// After an abort the claimed memory is another sender's, so a part of it is copied
 	// before.
 	if n > 0 && &response[0] != &p.claimed[0] {
-		copy(p.claimed, response)
+		bulk.Copy(p.claimed, response)
 	}
 	p.claimed = nil
 	r.session.claimer.Commit(n)
