@@ -11,13 +11,17 @@ import (
 // Kind says what a frame is.
 type Kind uint8
 
-// The kinds of frames. 6 to 9 are reserved for streams.
+// The kinds of frames.
 const (
 	KindRequest  Kind = 1  // calls a method; answered by a response or an error
 	KindResponse Kind = 2  // the result of a request
 	KindError    Kind = 3  // the failure of a request
 	KindNotify   Kind = 4  // calls a method; never answered
 	KindCancel   Kind = 5  // the caller of a request does not wait any more
+	KindOpen     Kind = 6  // opens a stream, with its first item perhaps: see [Opening]
+	KindItems    Kind = 7  // items of a stream, or a part of one: see [ItemWhole]
+	KindWindow   Kind = 8  // the sender takes more bytes of a stream's items
+	KindEnd      Kind = 9  // ends a stream, in one direction or both: see [EndSent]
 	KindGoodbye  Kind = 10 // the sender wants to end the link in good order
 	KindResume   Kind = 11 // numbers a link, or asks for an answer of an earlier one
 	KindPing     Kind = 12 // asks for a sign of life
@@ -38,6 +42,14 @@ func (k Kind) String() string {
 		return "notify"
 	case KindCancel:
 		return "cancel"
+	case KindOpen:
+		return "open"
+	case KindItems:
+		return "items"
+	case KindWindow:
+		return "window"
+	case KindEnd:
+		return "end"
 	case KindGoodbye:
 		return "goodbye"
 	case KindResume:
@@ -83,7 +95,8 @@ type Frame struct {
 	// frame of KindNotify it is 0, or says how many notifications the payload holds, as
 	// items (see [AppendItem]): at most MaxPacked.
 	Tx uint64
-	// Method is the id of the method, or 0.
+	// Method is the id of the method, or 0. Of a frame of KindItems it says how the payload
+	// holds them: 0 (see [AppendItem]), [ItemWhole] or [ItemPiece].
 	Method uint64
 	// Remaining is how long the caller will wait from now on. 0 stands for the timeout
 	// that both sides know from the startup data, and math.MaxInt64 for no timeout.

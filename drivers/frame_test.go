@@ -137,7 +137,8 @@ func TestParsePayloadIsPartOfBody(t *testing.T) {
 func TestKindString(t *testing.T) {
 	for k, want := range map[drivers.Kind]string{
 		drivers.KindRequest: "request", drivers.KindResponse: "response", drivers.KindError: "error",
-		drivers.KindNotify: "notify", drivers.KindCancel: "cancel", drivers.KindGoodbye: "goodbye", 9: "kind(9)",
+		drivers.KindNotify: "notify", drivers.KindCancel: "cancel", drivers.KindGoodbye: "goodbye",
+		drivers.KindOpen: "open", drivers.KindItems: "items", drivers.KindWindow: "window", drivers.KindEnd: "end", 15: "kind(15)",
 	} {
 		assert.Equal(t, want, k.String())
 	}

@@ -48,6 +48,9 @@ type StartupData struct {
 	MaxMessage int `cbor:"10,keyasint"`
 	// Window is the window of both sides, in bytes; see [DefaultWindow].
 	Window int `cbor:"19,keyasint"`
+	// StreamWindow is how many bytes of items the worker takes of a stream that its reader
+	// has not read; 0 is [DefaultStreamWindow].
+	StreamWindow int `cbor:"20,keyasint,omitempty"`
 	// UserData is the host's own, in CBOR. See [StartupData.Data].
 	UserData cbor.RawMessage `cbor:"11,keyasint,omitempty"`
 	// HostAlive is the number of an inherited descriptor, the reading end of a pipe

@@ -67,13 +67,11 @@ type MethodInfo struct {
 // declare it alike, best in a package that both import. It is immutable and
 // safe for concurrent use.
 type Method[Req, Res any] struct {
-	codec Codec // nil: that of the link
-	raw   bool  // both types are []byte
-	// bounded are CBOR and JSON with the method's own bound, if it has one.
-	bounded []Codec
+	declaration
+	raw bool // both types are []byte
 
-	// Of calls and notifications that have no options of their own.
-	call, notification Invocation
+	// Of notifications that have no options of their own.
+	notification Invocation
 }
 
 // NewMethod declares a method. It panics if name is empty, or if the method's codec
@@ -82,6 +80,25 @@ type Method[Req, Res any] struct {
 // none, only types that can travel: see [CBOR]. The panic names the part of the type that
 // is the reason.
 func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res] {
+	m := &Method[Req, Res]{raw: isRaw[Req, Res]()}
+	m.declare(name, "", opts, reflect.TypeFor[Req](), reflect.TypeFor[Res]())
+	m.notification = m.call
+	m.notification.OneWay = true
+	return m
+}
+
+// declaration is what methods and streams have in common.
+type declaration struct {
+	codec Codec // nil: that of the link
+	// bounded are CBOR and JSON with the method's own bound, if it has one.
+	bounded []Codec
+	// call is the invocation of calls that have no options of their own.
+	call Invocation
+}
+
+// declare makes d the declaration of a method of these types, or of a stream of some kind. It
+// panics as [NewMethod] does.
+func (d *declaration) declare(name, kind string, opts []MethodOption, types ...reflect.Type) {
 	if name == "" {
 		panic("tandem: method without a name")
 	}
@@ -89,72 +106,86 @@ func NewMethod[Req, Res any](name string, opts ...MethodOption) *Method[Req, Res
 	for _, opt := range opts {
 		opt.applyMethod(&o)
 	}
-	m := &Method[Req, Res]{codec: o.codec, raw: isRaw[Req, Res]()}
-	if o.codec == nil || o.codec == CBOR || o.codec == JSON {
-		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
-			if err := checkTravels(t, o.codec == JSON); err != nil {
-				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
-			}
-		}
-	}
-	if c, ok := o.codec.(TypeChecker); ok {
-		for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
-			if err := c.CheckType(t); err != nil {
-				panic(fmt.Sprintf("tandem: method %q: %v", name, err))
-			}
+	d.codec = o.codec
+	for _, t := range types {
+		if err := checkCarries(o.codec, t); err != nil {
+			panic(fmt.Sprintf("tandem: method %q: %v", name, err))
 		}
 	}
 	if c, ok := o.codec.(Bounder); ok && o.maxDecoded > 0 {
-		m.codec = c.Bounded(o.maxDecoded)
+		d.codec = c.Bounded(o.maxDecoded)
 	}
 	if o.maxDecoded > 0 {
-		m.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
+		d.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
 	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
+	if kind != "" {
+		h.Write([]byte("\x00\x00" + kind))
+	}
 	if o.codec != nil {
 		h.Write([]byte("\x00" + o.codec.Name()))
-		if o.codec == Raw && !m.raw {
-			panic(fmt.Sprintf("tandem: method %q: codec raw carries []byte, not %T and %T", name, *new(Req), *new(Res)))
-		}
-		if o.codec == Fixed {
-			for _, t := range []reflect.Type{reflect.TypeFor[Req](), reflect.TypeFor[Res]()} {
-				layout, err := fixedLayout(t)
-				if err != nil {
-					panic(fmt.Sprintf("tandem: method %q: %v", name, err))
-				}
-				h.Write([]byte("\x00" + layout))
-			}
+	}
+	if o.codec == Fixed {
+		for _, t := range types {
+			layout, _ := fixedLayout(t) // checkCarries has seen it
+			h.Write([]byte("\x00" + layout))
 		}
 	}
-	m.call = Invocation{
+	d.call = Invocation{
 		Method: MethodInfo{Name: name, ID: max(h.Sum64(), 1)}, Timeout: o.timeout, Attempts: o.attempts, Idempotent: o.idempotent,
 	}
-	m.notification = m.call
-	m.notification.OneWay = true
-	return m
+}
+
+// checkCarries returns an error if a codec, nil for that of the link, cannot carry a type.
+func checkCarries(codec Codec, t reflect.Type) error {
+	switch codec {
+	case nil, CBOR, JSON:
+		return checkTravels(t, codec == JSON)
+	case Raw:
+		if t != reflect.TypeFor[[]byte]() {
+			return fmt.Errorf("codec raw carries []byte, not %v", t)
+		}
+	case Fixed:
+		_, err := fixedLayout(t)
+		return err
+	}
+	if c, ok := codec.(TypeChecker); ok {
+		return c.CheckType(t)
+	}
+	return nil
+}
+
+// Info returns the method's name and id.
+func (d *declaration) Info() MethodInfo { return d.call.Method }
+
+// Codec returns the codec that the method uses on a link whose codec is link.
+func (d *declaration) Codec(link Codec) Codec {
+	if d.codec != nil {
+		link = d.codec
+	}
+	for _, c := range d.bounded {
+		if (link == CBOR || link == JSON) && c.Name() == link.Name() {
+			return c
+		}
+	}
+	return link
+}
+
+// check panics if ctx or c is nil.
+func (d *declaration) check(ctx context.Context, c Caller) {
+	switch {
+	case ctx == nil:
+		panic(fmt.Sprintf("tandem: call of %q with a nil context", d.call.Method.Name))
+	case c == nil:
+		panic(fmt.Sprintf("tandem: call of %q with a nil caller", d.call.Method.Name))
+	}
 }
 
 func isRaw[Req, Res any]() bool {
 	_, req := any((*Req)(nil)).(*[]byte)
 	_, res := any((*Res)(nil)).(*[]byte)
 	return req && res
-}
-
-// Info returns the method's name and id.
-func (m *Method[Req, Res]) Info() MethodInfo { return m.call.Method }
-
-// Codec returns the codec that the method uses on a link whose codec is link.
-func (m *Method[Req, Res]) Codec(link Codec) Codec {
-	if m.codec != nil {
-		link = m.codec
-	}
-	for _, c := range m.bounded {
-		if (link == CBOR || link == JSON) && c.Name() == link.Name() {
-			return c
-		}
-	}
-	return link
 }
 
 // Call calls the method and waits for its result. If it fails it returns
@@ -215,16 +246,6 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 		return notDecoded(m.call.Method.Name, err)
 	}
 	return nil
-}
-
-// check panics if ctx or c is nil.
-func (m *Method[Req, Res]) check(ctx context.Context, c Caller) {
-	switch {
-	case ctx == nil:
-		panic(fmt.Sprintf("tandem: call of %q with a nil context", m.call.Method.Name))
-	case c == nil:
-		panic(fmt.Sprintf("tandem: call of %q with a nil caller", m.call.Method.Name))
-	}
 }
 
 // exchange makes a call of req, and leaves the encoded response in out.

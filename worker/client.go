@@ -233,6 +233,19 @@ func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 	return c.session().Batch(ctx, f)
 }
 
+// OpenStream opens a stream of encoded items. It is what the Open methods of streams are built
+// on. A stream belongs to the present link, and ends with it. If there is none, and the worker
+// is started again ([WithRestart]), OpenStream waits for the next.
+func (c *Client[C]) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if c.closing.Load() {
+		return nil, ipc.ErrClosed
+	}
+	if c.settings.Restart != nil {
+		return c.persistStream(ctx, inv, o)
+	}
+	return c.session().OpenStream(ctx, inv, o)
+}
+
 // handlers are the client's own, or those of its pool.
 func (c *Client[C]) handlers() *engine.Registry {
 	if c.settings.Handlers != nil {

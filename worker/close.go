@@ -79,7 +79,9 @@ func (c *Client[C]) shutdown() error {
 // terminate ends the process, politely at first. It returns true if it had to kill it.
 func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	p, s := i.channel.Process(), i.session.Load()
-	s.Idle(grace, p.Done())
+	if !s.Idle(grace, p.Done()) && !wait.Closed(p.Done()) {
+		s.FailCalls(ipc.ErrClosed) // before the worker, which ends its handlers, can say how they failed
+	}
 	if !s.Failing() {
 		ctx, cancel := wait.Timeout(context.Background(), max(grace, time.Millisecond), nil)
 		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {

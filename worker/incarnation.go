@@ -58,7 +58,7 @@ func (c *Client[C]) start(ctx context.Context) (*incarnation[C], error) {
 		Startup: drivers.StartupData{
 			Protocol: drivers.ProtocolVersion,
 			Driver:   c.driver.Name(), Import: importPath(c.driver),
-			Codec: c.settings.Codec.Name(), HostPID: os.Getpid(), Timeouts: c.settings.Timeouts, MaxMessage: c.settings.maxMessage, Window: c.settings.window,
+			Codec: c.settings.Codec.Name(), HostPID: os.Getpid(), Timeouts: c.settings.Timeouts, MaxMessage: c.settings.maxMessage, Window: c.settings.window, StreamWindow: c.settings.streamWindow,
 			UserData: c.data, Resume: c.settings.resume, Depth: depth() + 1,
 		},
 		Hint:      hint(c.cmd, c.driver),
@@ -124,7 +124,7 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 	c := i.client
 	config := engine.Config{
 		Link: link, Side: engine.Host, Codec: c.settings.Codec, Timeout: c.settings.Timeouts.Call, AgreedTimeout: c.settings.agreedTimeout,
-		MaxMessage: c.settings.maxMessage, Window: c.settings.window, Handlers: c.handlers(), Chain: c.chain, Log: c.settings.Logger, Explain: i.explain, Latest: i.latest,
+		MaxMessage: c.settings.maxMessage, Window: c.settings.window, StreamWindow: c.settings.streamWindow, Handlers: c.handlers(), Chain: c.chain, Log: c.settings.Logger, Explain: i.explain, Latest: i.latest,
 	}
 	if c.settings.resume > 0 {
 		config.Number, config.Resumer = engine.NumberLink(c.ctx, link), i

@@ -294,6 +294,9 @@ func serveTest(s *worker.Server) error {
 	servePipelines(s)
 	serveFlows(s)
 	serveCallGated(s)
+	handleStreams(s)
+	handleToldBack(s)
+	handleStreamBenchmarks(s)
 	return s.Serve(context.Background())
 }
 

@@ -41,6 +41,7 @@ type Settings struct {
 	agreedTimeout time.Duration // what the worker was started with, for an attached one
 	maxMessage    int
 	window        int
+	streamWindow  int
 	resources     drivers.Resources
 	checksum      *[sha256.Size]byte
 	output        *slog.Logger
@@ -129,6 +130,23 @@ func WithWindow(bytes int) Option {
 		panic(fmt.Sprintf("tandem: window of %d bytes, allowed are %d to %d", bytes, drivers.MinWindow, drivers.MaxWindow))
 	}
 	return func(s *Settings) { s.window = bytes }
+}
+
+// WithStreamWindow sets how many bytes of items each side takes of a stream that its reader has
+// not read; the default is [drivers.DefaultStreamWindow], 1 MiB. An item counts for its
+// size, rounded up to a multiple of 8, and 8 bytes. Each stream begins with
+// [drivers.InitialStreamWindow], 8 KiB, and grows while its reader reads. What all streams of
+// a link have beyond that is bounded by the window of the link ([WithWindow]). So a stream
+// may stay smaller where there are many.
+//
+// A sender that has used the window up waits, and holds up nobody else. WithStreamWindow
+// panics if bytes is less than drivers.InitialStreamWindow or more than
+// [drivers.MaxStreamWindow].
+func WithStreamWindow(bytes int) Option {
+	if bytes < drivers.InitialStreamWindow || bytes > drivers.MaxStreamWindow {
+		panic(fmt.Sprintf("tandem: stream window of %d bytes, allowed are %d to %d", bytes, drivers.InitialStreamWindow, drivers.MaxStreamWindow))
+	}
+	return func(s *Settings) { s.streamWindow = bytes }
 }
 
 // WithStartTimeout bounds the time from the start of the process until the worker is

@@ -78,6 +78,36 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 	}
 }
 
+// persistStream opens a stream, if need be after the next start of the worker.
+func (c *Client[C]) persistStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	timeout := max(inv.Timeout, 0)
+	var deadline time.Time
+	if timeout > 0 {
+		deadline = time.Now().Add(timeout)
+	}
+	for attempts := 1; ; {
+		i := c.current.Load()
+		s := i.session.Load()
+		st, err := s.OpenStream(ctx, inv, o)
+		if err == nil || !retry.Again(err, &attempts) {
+			return st, err
+		}
+		if err := c.awaitNext(ctx, i, s, deadline, err); err != nil {
+			if errors.Is(err, engine.ErrTimeout) {
+				err = engine.TimedOut(inv.Method.Name, timeout)
+			}
+			return nil, err
+		}
+		if timeout > 0 {
+			again := *inv
+			if again.Timeout = time.Until(deadline); again.Timeout <= 0 {
+				return nil, engine.TimedOut(inv.Method.Name, timeout)
+			}
+			inv = &again
+		}
+	}
+}
+
 // awaitNext waits for a session later than s, of the incarnation i. If there will be
 // none it returns why, or else failed.
 func (c *Client[C]) awaitNext(ctx context.Context, i *incarnation[C], s *engine.Session, deadline time.Time, failed error) error {

@@ -234,7 +234,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	timeouts := startup.Timeouts
 	host := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
-		MaxMessage: startup.MaxMessage, Window: startup.Window, Handlers: s.handlers(), Chain: s.chain, Log: s.log,
+		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log,
 	})
 	s.replay.Adopt(host)
 	host.Open()

@@ -45,6 +45,10 @@ func (w *fakeWorker) Done() <-chan struct{}    { return w.done }
 func (w *fakeWorker) Exit() *ipc.ExitError {
 	return &ipc.ExitError{PID: w.pid, Program: w.program, Code: 1}
 }
+func (w *fakeWorker) OpenStream(context.Context, *ipc.Invocation, *ipc.StreamOpening) (ipc.Stream, error) {
+	return nil, ipc.ErrUnsupported
+}
+
 func (w *fakeWorker) Active() bool { return !wait.Closed(w.done) }
 
 // die ends the worker. As with a real one, that is seen before its event is published.

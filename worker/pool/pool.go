@@ -245,20 +245,9 @@ func (p *pool) attempts(ctx context.Context, call *ipc.Invocation, request, memo
 	}
 	attempts := 0
 	for n, began := 1, begun; ; n++ {
-		m, w, err := p.scheduler.Acquire(key, e, began)
+		m, err := p.acquire(ctx, &call, key, e, timeout, begun, &began)
 		if err != nil {
 			return nil, err
-		}
-		if w != nil {
-			if m, err = p.await(ctx, w, timeout, began-begun); err != nil {
-				return nil, nameTimeout(err, call.Method.Name, timeout)
-			}
-			began = w.Began
-		}
-		if timeout > 0 && began > begun {
-			shorter := *call
-			shorter.Timeout = max(timeout-(began-begun), 1) // what is left of it
-			call = &shorter
 		}
 		if p.chain.Calls() {
 			numbered := *call
@@ -286,6 +275,27 @@ func (p *pool) attempts(ctx context.Context, call *ipc.Invocation, request, memo
 		}
 		began, e = now, scheduler.Again
 	}
+}
+
+// acquire takes a place of a worker for a call that begun, and waits for one if need be. It
+// returns when the call began to have it, and a call with what is left of its timeout.
+func (p *pool) acquire(ctx context.Context, call **ipc.Invocation, key uint64, e scheduler.Entry, timeout, begun time.Duration, began *time.Duration) (*scheduler.Member, error) {
+	m, w, err := p.scheduler.Acquire(key, e, *began)
+	if err != nil {
+		return nil, err
+	}
+	if w != nil {
+		if m, err = p.await(ctx, w, timeout, *began-begun); err != nil {
+			return nil, nameTimeout(err, (*call).Method.Name, timeout)
+		}
+		*began = w.Began
+	}
+	if timeout > 0 && *began > begun {
+		shorter := **call
+		shorter.Timeout = max(timeout-(*began-begun), 1) // what is left of it
+		*call = &shorter
+	}
+	return m, nil
 }
 
 // isUnanswered reports whether a call ended by err without an answer of its worker.

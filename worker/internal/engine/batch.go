@@ -96,6 +96,14 @@ func (b *batch) Start(ctx context.Context, inv *ipc.Invocation, request, memory 
 	return b.session.start(ctx, inv, request, memory, b, b.from)
 }
 
+// OpenStream implements [ipc.StreamCaller]. It sends all before it.
+func (b *batch) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if err := b.flush(ctx, nil, nil); err != nil {
+		return nil, err
+	}
+	return b.session.openStream(ctx, inv, o, b.from)
+}
+
 // join puts a notification into the last frame that was gathered, and returns true, if the
 // two may share one. b.mu is held.
 func (b *batch) join(inv *ipc.Invocation, request []byte) bool {

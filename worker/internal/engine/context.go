@@ -257,8 +257,9 @@ func CallerOf(ctx context.Context) ipc.Caller {
 type handlerCaller struct{ from *requestContext }
 
 var (
-	_ ipc.Starter = handlerCaller{}
-	_ ipc.Batcher = handlerCaller{}
+	_ ipc.Starter      = handlerCaller{}
+	_ ipc.Batcher      = handlerCaller{}
+	_ ipc.StreamCaller = handlerCaller{}
 )
 
 // Codec implements [ipc.Caller].
@@ -272,6 +273,11 @@ func (c handlerCaller) Invoke(ctx context.Context, inv *ipc.Invocation, request,
 // Start implements [ipc.Starter].
 func (c handlerCaller) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
 	return c.from.session.start(ctx, inv, request, memory, nil, c.from)
+}
+
+// OpenStream implements [ipc.StreamCaller].
+func (c handlerCaller) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	return c.from.session.openStream(ctx, inv, o, c.from)
 }
 
 // Batch implements [ipc.Batcher].

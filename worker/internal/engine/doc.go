@@ -21,6 +21,7 @@
 //	response.go    the handler runs, and its answer is sent
 //	gather.go      frames that are sent together
 //	async.go, batch.go    calls in flight, and calls that are sent together
+//	stream*.go    streams of items in both directions: see stream.go
 //	drain.go       a session that takes no more requests
 //	resume.go, replay.go  calls that outlive their link: the host's and the worker's side
 package engine

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,9 +20,12 @@ type Handler struct {
 	InPlace bool
 	// Invoke runs the handler, and returns the encoded response.
 	Invoke func(*Request) (response []byte, err error)
+	// Stream runs the handler of a stream, in the place of Invoke.
+	Stream func(context.Context, *Stream) error
 
-	fixed     bool       // an option has set the score for good
-	semaphore *semaphore // of a concurrent handler
+	fixed     bool          // an option has set the score for good
+	semaphore *semaphore    // of a concurrent handler
+	places    chan struct{} // the same for streams
 	score     atomic.Int32
 }
 
@@ -37,6 +41,7 @@ func (h *Handler) Concurrent(n int) {
 	h.fixed = true
 	h.score.Store(scoreStuck)
 	h.semaphore = &semaphore{limit: n}
+	h.places = make(chan struct{}, n)
 }
 
 // How a handler's score moves. Below scoreInline it gets a goroutine.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // The states of a pending call. The goroutine that moves a call out of waiting or
@@ -319,22 +318,4 @@ func (t *pendingCalls) pending() int {
 		}
 	}
 	return n
-}
-
-// drained waits until no call is pending, for at most d, or until stop is
-// closed. It looks now and then, so that calls need not be counted.
-func (t *pendingCalls) drained(d time.Duration, stop <-chan struct{}) bool {
-	over, free := wait.After(d)
-	defer free()
-	for pause := minPoll; t.pending() > 0; pause = min(2*pause, maxPoll) {
-		if wait.Within(stop, pause, nil) {
-			return false
-		}
-		select {
-		case <-over:
-			return false
-		default:
-		}
-	}
-	return true
 }

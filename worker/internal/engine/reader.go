@@ -258,6 +258,10 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 		if err := s.refill(f); err != nil {
 			s.Fail(err)
 		}
+	case drivers.KindOpen, drivers.KindItems, drivers.KindWindow, drivers.KindEnd:
+		if err := s.receiveStream(f); err != nil {
+			s.Fail(err)
+		}
 	case drivers.KindGoodbye:
 		s.lifetime.goodbyeOnce.Do(func() { close(s.lifetime.goodbye) })
 	case drivers.KindPing:

@@ -28,6 +28,7 @@ type Request struct {
 	borrowed bool
 	owned    bool // payload is nobody else's
 	oneWay   bool
+	stream   bool   // it is no request, but a stream that the background reader serves
 	release  func() // gives borrowed memory back, if it was held
 
 	outer      context.Context   // the context that interceptors have made of ctx, nil if they have not

@@ -34,8 +34,11 @@ type Config struct {
 	MaxMessage int
 	// Window is how many bytes of requests, and as many of notifications, this side takes
 	// that it has not finished with: what its hello said.
-	Window   int
-	Handlers *Registry
+	Window int
+	// StreamWindow is how many bytes of items this side takes of a stream that its reader
+	// has not read; 0 is the default.
+	StreamWindow int
+	Handlers     *Registry
 	// Chain has the interceptors of this side, nil if there are none.
 	Chain *chain.Chain
 	Log   *slog.Logger
@@ -69,6 +72,11 @@ type Session struct {
 	requestWindow      sendWindow
 	notificationWindow sendWindow
 	lateResponses      atomic.Uint64
+
+	streams      streams
+	streamWindow int64
+	maxPayload   int // of a frame, and of an item
+	maxGathered  int // of items that are sent together
 
 	// Reading. The goroutine that holds the reader state writes here.
 	reader   reader
@@ -113,9 +121,29 @@ func New(config Config) *Session {
 	window := config.Link.Peer().Window
 	s.requestWindow.init(window)
 	s.notificationWindow.init(window)
+	s.streamWindow = int64(max(config.StreamWindow, drivers.InitialStreamWindow))
+	if config.StreamWindow == 0 {
+		s.streamWindow = drivers.DefaultStreamWindow
+	}
+	s.streams.places.init(drivers.MaxStreams)
+	s.streams.budget.size = int64(config.Window)
+	s.maxPayload = maxPayload(config.MaxMessage, config.Link.Peer().MaxMessage)
+	s.maxGathered = min(drivers.MaxGathered, s.maxPayload)
 	s.claimer, _ = config.Link.(drivers.Claimer)
 	s.baseCtx, s.cancel = context.WithCancel(context.Background())
 	return s
+}
+
+// maxPayload is the largest payload of a frame, by what both sides accept; 0 is the default.
+func maxPayload(ours, theirs int) int {
+	largest := drivers.DefaultMaxMessage
+	if ours > 0 {
+		largest = ours
+	}
+	if theirs > 0 {
+		largest = min(largest, theirs)
+	}
+	return largest - drivers.MaxHeader
 }
 
 // Open begins to read.
@@ -140,6 +168,7 @@ func (s *Session) Fail(err error) {
 		}
 		s.lifetime.err = err
 		s.calls.failAll(err)
+		s.failStreams(err)
 		s.dropped.report(s)
 		close(s.lifetime.done)
 	}()
@@ -153,7 +182,7 @@ func (s *Session) Close(grace time.Duration) {
 	<-s.lifetime.done
 	idle := make(chan struct{})
 	go func() {
-		s.calls.drained(forever, nil) // so that no caller reads any more
+		s.Idle(forever, nil) // so that no caller reads any more
 		s.handling.Wait()
 		s.link.Close()
 		close(idle)
@@ -193,9 +222,31 @@ func (s *Session) Replace() { close(s.lifetime.replaced) }
 // LateResponses returns how many answers came after their callers had given up.
 func (s *Session) LateResponses() uint64 { return s.lateResponses.Load() }
 
-// Idle waits until no call is pending, for d at most, or until stop is closed. It
-// returns true if no call was pending.
-func (s *Session) Idle(d time.Duration, stop <-chan struct{}) bool { return s.calls.drained(d, stop) }
+// Idle waits until no call and none of our streams is pending, for d at most, or until stop
+// is closed. It returns true if none was pending. It looks now and then, so that calls need not
+// be counted.
+func (s *Session) Idle(d time.Duration, stop <-chan struct{}) bool {
+	over, free := wait.After(d)
+	defer free()
+	for pause := minPoll; s.calls.pending()+s.streams.pending() > 0; pause = min(2*pause, maxPoll) {
+		if wait.Within(stop, pause, nil) {
+			return false
+		}
+		select {
+		case <-over:
+			return false
+		default:
+		}
+	}
+	return true
+}
+
+// FailCalls fails the calls and our streams that are pending, and those that are made later,
+// with err. The link goes on.
+func (s *Session) FailCalls(err error) {
+	s.calls.failAll(err)
+	s.failOwnStreams(err)
+}
 
 // Codec returns the codec of methods that choose none. It makes a session an
 // [ipc.Caller].

@@ -16,6 +16,7 @@ import (
 // Client is what the scheduler gives calls to.
 type Client interface {
 	Invoke(ctx context.Context, call *ipc.Invocation, request, memory []byte) ([]byte, error)
+	OpenStream(ctx context.Context, call *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error)
 	Active() bool
 	Close() error
 	Process() drivers.Process

@@ -1,0 +1,65 @@
+package ipc
+
+import "context"
+
+// StreamCaller is a [Caller] that can open streams. Clients, pools and what worker.Host
+// returns are StreamCallers.
+type StreamCaller interface {
+	Caller
+	// OpenStream opens a stream of encoded items. [ServerStream], [ClientStream] and
+	// [BidiStream] do this with types. It waits while the peer has as many streams as it
+	// takes. ctx bounds the whole stream, and so does the timeout of call if it has one of
+	// its own: [DefaultTimeout] bounds nothing here. OpenStream does not keep o.
+	OpenStream(ctx context.Context, call *Invocation, o *StreamOpening) (Stream, error)
+}
+
+// StreamOpening says how a stream begins.
+type StreamOpening struct {
+	// First, if not nil, is the first item. It was sent or copied when OpenStream returns.
+	First []byte
+	// Only says that First is the only item of the side that opens the stream.
+	Only bool
+	// OnEnd, if not nil, is called once when the stream is over in both directions: with
+	// nil if the handler has returned without an error, or else with why. It must not block.
+	// It is not called if the stream could not be opened.
+	OnEnd func(error)
+}
+
+// Stream is one end of a stream: encoded items in both directions, which end independently.
+//
+// Any goroutine may call Send, Flush, CloseSend and Close. One goroutine at a time may call
+// Receive.
+type Stream interface {
+	// Send sends one item, or gathers it to send it soon with others. It keeps nothing of
+	// item. It waits while the peer has as many bytes of items as it takes, until ctx or
+	// the stream ends. It returns io.EOF when the handler on the other side has returned
+	// without an error; Receive tells the error otherwise.
+	Send(ctx context.Context, item []byte) error
+	// Claim returns n bytes to build an item in, which Commit then sends. What they hold at
+	// first is undefined. Until Commit, which has to follow, other senders wait: those of
+	// this stream, and if the item is large and lies in shared memory those of the
+	// whole link. So be quick. Claim waits as Send does. It panics if n is negative.
+	Claim(ctx context.Context, n int) ([]byte, error)
+	// Commit sends the first n bytes of what was claimed, or nothing if n is negative. It
+	// panics if n is more than was claimed, or nothing was.
+	Commit(ctx context.Context, n int) error
+	// Flush sends what is gathered.
+	Flush(ctx context.Context) error
+	// CloseSend says that there will be no further item, after those that were sent.
+	CloseSend(ctx context.Context) error
+	// Receive returns the next item, which is valid until the next call of Receive. It
+	// returns io.EOF after the last one, if the other side has ended without an error.
+	Receive(ctx context.Context) ([]byte, error)
+	// Close gives the stream up on the side that has opened it, if it is not over. On
+	// the other side it does nothing: there the handler's return ends the stream. Close
+	// does not wait.
+	Close()
+}
+
+// openStream opens a stream of c.
+func openStream(ctx context.Context, c Caller, call *Invocation, o *StreamOpening) (Stream, error) {
+	if s, ok := c.(StreamCaller); ok {
+		return s.OpenStream(ctx, call, o)
+	}
+	return nil, Errorf(CodeUnimplemented, "open the stream %q: %w: a %T opens no streams", call.Method.Name, ErrUnsupported, c)
+}

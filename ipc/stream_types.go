@@ -1,0 +1,322 @@
+package ipc
+
+import (
+	"context"
+	"io"
+	"iter"
+	"reflect"
+)
+
+// ServerStream is a method that takes one Req and answers with many Items. Host and worker
+// declare it alike. It is immutable and safe for concurrent use.
+type ServerStream[Req, Item any] struct{ declaration }
+
+// NewServerStream declares a stream of answers. Options and panics are those of [NewMethod]. A
+// method and a stream, or two streams of different kinds, may have the same name.
+//
+// The timeout of a stream ([WithTimeout]) bounds all of it. The timeout that a client has for
+// calls does not count for streams. A stream is never sent again by itself, so
+// [WithAttempts] and [WithIdempotent] mean nothing here.
+func NewServerStream[Req, Item any](name string, opts ...MethodOption) *ServerStream[Req, Item] {
+	s := new(ServerStream[Req, Item])
+	s.declare(name, "server stream", opts, reflect.TypeFor[Req](), reflect.TypeFor[Item]())
+	return s
+}
+
+// Stream opens a stream and returns its items. If the stream fails, also when it could not be
+// opened, the last element is an error. Leaving the loop ends the stream, and with it
+// the context of the handler.
+//
+// Items of type []byte with the codec [Raw] are valid until the next one.
+func (s *ServerStream[Req, Item]) Stream(ctx context.Context, c Caller, req Req, opts ...CallOption) iter.Seq2[Item, error] {
+	s.check(ctx, c)
+	return func(yield func(Item, error) bool) {
+		st, err := s.Open(ctx, c, req, opts...)
+		if err != nil {
+			yield(*new(Item), err)
+			return
+		}
+		defer st.Close()
+		st.All(ctx)(yield)
+	}
+}
+
+// Open opens a stream: it returns when the request was sent. ctx and the timeout bound the
+// whole stream. The stream has to be closed, or read to its end, or ctx has to end.
+func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, opts ...CallOption) (*ServerStreamCall[Item], error) {
+	s.check(ctx, c)
+	codec := s.Codec(c.Codec())
+	b := getBuffer()
+	defer putBuffer(b)
+	var err error
+	if b.b, err = Marshal(codec, b.b, req); err != nil {
+		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", s.call.Method.Name, err)
+	}
+	first := b.b
+	if first == nil {
+		first = []byte{}
+	}
+	st, err := openStream(ctx, c, s.call.with(opts), &StreamOpening{First: first, Only: true})
+	if err != nil {
+		return nil, err
+	}
+	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, s.call.Method.Name}}, nil
+}
+
+// ServerStreamCall is an open stream of answers, on the side that has opened it.
+type ServerStreamCall[Item any] struct{ Receiver[Item] }
+
+// Close gives the stream up, if it is not over: the context of its handler ends, and what it
+// has sent is dropped. Any goroutine may call Close, also more than once.
+func (s *ServerStreamCall[Item]) Close() { s.stream.Close() }
+
+// ClientStream is a method that takes many Items and answers with one Res. Host and worker
+// declare it alike. It is immutable and safe for concurrent use.
+type ClientStream[Item, Res any] struct{ declaration }
+
+// NewClientStream declares a stream of requests. Options and panics are those of
+// [NewServerStream].
+func NewClientStream[Item, Res any](name string, opts ...MethodOption) *ClientStream[Item, Res] {
+	s := new(ClientStream[Item, Res])
+	s.declare(name, "client stream", opts, reflect.TypeFor[Item](), reflect.TypeFor[Res]())
+	return s
+}
+
+// Open opens a stream. ctx and the timeout bound the whole stream. It has to be ended by
+// CloseAndReceive or Close, or ctx has to end.
+func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...CallOption) (*ClientStreamCall[Item, Res], error) {
+	s.check(ctx, c)
+	codec := s.Codec(c.Codec())
+	st, err := openStream(ctx, c, s.call.with(opts), &StreamOpening{})
+	if err != nil {
+		return nil, err
+	}
+	return &ClientStreamCall[Item, Res]{Sender[Item]{st, codec, s.call.Method.Name}}, nil
+}
+
+// ClientStreamCall is an open stream of requests, on the side that has opened it.
+type ClientStreamCall[Item, Res any] struct{ Sender[Item] }
+
+// CloseAndReceive says that there are no further items, and waits for the answer. When the
+// handler has failed it returns that error, as [Method.Call] does. If ctx ends before, it
+// returns ctx.Err(), and the stream goes on: it has to be closed, or CloseAndReceive be
+// called again.
+func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res Res, err error) {
+	if err := s.stream.CloseSend(ctx); err != nil {
+		return res, err
+	}
+	r := Receiver[Res]{s.stream, s.codec, s.method}
+	res, err = r.Receive(ctx)
+	if err == io.EOF {
+		return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
+	}
+	if err != nil {
+		return res, err
+	}
+	if raw, ok := any(res).([]byte); ok {
+		res = any(append([]byte(nil), raw...)).(Res)
+	}
+	if _, err = s.stream.Receive(ctx); err == nil {
+		s.stream.Close()
+		return res, Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return res, err
+}
+
+// Close gives the stream up, as [ServerStreamCall.Close] does.
+func (s *ClientStreamCall[Item, Res]) Close() { s.stream.Close() }
+
+// BidiStream is a method with many items in both directions, independently of each other. The
+// side that opens it sends Out and receives In. Host and worker declare it alike. It is
+// immutable and safe for concurrent use.
+type BidiStream[Out, In any] struct{ declaration }
+
+// NewBidiStream declares a stream in both directions. Options and panics are those of
+// [NewServerStream].
+func NewBidiStream[Out, In any](name string, opts ...MethodOption) *BidiStream[Out, In] {
+	s := new(BidiStream[Out, In])
+	s.declare(name, "bidi stream", opts, reflect.TypeFor[Out](), reflect.TypeFor[In]())
+	return s
+}
+
+// Open opens a stream. ctx and the timeout bound the whole stream. It has to be closed, or
+// read to its end, or ctx has to end.
+func (s *BidiStream[Out, In]) Open(ctx context.Context, c Caller, opts ...CallOption) (*BidiStreamCall[Out, In], error) {
+	s.check(ctx, c)
+	codec, name := s.Codec(c.Codec()), s.call.Method.Name
+	st, err := openStream(ctx, c, s.call.with(opts), &StreamOpening{})
+	if err != nil {
+		return nil, err
+	}
+	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, name}, Receiver[In]{st, codec, name}}, nil
+}
+
+// BidiStreamCall is an open stream in both directions, on the side that has opened it. One
+// goroutine may send while another one receives.
+type BidiStreamCall[Out, In any] struct {
+	Sender[Out]
+	Receiver[In]
+}
+
+// CloseSend says that there will be no further items, after those that were sent.
+func (s *BidiStreamCall[Out, In]) CloseSend(ctx context.Context) error {
+	return s.Sender.stream.CloseSend(ctx)
+}
+
+// Close gives the stream up, as [ServerStreamCall.Close] does.
+func (s *BidiStreamCall[Out, In]) Close() { s.Sender.stream.Close() }
+
+// Sender sends the items of one direction of a stream. Any goroutine may use it.
+type Sender[T any] struct {
+	stream Stream
+	codec  Codec
+	method string
+}
+
+// NewSender returns a sender of a stream for a method of this name. It is for packages that
+// serve streams.
+func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sender[T]{s, c, method} }
+
+// Send sends one item. It keeps nothing of it. With the codecs [Raw] and [Fixed] it allocates
+// nothing. Small items that follow each other closely travel together, and an item that
+// comes after a pause is sent at once: see docs/streams.md.
+//
+// Send waits while the peer has as many bytes of items as it takes, until ctx or the stream
+// ends. Its errors are those of [Method.Call], an error that wraps [ErrClosed] after Close,
+// and io.EOF if the handler has returned without an error, so that nobody takes the item. If
+// ctx ends while a large item is being sent, that ends the stream.
+func (s *Sender[T]) Send(ctx context.Context, item T) error {
+	switch s.codec {
+	case Fixed:
+		b, err := s.stream.Claim(ctx, fixedSize[T]())
+		if err != nil {
+			return err
+		}
+		return s.stream.Commit(ctx, len(appendFixed(b[:0], item)))
+	case Raw:
+		if b, ok := any(item).([]byte); ok {
+			return s.stream.Send(ctx, b)
+		}
+	}
+	b := getBuffer()
+	var err error
+	if b.b, err = Marshal(s.codec, b.b, item); err == nil {
+		err = s.stream.Send(ctx, b.b)
+	} else {
+		err = Errorf(CodeInvalidArgument, "encode an item of %q: %w", s.method, err)
+	}
+	putBuffer(b)
+	return err
+}
+
+// Claim returns n bytes to build an item in, which Commit then sends, so that it is not
+// copied. It is for items that are encoded already: those of the codec [Raw]. What the bytes
+// hold at first is undefined. Claim waits as Send does. It panics if n is negative.
+//
+// Until Commit, which has to follow, other senders of this stream wait. With shared memory an
+// item of a few KiB or more may lie where the peer sees it at once, and then all senders of
+// the link wait. So be quick, and use the link for nothing else.
+func (s *Sender[T]) Claim(ctx context.Context, n int) ([]byte, error) { return s.stream.Claim(ctx, n) }
+
+// Commit sends the first n bytes of what Claim has returned, or nothing if n is negative. It
+// panics if n is more than was claimed, or nothing was. Its errors are those of Send.
+func (s *Sender[T]) Commit(ctx context.Context, n int) error { return s.stream.Commit(ctx, n) }
+
+// Flush sends at once what was sent and waits to travel with later items.
+func (s *Sender[T]) Flush(ctx context.Context) error { return s.stream.Flush(ctx) }
+
+// Receiver receives the items of one direction of a stream. One goroutine at a time may use
+// it.
+type Receiver[T any] struct {
+	stream Stream
+	codec  Codec
+	method string
+}
+
+// NewReceiver returns a receiver of a stream for a method of this name. It is for packages that
+// serve streams.
+func NewReceiver[T any](s Stream, c Codec, method string) *Receiver[T] {
+	return &Receiver[T]{s, c, method}
+}
+
+// Receive returns the next item. After the last one it returns io.EOF, if the other side has
+// ended without an error. An item of type []byte with the codec [Raw] is valid until the
+// next call. With the codecs Raw and [Fixed] Receive allocates nothing.
+//
+// Receive waits until ctx or the stream ends. Its errors are those of [Method.Call]; what the
+// other side had sent before an error is received first. An item that cannot be decoded ends
+// the stream.
+func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
+	b, err := r.stream.Receive(ctx)
+	if err != nil {
+		return item, err
+	}
+	switch r.codec {
+	case Raw:
+		if item, ok := any(b).(T); ok {
+			return item, nil
+		}
+	case Fixed:
+		if item, err = decodeFixed[T](b); err == nil {
+			return item, nil
+		}
+		return item, r.notDecoded(err)
+	}
+	if item, err = Unmarshal[T](r.codec, b); err != nil {
+		return item, r.notDecoded(err)
+	}
+	return item, nil
+}
+
+// ReceiveInto is Receive, except that it puts the item into *item and uses the memory of that
+// again where it can, as [Method.CallInto] does.
+func (r *Receiver[T]) ReceiveInto(ctx context.Context, item *T) error {
+	if r.codec == Raw || r.codec == Fixed {
+		next, err := r.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		if raw, ok := any(item).(*[]byte); ok {
+			*raw = append((*raw)[:0], any(next).([]byte)...)
+			return nil
+		}
+		*item = next
+		return nil
+	}
+	b, err := r.stream.Receive(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.codec.Decode(b, item); err != nil {
+		return r.notDecoded(err)
+	}
+	return nil
+}
+
+func (r *Receiver[T]) notDecoded(err error) error {
+	r.stream.Close()
+	code := CodeInternal
+	if CodeOf(err) == CodeResourceExhausted {
+		code = CodeResourceExhausted
+	}
+	return Errorf(code, "decode an item of %q: %w", r.method, err)
+}
+
+// All returns the items that Receive would return. If the stream fails the last element is an
+// error. Leaving the loop leaves the stream as it is.
+func (r *Receiver[T]) All(ctx context.Context) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for {
+			item, err := r.Receive(ctx)
+			if err == io.EOF {
+				return
+			}
+			if !yield(item, err) || err != nil {
+				return
+			}
+		}
+	}
+}

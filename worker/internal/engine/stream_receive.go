@@ -1,0 +1,341 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// streamIn is what a stream has received. What the peer may send is bounded by a window of
+// bytes, which begins small. It grows while the reader reads, within what all streams of the
+// session may have together.
+type streamIn struct {
+	// Guarded by Stream.mu.
+	chunks   []*chunk // from index first on those that nobody has read yet
+	first    int
+	ended    bool              // the peer sends no further items
+	granted  int64             // how many bytes the peer may send in all
+	received int64             // of these
+	limit    int64             // the window: of what was received and not read
+	waiter   *call             // of the goroutine that waits for items, or nil
+	meta     *drivers.Metadata // that came with items and nobody has got, or nil
+	lastMeta *drivers.Metadata // that came with the end, or nil
+
+	// Of the goroutine that receives.
+	taken     int64  // bytes that were read in all
+	current   *chunk // that is being read, or nil
+	rest      []byte // of current, if that holds many items
+	assembled []byte // pieces of an item
+	frame     drivers.Frame
+	grant     [8]byte
+}
+
+// chunk is the payload of one or more frames with items.
+type chunk struct {
+	b     []byte
+	how   uint64 // as in the frame
+	cost  int64
+	owned bool // b came from the link
+}
+
+var chunkPool = sync.Pool{New: func() any { return new(chunk) }}
+
+const (
+	// joinedChunk is up to which size frames share a chunk.
+	joinedChunk = 16 << 10
+	// ownedChunk is from which size a chunk keeps the memory of the link.
+	ownedChunk = 2 << 10
+	// maxKeptChunk is the largest memory that is kept for later chunks.
+	maxKeptChunk = drivers.MaxPiece + 4<<10
+)
+
+// put takes what a frame has brought. st.mu is held.
+func (in *streamIn) put(f *drivers.Frame, cost int64) {
+	if f.Owned && len(f.Payload) >= ownedChunk {
+		c := chunkPool.Get().(*chunk)
+		old := c.b
+		*c = chunk{f.Payload, f.Method, cost, true}
+		if old != nil {
+			chunkPool.Put(&chunk{b: old})
+		}
+		in.chunks = append(in.chunks, c)
+		return
+	}
+	if n := len(in.chunks); n > in.first && f.Method == 0 {
+		if last := in.chunks[n-1]; last.how == 0 && !last.owned && len(last.b)+len(f.Payload) <= joinedChunk {
+			last.b = append(last.b, f.Payload...)
+			last.cost += cost
+			return
+		}
+	}
+	c := chunkPool.Get().(*chunk)
+	*c = chunk{append(c.b[:0], f.Payload...), f.Method, cost, false}
+	in.chunks = append(in.chunks, c)
+}
+
+// free gives the memory of a chunk back.
+func (c *chunk) free(s *Session) {
+	if c.owned {
+		s.link.Recycle(c.b)
+		c.b = nil
+	}
+	if cap(c.b) <= maxKeptChunk {
+		chunkPool.Put(c)
+	}
+}
+
+// drop forgets what nobody has read. st.mu is held.
+func (in *streamIn) drop(s *Session) {
+	for _, c := range in.chunks[in.first:] {
+		c.free(s)
+	}
+	in.chunks, in.first = nil, 0
+}
+
+// Receive implements [ipc.Stream].
+func (st *Stream) Receive(ctx context.Context) ([]byte, error) {
+	in := &st.in
+	for len(in.rest) == 0 {
+		item, whole, err := st.next(ctx)
+		if whole || err != nil {
+			return item, err
+		}
+	}
+	item, rest, err := drivers.NextItem(in.rest)
+	if err != nil {
+		return nil, st.broken(err)
+	}
+	in.rest = rest
+	return item, nil
+}
+
+// next makes the next chunk the current one. If that is a whole item it returns that.
+func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error) {
+	in := &st.in
+	for {
+		c, err := st.nextChunk(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		switch {
+		case c.how == 0 && len(in.assembled) == 0:
+			in.rest = c.b
+			return nil, false, nil
+		case c.how == 0:
+			return nil, false, st.broken(fmt.Errorf("%w: malformed items: others follow the piece of one", ipc.ErrProtocol))
+		case c.how == drivers.ItemWhole && len(in.assembled) == 0:
+			return c.b, true, nil
+		}
+		if len(in.assembled)+len(c.b) > st.session.config.MaxMessage {
+			return nil, false, st.broken(fmt.Errorf("%w: an item of more than %d bytes", ipc.ErrProtocol, st.session.config.MaxMessage))
+		}
+		in.assembled = append(in.assembled, c.b...)
+		if c.how == drivers.ItemWhole {
+			item = in.assembled
+			in.assembled = in.assembled[:0]
+			if int64(cap(item)) > 2*in.limit { // what windows have together is bounded
+				in.assembled = nil
+			}
+			return item, true, nil
+		}
+	}
+}
+
+// nextChunk givesthe current chunk back and returns the next one, when it is there.
+func (st *Stream) nextChunk(ctx context.Context) (*chunk, error) {
+	in, s := &st.in, st.session
+	for {
+		st.mu.Lock()
+		if c := in.current; c != nil {
+			in.taken += c.cost
+			c.free(s)
+		}
+		in.current = in.take()
+		meta := in.meta
+		if in.meta = nil; meta == nil && in.current == nil && st.over {
+			meta, in.lastMeta = in.lastMeta, nil
+		}
+		var more int64
+		if !st.over && !in.ended {
+			more = in.widen(&s.streams.budget, s.streamWindow)
+		}
+		ended, err := in.ended, st.endedLocked()
+		st.mu.Unlock()
+		if meta != nil && st.call != nil {
+			st.deliver(meta)
+		}
+		if more > 0 {
+			st.sendWindow(ctx, more)
+		}
+		switch {
+		case in.current != nil:
+			return in.current, nil
+		case err != nil:
+			return nil, err
+		case ended:
+			return nil, io.EOF
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		}
+		st.flushNow(ctx) // the peer may wait for it
+		if err := st.wait(ctx, &in.waiter, func() bool { return in.first < len(in.chunks) || in.ended }); err != nil {
+			return nil, st.whyNot(ctx, err)
+		}
+	}
+}
+
+// take returns the next chunk, or nil. st.mu is held.
+func (in *streamIn) take() *chunk {
+	if in.first == len(in.chunks) {
+		return nil
+	}
+	c := in.chunks[in.first]
+	in.chunks[in.first] = nil
+	if in.first++; in.first == len(in.chunks) {
+		in.chunks, in.first = in.chunks[:0], 0
+	}
+	return c
+}
+
+// widen returns how many bytes more the peer may send now: none, as long as it may send half
+// a window. st.mu is held.
+func (in *streamIn) widen(b *streamBudget, window int64) int64 {
+	open := in.granted - in.taken
+	if open > in.limit/2 {
+		return 0
+	}
+	if wanted := min(2*in.limit, window); wanted > in.limit && b.take(wanted-in.limit) {
+		in.limit = wanted
+	}
+	more := in.limit - open
+	in.granted += more
+	return more
+}
+
+// sendWindow tells the peer that it may send more bytes. If that cannot be sent the link has
+// ended, or ctx: then it is sent without.
+func (st *Stream) sendWindow(ctx context.Context, more int64) {
+	in, s := &st.in, st.session
+	binary.LittleEndian.PutUint64(in.grant[:], uint64(more))
+	in.frame = drivers.Frame{Kind: drivers.KindWindow, Tx: st.tx, Payload: in.grant[:]}
+	if s.link.Send(ctx, &in.frame) != nil && ctx.Err() != nil {
+		_ = s.link.Send(s.baseCtx, &in.frame) // the reader finds out if the link has ended
+	}
+}
+
+// broken ends a stream whose peer has sent what it must not, and returns the error of that.
+func (st *Stream) broken(err error) error {
+	if st.handler == nil {
+		st.abandon(err)
+	} else {
+		st.finish(err, true)
+	}
+	return err
+}
+
+// wait waits until ready, which is called with st.mu, may have become true, or the stream is
+// over. It reads the link if nobody else does. place is that of the waiting call.
+func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) error {
+	c := streamCalls.Get().(*call)
+	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
+	c.also = st.ctx
+	reading := &st.session.streams.reading
+	reading.Add(1) // before over is looked at: the session's end waits for us
+	defer reading.Add(-1)
+	st.mu.Lock()
+	if ready() || st.over {
+		st.mu.Unlock()
+		c.reuse()
+		return nil
+	}
+	*place = c
+	st.mu.Unlock()
+	err := st.session.await(ctx, c, 0, st.waitsFor())
+	st.mu.Lock()
+	*place = nil
+	st.mu.Unlock()
+	c.reuse()
+	if ended, ok := err.(*waitEndedError); ok {
+		err = ended.error
+	}
+	return err
+}
+
+// waitsFor returns the context of the handler that waits for this stream, if the background
+// reader may run it: then nobody else would read.
+func (st *Stream) waitsFor() *requestContext {
+	if st.handler != nil {
+		return st.handler
+	}
+	return st.from
+}
+
+// streamCalls are calls that are in no table: goroutines wait with them as callers do.
+var streamCalls = sync.Pool{New: func() any { return &call{wake: make(chan struct{}, 1)} }}
+
+// reuse frees a call of streamCalls, which nobody else knows.
+func (c *call) reuse() {
+	if c.parked {
+		c.parked = false
+		select {
+		case <-c.wake:
+		default:
+		}
+	}
+	c.response, c.err, c.also = nil, nil, nil
+	streamCalls.Put(c)
+}
+
+// complete ends the waiting with c, which may be nil.
+func (c *call) complete() {
+	if c == nil {
+		return
+	}
+	for {
+		word := c.word.Load()
+		state := word & callState
+		if state != callWaiting && state != callParked {
+			return
+		}
+		if c.word.CompareAndSwap(word, word&^callState|callDone) {
+			if state == callParked {
+				c.notify()
+			}
+			return
+		}
+	}
+}
+
+// streamBudget is how much larger all windows of a session's streams together may be than
+// they are at first.
+type streamBudget struct {
+	size  int64
+	spent atomic.Int64
+}
+
+// take takes n from the budget, if that is not more than a quarter of what is left, so that
+// something remains for others.
+func (b *streamBudget) take(n int64) bool {
+	for {
+		spent := b.spent.Load()
+		if n > (b.size-spent)/4 {
+			return false
+		}
+		if b.spent.CompareAndSwap(spent, spent+n) {
+			return true
+		}
+	}
+}
+
+// put gives n back.
+func (b *streamBudget) put(n int64) {
+	if n > 0 {
+		b.spent.Add(-n)
+	}
+}

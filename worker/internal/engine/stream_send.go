@@ -1,0 +1,371 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// Small items travel together. An item is sent at once if the stream has sent nothing for
+// [gatherTime]. Otherwise it is gathered. What is gathered is sent
+//
+//   - when it has become large, or many;
+//   - when the stream is flushed, ends, or its own side waits for an item of the other;
+//   - otherwise by the session's flusher, soon after the stream has sent nothing for a while.
+//
+// What is sent, the peer's window has room for. A large item is cut into pieces that fit.
+
+// streamOut is what a stream sends.
+type streamOut struct {
+	lock briefLock // guards what is below, up to granted
+
+	buffer *gatherBuffer // nil if nothing is gathered
+	count  int           // items that are gathered
+	sent   int64         // bytes of items so far
+	most   int64         // that the peer took at once, as far as seen
+	last   time.Duration // when the last frame was sent, by monotonic
+	frames uint64        // that were sent
+	closed bool          // nothing more is sent
+	header int           // fields of the header that were sent
+	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
+	listed bool          // the flusher looks after the stream
+	claim  streamClaim
+	seen   uint64 // frames when the flusher has looked last
+
+	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
+	starved atomic.Bool  // something is gathered that the peer does not take yet
+
+	waiter *call // waits for granted to grow, or nil; guarded by Stream.mu
+}
+
+// gatherBuffer is memory for gathered items.
+type gatherBuffer struct{ b []byte }
+
+var gatherBuffers = sync.Pool{New: func() any { return &gatherBuffer{make([]byte, 0, drivers.InitialStreamWindow)} }}
+
+const (
+	gatherTime  = 20 * time.Microsecond
+	gatherItems = 64
+)
+
+// Send implements [ipc.Stream].
+func (st *Stream) Send(ctx context.Context, item []byte) error {
+	o := &st.out
+	if !o.lock.tryLock() {
+		if err := o.lock.lock(ctx, st.ctx, nil); err != nil {
+			return st.whyNot(ctx, err)
+		}
+	}
+	err := st.send(ctx, item)
+	o.lock.unlockSoon()
+	return err
+}
+
+// send is Send with the lock.
+func (st *Stream) send(ctx context.Context, item []byte) error {
+	o, s := &st.out, st.session
+	if o.closed {
+		return st.notSendable()
+	}
+	span := drivers.ItemSpan(len(item))
+	if span > s.maxGathered {
+		if err := st.sendGathered(ctx); err != nil {
+			return err
+		}
+		return st.sendLarge(ctx, item)
+	}
+	if o.buffer == nil || len(o.buffer.b)+span > s.maxGathered {
+		if err := st.makeRoom(ctx); err != nil {
+			return err
+		}
+	}
+	o.buffer.b = drivers.AppendItem(o.buffer.b, item)
+	return st.added(ctx, span)
+}
+
+// makeRoom sends what is gathered, and begins to gather anew.
+func (st *Stream) makeRoom(ctx context.Context) error {
+	if err := st.sendGathered(ctx); err != nil {
+		return err
+	}
+	if err := st.ended(); err != nil {
+		return st.sendError(err)
+	}
+	b := gatherBuffers.Get().(*gatherBuffer)
+	b.b = b.b[:0]
+	st.out.buffer = b
+	return nil
+}
+
+// added counts an item that was gathered and takes span, and sends what is gathered if it is
+// time.
+func (st *Stream) added(ctx context.Context, span int) error {
+	o, s := &st.out, st.session
+	switch o.count++; {
+	case o.count == 1:
+		if monotonic()-o.last < gatherTime {
+			if !o.listed {
+				o.listed, o.seen = true, o.frames
+				s.streams.flush.add(s, st)
+			}
+			return nil
+		}
+	case o.count < gatherItems && len(o.buffer.b)+drivers.ItemHeader < s.maxGathered:
+		return nil
+	}
+	err := st.sendGathered(ctx)
+	if err != nil {
+		st.forgetLast(span)
+	}
+	return err
+}
+
+// forgetLast takes the last gathered item back, which takes span and could not be sent.
+func (st *Stream) forgetLast(span int) {
+	o := &st.out
+	if o.buffer == nil {
+		return
+	}
+	o.buffer.b = o.buffer.b[:len(o.buffer.b)-span]
+	if o.count--; o.count == 0 {
+		st.freeGathered()
+	}
+}
+
+func (st *Stream) freeGathered() {
+	o := &st.out
+	if o.buffer != nil {
+		gatherBuffers.Put(o.buffer)
+		o.buffer, o.count = nil, 0
+	}
+	if o.starved.Load() {
+		o.starved.Store(false)
+	}
+}
+
+// notSendable is the error of an item after the end of sending.
+func (st *Stream) notSendable() error {
+	if err := st.ended(); err != nil {
+		return st.sendError(err)
+	}
+	return errSendClosed
+}
+
+// sendError turns the end of a stream into what a sender gets: a peer that is not interested
+// any more is no end of items.
+func (st *Stream) sendError(err error) error {
+	if err == io.EOF && st.handler != nil {
+		return errSendClosed // by the handler that has returned
+	}
+	return err
+}
+
+var errSendClosed = ipc.Errorf(ipc.CodeFailedPrecondition, "tandem: the sending side of the stream was closed")
+
+// sendGathered sends what is gathered, when the peer takes it.
+func (st *Stream) sendGathered(ctx context.Context) error {
+	o := &st.out
+	if o.buffer == nil {
+		return nil
+	}
+	if n := int64(len(o.buffer.b)); o.granted.Load()-o.sent < n {
+		if err := st.awaitWindow(ctx, n); err != nil {
+			return err
+		}
+	}
+	if err := st.transmit(ctx, 0, o.buffer.b); err != nil {
+		return err
+	}
+	st.freeGathered()
+	return nil
+}
+
+// transmit sends a frame with items, or a part of one as how says, for which the window has
+// room.
+func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) error {
+	o, s := &st.out, st.session
+	if err := st.ended(); err != nil {
+		return st.sendError(err)
+	}
+	o.frame.Method, o.frame.Payload = how, payload
+	if st.handler != nil && o.frames == 0 {
+		st.addHeader()
+	}
+	c := sendContexts.Get().(*sendContext)
+	err := s.link.Send(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &o.frame)
+	c.release()
+	sendContexts.Put(c)
+	cost := drivers.ItemsCost(&o.frame)
+	o.frame.Payload = nil
+	if err != nil {
+		return st.whyNot(ctx, err)
+	}
+	st.transmitted(cost)
+	return nil
+}
+
+// transmitted counts a frame that was sent and costs so much of the window.
+func (st *Stream) transmitted(cost int64) {
+	o := &st.out
+	o.sent += cost
+	if o.frames++; o.frame.Meta != nil {
+		o.header = len(o.frame.Meta.Header())
+		o.frame.Meta = nil
+	}
+	o.last = monotonic()
+}
+
+// sendLarge sends an item that is too large to be gathered.
+func (st *Stream) sendLarge(ctx context.Context, item []byte) error {
+	o, s := &st.out, st.session
+	if len(item) > s.maxPayload {
+		return &ipc.SizeError{Size: len(item), Limit: s.maxPayload}
+	}
+	begun := false
+	for {
+		need := min(len(item), s.maxPayload, drivers.MaxPiece)
+		room := o.granted.Load() - o.sent - drivers.ItemHeader
+		// The peer gives back at least a half of its window when it has read all.
+		enough := min(int64(need)+8, max(o.most/2, drivers.InitialStreamWindow/2)-drivers.ItemHeader)
+		if room < enough {
+			if err := st.awaitWindow(ctx, enough+drivers.ItemHeader); err != nil {
+				st.cutShort(begun, err)
+				return err
+			}
+			continue
+		}
+		n := min(int64(need), room&^7)
+		how := drivers.ItemPiece
+		if int(n) == len(item) {
+			how = drivers.ItemWhole
+		}
+		if err := st.transmit(ctx, how, item[:n]); err != nil {
+			st.cutShort(begun, err)
+			return err
+		}
+		if item = item[n:]; how == drivers.ItemWhole {
+			return nil
+		}
+		begun = true
+	}
+}
+
+// cutShort ends the stream if an item was sent in part: nothing can follow it.
+func (st *Stream) cutShort(begun bool, err error) {
+	if !begun {
+		return
+	}
+	st.out.closed = true
+	if st.handler == nil {
+		st.abandon(err)
+	} else {
+		st.finish(err, true)
+	}
+}
+
+// awaitWindow waits until the peer takes n bytes more than were sent.
+func (st *Stream) awaitWindow(ctx context.Context, n int64) error {
+	o := &st.out
+	for o.granted.Load()-o.sent < n {
+		err := st.wait(ctx, &o.waiter, func() bool { return o.granted.Load()-o.sent >= n })
+		if err != nil {
+			return st.whyNot(ctx, err)
+		}
+		if err := st.ended(); err != nil {
+			return st.sendError(err)
+		}
+	}
+	o.most = max(o.most, o.granted.Load()-o.sent)
+	return nil
+}
+
+// whyNot turns an error of waiting or sending into what the user gets.
+func (st *Stream) whyNot(ctx context.Context, err error) error {
+	if end := st.ended(); end != nil {
+		return st.sendError(end)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case st.ctx.Err() != nil:
+		return endOf(st.ctx)
+	}
+	return st.session.whyUnsent(ctx, err)
+}
+
+// Flush implements [ipc.Stream].
+func (st *Stream) Flush(ctx context.Context) error {
+	if err := st.out.lock.lock(ctx, st.ctx, nil); err != nil {
+		return st.whyNot(ctx, err)
+	}
+	defer st.out.lock.unlock()
+	if st.out.buffer == nil {
+		return nil
+	}
+	return st.sendGathered(ctx)
+}
+
+// flushNow sends what is gathered if the peer takes it now and nobody else is sending.
+func (st *Stream) flushNow(ctx context.Context) {
+	o := &st.out
+	if !o.lock.tryLock() {
+		return
+	}
+	st.flushLocked(ctx)
+	o.lock.unlock()
+}
+
+// flushLocked sends what is gathered if the peer takes it now. If it does not yet, the frame
+// with which it does makes the flusher send.
+func (st *Stream) flushLocked(ctx context.Context) {
+	o := &st.out
+	if o.buffer == nil {
+		return
+	}
+	if n := int64(len(o.buffer.b)); o.granted.Load()-o.sent < n {
+		// SYNC: pairs with Session.widen, which adds to granted and then loads starved.
+		o.starved.Store(true)
+		if o.granted.Load()-o.sent < n {
+			return
+		}
+	}
+	_ = st.sendGathered(ctx) // if that fails the stream has ended, or will be flushed again
+}
+
+// CloseSend implements [ipc.Stream].
+func (st *Stream) CloseSend(ctx context.Context) error {
+	o := &st.out
+	if err := o.lock.lock(ctx, st.ctx, nil); err != nil {
+		return st.whyNot(ctx, err)
+	}
+	defer o.lock.unlock()
+	if o.closed {
+		return nil
+	}
+	if err := st.sendGathered(ctx); err != nil {
+		if err == io.EOF {
+			return nil // the handler wants no more
+		}
+		return err
+	}
+	if st.ended() != nil {
+		return nil
+	}
+	c := sendContexts.Get().(*sendContext)
+	c.frame = drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: endSent}
+	err := st.session.link.Send(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &c.frame)
+	c.release()
+	sendContexts.Put(c)
+	if err != nil {
+		return st.whyNot(ctx, err)
+	}
+	o.closed = true
+	return nil
+}
+
+var endSent = []byte{drivers.EndSent}

@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// accept takes a frame that opens a stream. It returns the stream, and its handler or why it
+// gets none, and no stream if nobody waits for it any more. It is called with the reader
+// state.
+func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err error) {
+	o, err := drivers.ParseOpening(f.Payload)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if f.Tx&1 == s.config.Side || f.Tx < firstStream {
+		return nil, nil, nil, fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
+	}
+	st = &Stream{session: s, tx: f.Tx, handler: s.newContext()}
+	st.handler.init(s, f.Tx, f.Remaining)
+	if f.Meta != nil {
+		st.handler.exchange.Store(&exchange{request: f.Meta.Header()})
+	}
+	st.handler.fixDeadline()
+	st.ctx = st.handler
+	st.init(drivers.InitialStreamWindow)
+	st.out.granted.Store(o.Window)
+	if len(o.Items) > 0 {
+		items := drivers.Frame{Payload: o.Items}
+		st.in.received = int64(len(o.Items))
+		st.in.put(&items, st.in.received)
+	}
+	st.in.ended = o.Sent
+	t := &s.streams
+	if t.recent != nil && t.recent.tx == f.Tx {
+		t.recent = nil
+	}
+	t.mu.Lock()
+	switch {
+	case t.over:
+		t.mu.Unlock()
+		return nil, nil, nil, nil
+	case len(t.peers) >= drivers.MaxStreams:
+		err = fmt.Errorf("%w: the peer has opened %d streams that have not ended, and may open no more", ipc.ErrProtocol, len(t.peers))
+	case f.Tx <= t.newest && t.peers[f.Tx] != nil:
+		err = fmt.Errorf("%w: a stream (%#x) is opened twice", ipc.ErrProtocol, f.Tx)
+	default:
+		if t.peers == nil {
+			t.peers = make(map[uint64]*Stream)
+		}
+		t.peers[f.Tx] = st
+		t.newest = max(t.newest, f.Tx)
+	}
+	t.mu.Unlock()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	h = s.config.Handlers.find(f.Method)
+	switch {
+	case h == nil || h.Stream == nil:
+		refusal = s.config.Handlers.unknown(f.Method)
+	case !s.inFlight.enter():
+		refusal = errDraining
+	}
+	return st, h, refusal, nil
+}
+
+// serveStream serves the stream that f opens, in a goroutine of its own. It is called with the
+// reader state.
+func (s *Session) serveStream(f *drivers.Frame) error {
+	st, h, refusal, err := s.accept(f)
+	if st != nil {
+		s.startStream(st, h, refusal)
+	}
+	return err
+}
+
+// startStream runs the handler of a stream in a goroutine of its own, or sends the refusal.
+func (s *Session) startStream(st *Stream, h *Handler, refusal error) {
+	if refusal != nil {
+		s.handling.Go(func() { st.returned(refusal) })
+		return
+	}
+	s.handling.Go(func() {
+		defer s.inFlight.exit()
+		start := time.Now()
+		st.serve(h)
+		h.took(time.Since(start))
+	})
+}
+
+// serveInBackground serves the stream that f opens, in the background reader's own goroutine if
+// its handler has been quick lately. Such a handler that waits for its stream takes the reader
+// state over. It returns false if the reader state was taken over meanwhile.
+func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool {
+	b.flush(s)
+	st, h, refusal, err := s.accept(f)
+	f.Payload = nil
+	switch {
+	case err != nil:
+		s.Fail(err)
+		return true
+	case st == nil:
+		return true
+	case refusal != nil || !h.quick():
+		s.startStream(st, h, refusal)
+		return true
+	}
+	r := &b.request
+	r.session, r.handler, r.ctx, r.stream, r.background = s, h, st.handler, true, b
+	timed := b.beginRun(s)
+	b.copied.Store(b.run) // nobody needs the frame any more
+	var start time.Time
+	if timed {
+		start = time.Now()
+	}
+	returned := false
+	defer func() {
+		s.inFlight.exit()
+		if !returned { // by runtime.Goexit
+			b.finishRun(s)
+		}
+	}()
+	st.serve(h)
+	returned = true
+	if timed {
+		h.took(time.Since(start))
+	}
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerPolling-readerHandling) {
+		r.clear()
+		return true
+	}
+	b.finishRun(s)
+	r.clear()
+	return false
+}
+
+// serve runs the handler of a stream, and ends the stream.
+func (st *Stream) serve(h *Handler) {
+	if h.places != nil {
+		select {
+		case h.places <- struct{}{}:
+			defer func() { <-h.places }()
+		case <-st.ctx.Done():
+			st.returned(st.ctx.Err())
+			return
+		}
+	}
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		message := "called runtime.Goexit"
+		if p := recover(); p != nil {
+			message = fmt.Sprintf("panicked: %v", p)
+		}
+		st.returned(&ipc.Error{
+			Code: ipc.CodeInternal, Message: fmt.Sprintf("the handler of %q %s", h.Info.Name, message), Stack: string(debug.Stack()),
+		})
+	}()
+	err := h.Stream(st.ctx, st)
+	returned = true
+	st.returned(err)
+}
+
+// returned ends a stream whose handler has returned err. What the handler has sent arrives
+// before that.
+func (st *Stream) returned(err error) {
+	o, s := &st.out, st.session
+	locked := o.lock.lock(st.ctx, nil, nil) == nil
+	if locked {
+		_ = st.sendGathered(st.ctx) // if that fails the stream has ended
+		o.closed = true
+	}
+	st.finish(io.EOF, true)
+	if !locked { // a goroutine of the handler is sending, and finds the stream to be over
+		_ = o.lock.lock(context.Background(), nil, nil)
+		o.closed = true
+	}
+	st.freeGathered()
+	o.lock.unlock()
+	end := []byte{drivers.EndReturned}
+	if err != nil {
+		end = ipc.AppendError([]byte{drivers.EndFailed}, err)
+	}
+	s.streams.mu.Lock()
+	delete(s.streams.peers, st.tx)
+	s.streams.mu.Unlock()
+	st.sendEnd(end, st.endMeta())
+	st.handler.cancel(drivers.ReasonGivenUp)
+}
+
+// Codec returns the codec of the link.
+func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
+
+// sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
+// arriving.
+func (st *Stream) sendEnd(payload []byte, meta *drivers.Metadata) {
+	s := st.session
+	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload, Meta: meta})
+	var tooLarge *ipc.SizeError
+	if errors.As(err, &tooLarge) {
+		e := ipc.Errorf(ipc.CodeResourceExhausted, "the error of the handler cannot be sent: %w", err)
+		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: ipc.AppendError([]byte{drivers.EndFailed}, e)})
+	}
+	if err != nil && s.baseCtx.Err() == nil {
+		s.unsent(err)
+	}
+}
