@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // streamIn is what a stream has received. What the peer may send is bounded by a window of
@@ -90,7 +91,7 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	if alone && how == 0 {
 		c.b = drivers.AppendItem(c.b, f.Payload)
 	} else {
-		c.b = append(c.b, f.Payload...)
+		c.b = bulk.Append(c.b, f.Payload)
 	}
 }
 
@@ -158,7 +159,7 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 		if len(in.assembled)+len(c.b) > st.session.config.MaxMessage {
 			return nil, false, st.broken(fmt.Errorf("%w: an item of more than %d bytes", ipc.ErrProtocol, st.session.config.MaxMessage))
 		}
-		in.assembled = append(in.assembled, c.b...)
+		in.assembled = bulk.Append(in.assembled, c.b)
 		if c.how == drivers.ItemWhole {
 			item = in.assembled
 			in.assembled = in.assembled[:0]
