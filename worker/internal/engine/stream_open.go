@@ -180,4 +180,3 @@ func (s *Session) notOpened(ctx context.Context, err error) error {
 	}
 	return retry.NotSent(s.whyUnsent(ctx, err))
 }
-
