@@ -60,7 +60,7 @@ func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, o
 	if err != nil {
 		return nil, err
 	}
-	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, s.call.Method.Name}}, nil
+	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
 }
 
 // ServerStreamCall is an open stream of answers, on the side that has opened it.
@@ -91,7 +91,7 @@ func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...Ca
 	if err != nil {
 		return nil, err
 	}
-	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, s.call.Method.Name}}, nil
+	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
 }
 
 // ClientStreamCall is an open stream of requests, on the side that has opened it.
@@ -109,7 +109,7 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 		return res, err
 	}
 	if s.response == nil {
-		r := Receiver[Res]{s.stream, s.codec, s.method}
+		r := Receiver[Res]{s.stream, s.codec, s.form, s.method}
 		res, err = r.Receive(ctx)
 		if err == io.EOF {
 			return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
@@ -157,7 +157,7 @@ func (s *BidiStream[Out, In]) Open(ctx context.Context, c Caller, opts ...CallOp
 	if err != nil {
 		return nil, err
 	}
-	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, name}, Receiver[In]{st, codec, name}}, nil
+	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, formOf(codec), name}, Receiver[In]{st, codec, formOf(codec), name}}, nil
 }
 
 // BidiStreamCall is an open stream in both directions, on the side that has opened it. One
@@ -179,12 +179,35 @@ func (s *BidiStreamCall[Out, In]) Close() { s.Sender.stream.Close() }
 type Sender[T any] struct {
 	stream Stream
 	codec  Codec
+	form   form
 	method string
 }
 
 // NewSender returns a sender of a stream for a method of this name. It is for packages that
 // serve streams.
-func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sender[T]{s, c, method} }
+func NewSender[T any](s Stream, c Codec, method string) *Sender[T] {
+	return &Sender[T]{s, c, formOf(c), method}
+}
+
+// form says how values become items. To compare codecs would cost a good part of what sending
+// an item does.
+type form uint8
+
+const (
+	encoded form = iota // by the codec
+	asIs                // they are []byte
+	memory              // they are copied as they are
+)
+
+func formOf(c Codec) form {
+	switch c {
+	case Raw:
+		return asIs
+	case Fixed:
+		return memory
+	}
+	return encoded
+}
 
 // Send sends one item. It keeps nothing of it. With the codecs [Raw] and [Fixed] it allocates
 // nothing. Small items that follow each other closely travel together, and an item that
@@ -195,14 +218,14 @@ func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sen
 // and io.EOF if the handler has returned without an error, so that nobody takes the item. If
 // ctx ends while a large item is being sent, that ends the stream.
 func (s *Sender[T]) Send(ctx context.Context, item T) error {
-	switch s.codec {
-	case Fixed:
+	switch s.form {
+	case memory:
 		b, err := s.stream.Claim(ctx, fixedSize[T]())
 		if err != nil {
 			return err
 		}
 		return s.stream.Commit(ctx, len(appendFixed(b[:0], item)))
-	case Raw:
+	case asIs:
 		if b, ok := any(item).([]byte); ok {
 			return s.stream.Send(ctx, b)
 		}
@@ -239,13 +262,14 @@ func (s *Sender[T]) Flush(ctx context.Context) error { return s.stream.Flush(ctx
 type Receiver[T any] struct {
 	stream Stream
 	codec  Codec
+	form   form
 	method string
 }
 
 // NewReceiver returns a receiver of a stream for a method of this name. It is for packages that
 // serve streams.
 func NewReceiver[T any](s Stream, c Codec, method string) *Receiver[T] {
-	return &Receiver[T]{s, c, method}
+	return &Receiver[T]{s, c, formOf(c), method}
 }
 
 // Receive returns the next item. After the last one it returns io.EOF, if the other side has
@@ -260,12 +284,12 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 	if err != nil {
 		return item, err
 	}
-	switch r.codec {
-	case Raw:
+	switch r.form {
+	case asIs:
 		if item, ok := any(b).(T); ok {
 			return item, nil
 		}
-	case Fixed:
+	case memory:
 		if item, err = decodeFixed[T](b); err == nil {
 			return item, nil
 		}
@@ -280,7 +304,7 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 // ReceiveInto is Receive, except that it puts the item into *item and uses the memory of that
 // again where it can, as [Method.CallInto] does.
 func (r *Receiver[T]) ReceiveInto(ctx context.Context, item *T) error {
-	if r.codec == Raw || r.codec == Fixed {
+	if r.form != encoded {
 		next, err := r.Receive(ctx)
 		if err != nil {
 			return err
