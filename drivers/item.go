@@ -37,6 +37,16 @@ func AppendItem(dst, item []byte) []byte {
 	return dst
 }
 
+// CloseItem makes the n bytes that lie [ItemHeader] bytes behind dst an item of dst. dst has
+// the capacity for it.
+func CloseItem(dst []byte, n int) []byte {
+	at := len(dst)
+	dst = dst[:at+ItemSpan(n)]
+	binary.LittleEndian.PutUint64(dst[at:], uint64(n))
+	clear(dst[at+ItemHeader+n:])
+	return dst
+}
+
 // NextItem returns the first item of items and what follows it. items may be hostile, and
 // may lie in memory that the peer changes meanwhile: NextItem reads the size once, and
 // nothing else. The item is a part of items. It is an error that wraps [ipc.ErrProtocol] if

@@ -82,6 +82,9 @@ func ParseOpening(payload []byte) (o Opening, err error) {
 	if o.Window < InitialStreamWindow || o.Window > MaxStreamWindow {
 		return o, fmt.Errorf("%w: malformed frame: a stream's window of %d bytes", ipc.ErrProtocol, o.Window)
 	}
+	if len(o.Items)%itemAlign != 0 {
+		return o, fmt.Errorf("%w: malformed frame: an opening with %d bytes of items", ipc.ErrProtocol, len(o.Items))
+	}
 	if len(o.Items) > InitialStreamWindow {
 		return o, fmt.Errorf("%w: malformed frame: an opening with %d bytes of items, at most %d are allowed", ipc.ErrProtocol, len(o.Items), InitialStreamWindow)
 	}

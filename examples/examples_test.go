@@ -39,6 +39,32 @@ func TestEcho(t *testing.T) {
 	assert.Equal(t, 0, status)
 }
 
+func TestStreams(t *testing.T) {
+	program := build(t, t.TempDir(), "streams", "./streams")
+	out, status := run(t, program)
+	const want = `lines as they are written:
+  1 info: request 1 took 10 ms
+  2 warn: request 2 took 100 ms
+  3 info: request 3 took 10 ms
+  4 warn: request 4 took 100 ms
+  5 info: request 5 took 10 ms
+lines with warn, then with info:
+  2 warn: request 2 took 100 ms
+  4 warn: request 4 took 100 ms
+  1 info: request 1 took 10 ms
+  3 info: request 3 took 10 ms
+  5 info: request 5 took 10 ms
+`
+	assert.Equal(t, want, out)
+	assert.Equal(t, 0, status)
+
+	file := filepath.Join(t.TempDir(), "given.log")
+	require.NoError(t, os.WriteFile(file, []byte("a\nb\nc\nd warn\ne\nf info\n"), 0o600))
+	out, status = run(t, program, file)
+	assert.Equal(t, "lines as they are written:\n  1 a\n  2 b\n  3 c\n  4 d warn\n  5 e\nlines with warn, then with info:\n  4 d warn\n  6 f info\n", out)
+	assert.Equal(t, 0, status)
+}
+
 func TestTwoBinaries(t *testing.T) {
 	dir := t.TempDir()
 	host := build(t, dir, "host", "./twobinaries/host")

@@ -23,3 +23,6 @@ func decodeFixed[T any](data []byte) (v T, err error) {
 	}
 	return v, err
 }
+
+// fixedSize returns how many bytes appendFixed appends.
+func fixedSize[T any]() int { return int(unsafe.Sizeof(*new(T))) }

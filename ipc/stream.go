@@ -35,6 +35,14 @@ type Stream interface {
 	// the stream ends. It returns io.EOF when the handler on the other side has returned
 	// without an error; Receive tells the error otherwise.
 	Send(ctx context.Context, item []byte) error
+	// Claim returns n bytes to build an item in, which Commit then sends. What they hold at
+	// first is undefined. Until Commit, which has to follow, other senders wait: those of
+	// this stream, and if the item is large and lies in shared memory those of the
+	// whole link. So be quick. Claim waits as Send does. It panics if n is negative.
+	Claim(ctx context.Context, n int) ([]byte, error)
+	// Commit sends the first n bytes of what was claimed, or nothing if n is negative. It
+	// panics if n is more than was claimed, or nothing was.
+	Commit(ctx context.Context, n int) error
 	// Flush sends what is gathered.
 	Flush(ctx context.Context) error
 	// CloseSend says that there will be no further item, after those that were sent.

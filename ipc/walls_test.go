@@ -81,7 +81,9 @@ func TestUnsafeInUnsafeFilesOnly(t *testing.T) {
 // use the library as a user does.
 var walls = map[string][]string{
 	"ipc":  {},
-	"ring": {},
+	"ring": {"ring/bulk"},
+
+	"ring/bulk": {},
 
 	"ipc/protocodec": {"ipc"},
 
@@ -100,8 +102,11 @@ var walls = map[string][]string{
 	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
 	"worker/internal/chain":   {"ipc"},
-	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
+	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
+	"worker/intercept":        {"ipc"},
+	"worker/otel":             {"ipc"},
+	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pool": {
@@ -159,7 +164,7 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	var files []string
 	forEachFile(t, func(file string) { files = append(files, "/"+file) })
 	names := regexp.MustCompile(`[\w./]+\.go\b`)
-	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/memory-model.md", "docs/performance.md", "docs/protocol.md", "docs/lifecycle.md", "docs/testing.md"} {
+	for _, doc := range []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/memory-model.md", "docs/performance.md", "docs/protocol.md", "docs/lifecycle.md", "docs/testing.md", "docs/interceptors.md"} {
 		text, err := os.ReadFile(filepath.Join("..", doc))
 		require.NoError(t, err)
 		for _, name := range names.FindAllString(string(text), -1) {

@@ -170,3 +170,47 @@ func benchmarkCBOR[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
 		}
 	}
 }
+
+// BenchmarkCallIntercepted is BenchmarkCallInPlace of 64 bytes with interceptors that do nothing
+// around calls, attempts and both.
+func BenchmarkCallIntercepted(b *testing.B) {
+	pass := func(ctx context.Context, _ *ipc.Call, next func(context.Context) error) error { return next(ctx) }
+	for _, c := range []struct {
+		name string
+		list []ipc.Interceptor
+	}{
+		{"none", nil},
+		{"call", []ipc.Interceptor{{Call: pass}}},
+		{"call and attempt", []ipc.Interceptor{{Call: pass, Attempt: pass}}},
+		{"three", []ipc.Interceptor{{Call: pass}, {Call: pass}, {Call: pass}}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			w, err := worker.Spawn(context.Background(), worker.Self("test"), shm.Driver{}, worker.WithInterceptors(c.list...))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer w.Close()
+			ctx, request := context.Background(), make([]byte, 64)
+			var response []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := inPlace.CallInto(ctx, w, request, &response); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCallMetadata is BenchmarkCallInPlace of 64 bytes with metadata.
+func BenchmarkCallMetadata(b *testing.B) {
+	ctx, w := context.Background(), benchmarkWorker(b, shm.Driver{})
+	request := make([]byte, 64)
+	var response []byte
+	opt := ipc.WithMetadata("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	for b.Loop() {
+		if err := inPlace.CallInto(ctx, w, request, &response, opt); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"syscall"
 	"testing"
 
@@ -242,5 +243,58 @@ func TestStreamWithoutHandler(t *testing.T) {
 		_, err = st.Receive(t.Context())
 		require.ErrorContains(t, err, `no handler for method "test.no_stream"`)
 		require.Equal(t, ipc.CodeUnimplemented, ipc.CodeOf(err))
+	})
+}
+
+// toldBack answers with the metadata of its request, and has some of its own.
+var toldBack = ipc.NewServerStream[int, string]("test.told_back")
+
+func handleToldBack(r worker.Registrar) {
+	worker.HandleServerStream(r, toldBack, func(ctx context.Context, n int, out *ipc.Sender[string]) error {
+		if err := ipc.SetHeader(ctx, "first", "1"); err != nil {
+			return err
+		}
+		for range n {
+			if err := out.Send(ctx, ipc.MetadataOf(ctx).Get("who")); err != nil {
+				return err
+			}
+		}
+		if err := ipc.SetHeader(ctx, "late", "2"); err != nil {
+			return err
+		}
+		if err := ipc.SetTrailer(ctx, "last", "3"); err != nil {
+			return err
+		}
+		if n == 0 {
+			return errSentinel
+		}
+		peer, _ := ipc.PeerOf(ctx)
+		return ipc.SetTrailer(ctx, "pid", fmt.Sprint(peer.PID))
+	})
+}
+
+// The header of a stream comes with its first item, the trailer with its end.
+func TestMetadataOfStreams(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		var header, trailer ipc.Metadata
+		st, err := toldBack.Open(t.Context(), w, 2, ipc.WithMetadata("who", "me"), ipc.WithHeader(&header), ipc.WithTrailer(&trailer))
+		require.NoError(t, err)
+		require.Empty(t, header)
+		for range 2 {
+			got, err := st.Receive(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, "me", got)
+			require.Equal(t, ipc.Pairs("first", "1"), header)
+		}
+		_, err = st.Receive(t.Context())
+		require.Equal(t, io.EOF, err)
+		require.Equal(t, ipc.Pairs("first", "1", "late", "2"), header)
+		require.Equal(t, ipc.Pairs("last", "3", "pid", fmt.Sprint(os.Getpid())), trailer)
+
+		for range toldBack.Stream(t.Context(), w, 0, ipc.WithHeader(&header), ipc.WithTrailer(&trailer)) {
+		}
+		require.Equal(t, ipc.Pairs("first", "1", "late", "2"), header, "also with an error")
+		require.Equal(t, ipc.Pairs("last", "3"), trailer)
 	})
 }

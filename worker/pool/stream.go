@@ -34,6 +34,10 @@ func (p *pool) openStream(ctx context.Context, call *ipc.Invocation, o *ipc.Stre
 		start, over := began, o.OnEnd
 		own := *o
 		own.OnEnd = func(err error) {
+			left := 1
+			if retry.Again(err, &left) { // the worker drains, and has refused it
+				p.scheduler.Lose(m, err, p.now())
+			}
 			p.leave(m, err, start, false)
 			if over != nil {
 				over(err)

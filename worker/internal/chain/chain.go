@@ -57,77 +57,90 @@ func (f Funcs) Invoke(ctx context.Context, inv *ipc.Invocation, attempt int, pee
 	if len(f) == 0 {
 		return invoke(ctx, inv, request, memory)
 	}
-	call := &ipc.Call{
+	x := &exchange{inv: inv, request: request, memory: memory, invoke: invoke, call: ipc.Call{
 		Method: inv.Method, OneWay: inv.OneWay, Attempt: attempt, Peer: peer,
 		Metadata: inv.Metadata, RequestSize: len(request),
-	}
-	response, err := f.exchange(ctx, call, func(ctx context.Context) ([]byte, error) {
-		own := *inv
-		call.Header, call.Trailer = nil, nil
-		own.Metadata, own.Header, own.Trailer = call.Metadata, &call.Header, &call.Trailer
-		response, err := invoke(ctx, &own, request, memory)
-		memory = nil // it was taken over
-		return response, err
-	})
+	}}
+	defer x.end() // whatever a function does: nobody uses request and memory any more
+	response, err := x.result(f.run(ctx, &x.call, x.next))
 	if inv.Header != nil {
-		*inv.Header = call.Header
+		*inv.Header = x.call.Header
 	}
 	if inv.Trailer != nil {
-		*inv.Trailer = call.Trailer
+		*inv.Trailer = x.call.Trailer
 	}
 	return response, err
 }
 
-// Serve runs a handler once, inside of the functions.
-func (f Funcs) Serve(ctx context.Context, call *ipc.Call, handle func(context.Context) ([]byte, error)) ([]byte, error) {
-	served := false
-	return f.exchange(ctx, call, func(ctx context.Context) ([]byte, error) {
-		if served {
-			return nil, ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor has called next twice for a request of %q", call.Method.Name)
-		}
-		served = true
-		return handle(ctx)
-	})
+// Server runs the handler of one request.
+type Server interface {
+	// Serve runs it. It is called once at most.
+	Serve(ctx context.Context, call *ipc.Call) ([]byte, error)
 }
 
-// exchange runs the functions around once, and returns the last result of that.
-func (f Funcs) exchange(ctx context.Context, call *ipc.Call, once func(context.Context) ([]byte, error)) ([]byte, error) {
-	var x result
-	defer x.end() // whatever a function does: nobody uses request and memory any more
-	err := f.run(ctx, call, func(ctx context.Context) error {
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		if x.over {
-			return ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor has called next for %q after it has returned", call.Method.Name)
-		}
-		x.response, x.err = once(ctx)
-		x.known, call.ResponseSize = true, len(x.response)
-		return x.err
-	})
-	x.end()
-	switch {
-	case err != nil:
-		return nil, err
-	case x.err != nil && !call.OneWay:
-		return nil, x.err
-	case !x.known && !call.OneWay:
-		return nil, ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor of %q has returned no error, and has not called next", call.Method.Name)
-	}
-	return x.response, nil
+// Serve runs a handler inside of the functions.
+func (f Funcs) Serve(ctx context.Context, call ipc.Call, s Server) ([]byte, error) {
+	x := &exchange{call: call, server: s}
+	defer x.end()
+	return x.result(f.run(ctx, &x.call, x.next))
 }
 
-// result is what next has returned last.
-type result struct {
-	mu       sync.Mutex // held while next runs
+// exchange is a call, or a request that is handled, inside of functions.
+type exchange struct {
+	call ipc.Call
+	// Of a call.
+	inv             *ipc.Invocation
+	request, memory []byte
+	invoke          Invoker
+	// Of a request.
+	server Server
+
+	mu       sync.Mutex // held while next runs; guards what follows
 	over     bool
-	known    bool
+	known    bool // next has returned
 	response []byte
 	err      error
 }
 
+// next is the innermost next.
+func (x *exchange) next(ctx context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.over:
+		return ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor has called next for %q after it has returned", x.call.Method.Name)
+	case x.server == nil:
+		own := *x.inv
+		x.call.Header, x.call.Trailer = nil, nil
+		own.Metadata, own.Header, own.Trailer = x.call.Metadata, &x.call.Header, &x.call.Trailer
+		x.response, x.err = x.invoke(ctx, &own, x.request, x.memory)
+		x.memory = nil // it was taken over
+	case x.known:
+		x.response, x.err = nil, ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor has called next twice for a request of %q", x.call.Method.Name)
+	default:
+		x.response, x.err = x.server.Serve(ctx, &x.call)
+	}
+	x.known, x.call.ResponseSize = true, len(x.response)
+	return x.err
+}
+
 // end waits until next does not run, and sees to it that it does not run again.
-func (x *result) end() {
+func (x *exchange) end() {
 	x.mu.Lock()
 	x.over = true
 	x.mu.Unlock()
+}
+
+// result returns what comes of an exchange whose functions have returned err.
+func (x *exchange) result(err error) ([]byte, error) {
+	x.end()
+	switch {
+	case err != nil:
+		return nil, err
+	case x.err != nil && !x.call.OneWay:
+		return nil, x.err
+	case !x.known && !x.call.OneWay:
+		return nil, ipc.Errorf(ipc.CodeInternal, "tandem: an interceptor of %q has returned no error, and has not called next", x.call.Method.Name)
+	}
+	return x.response, nil
 }

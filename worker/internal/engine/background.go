@@ -93,6 +93,12 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 		if b.since++; b.since > maxSince || isPacked(f) { // which takes as long as many
 			b.flush(s)
 		}
+		if f.Kind == drivers.KindOpen {
+			if s.heard(); !s.serveInBackground(b, f) {
+				return s.returned(b.generation)
+			}
+			continue
+		}
 		h := s.receive(f)
 		switch {
 		case h == nil:
@@ -115,15 +121,7 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 	r.background = b
 	// What is to be kept if the link ends must not wait for other answers.
 	b.spare, b.follows = nil, f.More && !s.replay.keeps()
-	b.finished = false // nobody looks before the state says handling
-	s.reader.running = b
-	s.reader.runs++
-	timed := s.reader.runs%sampleEvery == 0
-	b.run = s.reader.runs
-	word := s.reader.state.Add(readerTurn + readerHandling - readerPolling)
-	r.ctx.word = word
-	b.word = word
-	s.watchdog.activate(s)
+	timed := b.beginRun(s)
 	// SYNC: pairs with Session.Drain.
 	if s.inFlight.draining.Load() {
 		s.refuse(r.kind(), r.tx, r.cost, errDraining) // f is the reader's
@@ -158,6 +156,19 @@ func (s *Session) runInBackground(b *backgroundReader, h *Handler, f *drivers.Fr
 	return false
 }
 
+// beginRun says that a run begins. timed says to note how long it takes.
+func (b *backgroundReader) beginRun(s *Session) (timed bool) {
+	b.finished = false // nobody looks before the state says handling
+	s.reader.running = b
+	s.reader.runs++
+	b.run = s.reader.runs
+	word := s.reader.state.Add(readerTurn + readerHandling - readerPolling)
+	b.request.ctx.word = word
+	b.word = word
+	s.watchdog.activate(s)
+	return b.run%sampleEvery == 0
+}
+
 // goOn says that another part of the present run begins, unless the reader state was taken
 // over.
 func (b *backgroundReader) goOn(s *Session) {
@@ -185,10 +196,12 @@ func (b *backgroundReader) detachRun(s *Session) {
 	s.handling.Go(func() { s.sendGathered(b.takeAnswers()) }) // which wait for this handler's
 	r := &b.request
 	b.lease = s.watchLease(r.handler)
-	if !r.oneWay { // of which r.ctx changes in the middle of a run
+	switch {
+	case r.stream:
+	case !r.oneWay: // of which r.ctx changes in the middle of a run
 		s.tracked.add(r.ctx)
 		r.ctx.fixDeadline()
-	} else if r.handler.semaphore == nil {
+	case r.handler.semaphore == nil:
 		// Later notifications wait for this one.
 		b.lane = s.occupyLane(r.handler)
 	}
@@ -227,7 +240,7 @@ func (b *backgroundReader) finishRun(s *Session) {
 	b.detached = false
 	b.lease.stop()
 	b.releaseRequest()
-	if !b.request.oneWay {
+	if !b.request.oneWay && !b.request.stream {
 		s.tracked.remove(b.request.ctx)
 	}
 	if b.lane != nil {

@@ -76,6 +76,7 @@ type Session struct {
 	streams      streams
 	streamWindow int64
 	maxPayload   int // of a frame, and of an item
+	maxGathered  int // of items that are sent together
 
 	// Reading. The goroutine that holds the reader state writes here.
 	reader   reader
@@ -127,6 +128,7 @@ func New(config Config) *Session {
 	s.streams.places.init(drivers.MaxStreams)
 	s.streams.budget.size = int64(config.Window)
 	s.maxPayload = maxPayload(config.MaxMessage, config.Link.Peer().MaxMessage)
+	s.maxGathered = min(drivers.MaxGathered, s.maxPayload)
 	s.claimer, _ = config.Link.(drivers.Claimer)
 	s.baseCtx, s.cancel = context.WithCancel(context.Background())
 	return s

@@ -31,12 +31,15 @@ type streamOut struct {
 	last   time.Duration // when the last frame was sent, by monotonic
 	frames uint64        // that were sent
 	closed bool          // nothing more is sent
+	header int           // fields of the header that were sent
 	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
 	listed bool          // the flusher looks after the stream
-	seen   uint64        // frames when the flusher has looked last
+	claim  streamClaim
+	seen   uint64 // frames when the flusher has looked last
 
 	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
 	starved atomic.Bool  // something is gathered that the peer does not take yet
+	gone    atomic.Bool  // the stream is over
 
 	waiter *call // waits for granted to grow, or nil; guarded by Stream.mu
 }
@@ -67,49 +70,60 @@ func (st *Stream) Send(ctx context.Context, item []byte) error {
 // send is Send with the lock.
 func (st *Stream) send(ctx context.Context, item []byte) error {
 	o, s := &st.out, st.session
-	if o.closed {
+	if o.closed || o.gone.Load() {
 		return st.notSendable()
 	}
 	span := drivers.ItemSpan(len(item))
-	limit := min(drivers.MaxGathered, s.maxPayload)
-	if o.buffer != nil {
-		if len(o.buffer.b)+span <= limit {
-			o.buffer.b = drivers.AppendItem(o.buffer.b, item)
-			if o.count++; o.count < gatherItems && len(o.buffer.b)+drivers.ItemHeader < limit {
-				return nil
-			}
-			if err := st.sendGathered(ctx); err != nil {
-				st.forgetLast(span)
-				return err
-			}
-			return nil
-		}
+	if span > s.maxGathered {
 		if err := st.sendGathered(ctx); err != nil {
 			return err
 		}
-	}
-	if span > limit {
 		return st.sendLarge(ctx, item)
 	}
-	now := monotonic()
+	if o.buffer == nil || len(o.buffer.b)+span > s.maxGathered {
+		if err := st.makeRoom(ctx); err != nil {
+			return err
+		}
+	}
+	o.buffer.b = drivers.AppendItem(o.buffer.b, item)
+	return st.added(ctx, span)
+}
+
+// makeRoom sends what is gathered, and begins to gather anew.
+func (st *Stream) makeRoom(ctx context.Context) error {
+	if err := st.sendGathered(ctx); err != nil {
+		return err
+	}
 	if err := st.ended(); err != nil {
 		return st.sendError(err)
 	}
-	o.buffer = gatherBuffers.Get().(*gatherBuffer)
-	o.buffer.b = drivers.AppendItem(o.buffer.b[:0], item)
-	o.count = 1
-	if now-o.last >= gatherTime {
-		if err := st.sendGathered(ctx); err != nil {
-			st.forgetLast(span)
-			return err
+	b := gatherBuffers.Get().(*gatherBuffer)
+	b.b = b.b[:0]
+	st.out.buffer = b
+	return nil
+}
+
+// added counts an item that was gathered and takes span, and sends what is gathered if it is
+// time.
+func (st *Stream) added(ctx context.Context, span int) error {
+	o, s := &st.out, st.session
+	switch o.count++; {
+	case o.count == 1:
+		if monotonic()-o.last < gatherTime {
+			if !o.listed {
+				o.listed, o.seen = true, o.frames
+				s.streams.flush.add(s, st)
+			}
+			return nil
 		}
+	case o.count < gatherItems && len(o.buffer.b)+drivers.ItemHeader < s.maxGathered:
 		return nil
 	}
-	if !o.listed {
-		o.listed, o.seen = true, o.frames
-		s.streams.flush.add(s, st)
+	err := st.sendGathered(ctx)
+	if err != nil {
+		st.forgetLast(span)
 	}
-	return nil
+	return err
 }
 
 // forgetLast takes the last gathered item back, which takes span and could not be sent.
@@ -180,6 +194,9 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 		return st.sendError(err)
 	}
 	o.frame.Method, o.frame.Payload = how, payload
+	if st.handler != nil && o.frames == 0 {
+		st.addHeader()
+	}
 	c := sendContexts.Get().(*sendContext)
 	err := s.link.Send(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &o.frame)
 	c.release()
@@ -189,10 +206,19 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 	if err != nil {
 		return st.whyNot(ctx, err)
 	}
-	o.sent += cost
-	o.frames++
-	o.last = monotonic()
+	st.transmitted(cost)
 	return nil
+}
+
+// transmitted counts a frame that was sent and costs so much of the window.
+func (st *Stream) transmitted(cost int64) {
+	o := &st.out
+	o.sent += cost
+	if o.frames++; o.frame.Meta != nil {
+		o.header = len(o.frame.Meta.Header())
+		o.frame.Meta = nil
+	}
+	o.last = monotonic()
 }
 
 // sendLarge sends an item that is too large to be gathered.
@@ -323,10 +349,7 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 		return nil
 	}
 	if err := st.sendGathered(ctx); err != nil {
-		if err == io.EOF {
-			return nil // the handler wants no more
-		}
-		return err
+		return withoutEOF(err) // at its end the handler wants no more
 	}
 	if st.ended() != nil {
 		return nil
@@ -337,7 +360,7 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 	c.release()
 	sendContexts.Put(c)
 	if err != nil {
-		return st.whyNot(ctx, err)
+		return withoutEOF(st.whyNot(ctx, err))
 	}
 	o.closed = true
 	return nil

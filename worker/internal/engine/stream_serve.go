@@ -6,25 +6,30 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// accept takes a frame that opens a stream, and starts its handler. It is called with the
-// reader state.
-func (s *Session) accept(f *drivers.Frame) error {
+// accept takes a frame that opens a stream. It returns the stream, and its handler or why it
+// gets none, and no stream if nobody waits for it any more. It is called with the reader
+// state.
+func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err error) {
 	o, err := drivers.ParseOpening(f.Payload)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	if f.Tx&1 == s.config.Side || f.Tx < firstStream {
-		return fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
+		return nil, nil, nil, fmt.Errorf("%w: a stream is opened with the tx %#x, which is not the peer's", ipc.ErrProtocol, f.Tx)
 	}
-	st := &Stream{session: s, tx: f.Tx, handler: s.newContext()}
+	st = &Stream{session: s, tx: f.Tx, handler: s.newContext()}
 	st.handler.init(s, f.Tx, f.Remaining)
+	if f.Meta != nil {
+		st.handler.exchange.Store(&exchange{request: f.Meta.Header()})
+	}
 	st.handler.fixDeadline()
-	st.ctx = st.handler
+	st.ctx, st.opened = st.handler, true
 	st.init(drivers.InitialStreamWindow)
 	st.out.granted.Store(o.Window)
 	if len(o.Items) > 0 {
@@ -41,7 +46,10 @@ func (s *Session) accept(f *drivers.Frame) error {
 	switch {
 	case t.over:
 		t.mu.Unlock()
-		return nil
+		return nil, nil, nil, nil
+	// An end that the peer has got may still count here, so ends have a limit of their own.
+	case t.ending >= drivers.MaxStreams:
+		err = fmt.Errorf("%w: the peer opens streams, and does not read the ends of %d others", ipc.ErrProtocol, t.ending)
 	case len(t.peers) >= drivers.MaxStreams:
 		err = fmt.Errorf("%w: the peer has opened %d streams that have not ended, and may open no more", ipc.ErrProtocol, len(t.peers))
 	case f.Tx <= t.newest && t.peers[f.Tx] != nil:
@@ -55,25 +63,86 @@ func (s *Session) accept(f *drivers.Frame) error {
 	}
 	t.mu.Unlock()
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	h := s.config.Handlers.find(f.Method)
-	var refusal error
+	h = s.config.Handlers.find(f.Method)
 	switch {
 	case h == nil || h.Stream == nil:
 		refusal = s.config.Handlers.unknown(f.Method)
 	case !s.inFlight.enter():
 		refusal = errDraining
 	}
+	return st, h, refusal, nil
+}
+
+// serveStream serves the stream that f opens, in a goroutine of its own. It is called with the
+// reader state.
+func (s *Session) serveStream(f *drivers.Frame) error {
+	st, h, refusal, err := s.accept(f)
+	if st != nil {
+		s.startStream(st, h, refusal)
+	}
+	return err
+}
+
+// startStream runs the handler of a stream in a goroutine of its own, or sends the refusal.
+func (s *Session) startStream(st *Stream, h *Handler, refusal error) {
 	if refusal != nil {
-		s.handling.Go(func() { st.returned(refusal) })
-		return nil
+		s.handling.Go(func() { st.conclude(refusal, func(err error) []byte { return ipc.AppendError(nil, err) }) })
+		return
 	}
 	s.handling.Go(func() {
 		defer s.inFlight.exit()
+		start := time.Now()
 		st.serve(h)
+		h.took(time.Since(start))
 	})
-	return nil
+}
+
+// serveInBackground serves the stream that f opens, in the background reader's own goroutine if
+// its handler has been quick lately. Such a handler that waits for its stream takes the reader
+// state over. It returns false if the reader state was taken over meanwhile.
+func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool {
+	b.flush(s)
+	st, h, refusal, err := s.accept(f)
+	f.Payload = nil
+	switch {
+	case err != nil:
+		s.Fail(err)
+		return true
+	case st == nil:
+		return true
+	case refusal != nil || !h.quick():
+		s.startStream(st, h, refusal)
+		return true
+	}
+	r := &b.request
+	r.session, r.handler, r.ctx, r.stream, r.background = s, h, st.handler, true, b
+	timed := b.beginRun(s)
+	b.copied.Store(b.run) // nobody needs the frame any more
+	var start time.Time
+	if timed {
+		start = time.Now()
+	}
+	returned := false
+	defer func() {
+		s.inFlight.exit()
+		if !returned { // by runtime.Goexit
+			b.finishRun(s)
+		}
+	}()
+	st.serve(h)
+	returned = true
+	if timed {
+		h.took(time.Since(start))
+	}
+	if s.reader.state.CompareAndSwap(b.word, b.word+readerPolling-readerHandling) {
+		r.clear()
+		return true
+	}
+	b.finishRun(s)
+	r.clear()
+	return false
 }
 
 // serve runs the handler of a stream, and ends the stream.
@@ -107,12 +176,19 @@ func (st *Stream) serve(h *Handler) {
 
 // returned ends a stream whose handler has returned err. What the handler has sent arrives
 // before that.
-func (st *Stream) returned(err error) {
+func (st *Stream) returned(err error) { st.conclude(err, st.handler.failureOf) }
+
+// conclude is returned for an error that failure encodes.
+func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
-		_ = st.sendGathered(st.ctx) // if that fails the stream has ended
+		if unsent := st.sendGathered(st.ctx); unsent != nil && err == nil {
+			err = unsent // the peer must not take that for all
+		}
 		o.closed = true
+	} else if err == nil {
+		err = st.ctx.Err()
 	}
 	st.finish(io.EOF, true)
 	if !locked { // a goroutine of the handler is sending, and finds the stream to be over
@@ -123,12 +199,16 @@ func (st *Stream) returned(err error) {
 	o.lock.unlock()
 	end := []byte{drivers.EndReturned}
 	if err != nil {
-		end = ipc.AppendError([]byte{drivers.EndFailed}, err)
+		end = append([]byte{drivers.EndFailed}, failure(err)...)
 	}
 	s.streams.mu.Lock()
 	delete(s.streams.peers, st.tx)
+	s.streams.ending++
 	s.streams.mu.Unlock()
-	st.sendEnd(end)
+	st.sendEnd(end, st.endMeta())
+	s.streams.mu.Lock()
+	s.streams.ending--
+	s.streams.mu.Unlock()
 	st.handler.cancel(drivers.ReasonGivenUp)
 }
 
@@ -137,9 +217,9 @@ func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
 
 // sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
 // arriving.
-func (st *Stream) sendEnd(payload []byte) {
+func (st *Stream) sendEnd(payload []byte, meta *drivers.Metadata) {
 	s := st.session
-	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload})
+	err := s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: payload, Meta: meta})
 	var tooLarge *ipc.SizeError
 	if errors.As(err, &tooLarge) {
 		e := ipc.Errorf(ipc.CodeResourceExhausted, "the error of the handler cannot be sent: %w", err)
