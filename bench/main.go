@@ -36,6 +36,7 @@ func program() *suite.Program {
 			spawnScenario(),
 			idleScenario(),
 			streamScenario(),
+			streamsScenario(),
 			interferenceScenario(),
 		},
 		Questions: questions(),

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -115,6 +116,17 @@ func TestScenarios(t *testing.T) {
 			require.Zero(t, r.P50)
 			require.Equal(t, r.Mode == "", r.Batch == 0)
 		}},
+		{"streams", []string{"-sizes", "64Ki,8", "-callers", "20"}, (1 + 2*4) + (2 + 2) + (2 + 2) + 2*(2+2+1+1), func(t *testing.T, r report.Result) {
+			require.Equal(t, r.P50 > 0, slices.Contains([]string{plainCall, firstItem, besideStream, besideOther}, r.Mode), "what waits for an answer has latencies")
+			switch r.Mode {
+			case millionItems:
+				require.Greater(t, r.RSS, int64(1<<20))
+				require.Less(t, r.RSS, int64(manyItems*manySize), "the items are not kept")
+			case idleStreamed:
+				require.Equal(t, 20, r.Callers)
+				require.NotNil(t, r.HostCPU)
+			}
+		}},
 		{"interference", nil, 2 + 3, func(t *testing.T, r report.Result) {
 			require.Equal(t, r.Mode == besideBusy, r.P50 > 0, "calls have latencies, and other work has not")
 		}},
@@ -127,7 +139,7 @@ func TestScenarios(t *testing.T) {
 			for _, r := range d.Results {
 				require.Equal(t, test.scenario, r.Scenario)
 				require.NotEmpty(t, r.Subject)
-				if test.scenario != "idle" {
+				if test.scenario != "idle" && r.Mode != idleStreamed {
 					require.Equal(t, 2, r.Rounds)
 					require.Positive(t, r.OpsPerS, "%+v", r)
 				}
@@ -206,7 +218,7 @@ func TestWorkerDies(t *testing.T) {
 		"-subjects cacheline-2 limit", "-subjects futex limit", "-subjects unix-echo limit",
 		"-subjects ring ring", "-subjects link path", "-subjects shm path", "-subjects shm interference", "-subjects ring -wait spin ring",
 		"-subjects shm -codec raw call", "-subjects shm -wait spin -codec raw call", "-subjects socket concurrent", "-subjects shm rate",
-		"-subjects socket large", "-subjects memcpy large", "-subjects shm stream", "-subjects shm -callers 2 idle",
+		"-subjects socket large", "-subjects memcpy large", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm -callers 2 idle",
 	} {
 		t.Run(strings.ReplaceAll(args, " ", "_"), func(t *testing.T) {
 			before := children(t)

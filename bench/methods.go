@@ -103,6 +103,7 @@ func register(s *worker.Server) {
 		return struct{}{}, nil
 	})
 	worker.Handle(s, idleHost, hostIdle)
+	registerStreams(s)
 	rings.Handle(s)
 	registerEnds(s)
 }

@@ -48,6 +48,17 @@ func targets() []report.Target {
 	computes := result("interference", shm.Name, "", "raw", report.Result{Bytes: new(64), Rate: fewCalls})
 	computesAlone := result("interference", alone, "", "", report.Result{})
 	idle := result("idle", shm.Name, "", "", report.Result{Callers: idleWorkers})
+	stream := func(subject, mode, codec string, size int) report.Result {
+		return result(streamsName, subject, mode, codec, report.Result{Bytes: new(size), Callers: 1})
+	}
+	beside := func(mode string) report.Result {
+		return result(streamsName, shm.Name, mode, "raw", report.Result{Bytes: new(64)})
+	}
+	ticks, besideRing := stream(shm.Name, serverStream, "fixed", tickSize), result(streamsName, rings.Copy, "", "", report.Result{Bytes: new(tickSize), Batch: besideBatch})
+	record := len(encodedRecord())
+	decoding := result(streamsName, codecAlone, decodes, "cbor", report.Result{Bytes: new(record)})
+	bulk, copied := stream(shm.Name, serverStream, "raw", bulkItem), result(streamsName, memcpy, "", "raw", report.Result{Bytes: new(bulkItem)})
+	idleStream := result(streamsName, shm.Name, idleStreamed, "", report.Result{Callers: manyStreams})
 
 	return []report.Target{
 		{What: "bare ring round trip, 8 B, over one cache line's", Unit: "x", Bar: 1.5, Aim: 1.1, Figure: report.Over(measure.Sample.Cost, ring8, line)},
@@ -71,6 +82,15 @@ func targets() []report.Target {
 		{What: "1000 idle workers: processor time of the host in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idle, func(s measure.Sample) float64 { return in10s(s, s.Host.CPU.Seconds()) })},
 		{What: "1000 idle workers: context switches of the host in 10 s", Bar: 100, Aim: 10, Figure: report.Of(idle, func(s measure.Sample) float64 { return in10s(s, float64(s.Host.Switches)) })},
 		{What: "Go's own work beside 8 calls/s, over the same alone", Unit: "x", Bar: 0.95, Aim: 0.99, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, computes, computesAlone)},
+		{What: "stream of Fixed items, 64 B, over bare ring batches, items/s", Unit: "x", Bar: 0.25, Aim: 0.6, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, ticks, besideRing)},
+		{What: "the same, shm over socket", Unit: "x", Bar: 8, Aim: 20, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, ticks, stream("socket", serverStream, "fixed", tickSize))},
+		{What: "stream of CBOR items of ten fields over decoding them alone", Unit: "x", Bar: 1.3, Aim: 1.1, Figure: report.Over(measure.Sample.Cost, stream(shm.Name, serverStream, "cbor", record), decoding)},
+		{What: "stream of 64 KiB items, of memcpy's bandwidth", Unit: "x", Bar: 0.5, Aim: 0.8, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, bulk, copied)},
+		{What: "first item of a stream, from its opening, over a call", Unit: "x", Bar: 2, Aim: 1.2, Figure: report.Over(measure.Sample.Cost, stream(shm.Name, firstItem, "raw", 64), beside(plainCall))},
+		{What: "p99 of calls beside a stream on the link, over beside one of another link", Unit: "x", Bar: 3, Aim: 1.2, Figure: report.Over(measure.Sample.P99, beside(besideStream), beside(besideOther))},
+		{What: "a stream of 1,000,000 items of 100 B: memory of both processes", Unit: "MB", Bar: 40, Aim: 25, Figure: report.Of(stream(shm.Name, millionItems, "raw", manySize), megabytes)},
+		{What: "10,000 idle streams: memory of both processes", Unit: "MB", Bar: 20, Aim: 5, Figure: report.Of(idleStream, megabytes)},
+		{What: "10,000 idle streams: processor time of both processes in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idleStream, func(s measure.Sample) float64 { return in10s(s, (s.Host.CPU + s.Worker.CPU).Seconds()) })},
 		{What: "allocations of a raw call in place, both sides", Figure: report.Of(placed, allocations)},
 		{What: "allocations of a Fixed call, both sides", Figure: report.Of(fixed, allocations)},
 		{What: "allocations of CallInto and Handle of a CBOR struct without pointers, both sides", Bar: 8, Figure: report.Of(encodedTick, allocations)},
@@ -111,6 +131,9 @@ func overall(s measure.Sample) float64 { return float64(s.Ops) / s.Elapsed.Secon
 func allocations(s measure.Sample) float64 {
 	return math.Round(100*float64(s.Host.Mallocs+s.Worker.Mallocs)/float64(s.Ops)) / 100
 }
+
+// megabytes is the memory of both processes.
+func megabytes(s measure.Sample) float64 { return float64(s.Host.RSS+s.Worker.RSS) / 1e6 }
 
 func in10s(s measure.Sample, x float64) float64 {
 	return x * (10 * time.Second).Seconds() / s.Elapsed.Seconds()

@@ -50,10 +50,11 @@ func TestTargetsAreMeasured(t *testing.T) {
 // Targets are of the results that they name, and of those of one state.
 func TestTargetsFigures(t *testing.T) {
 	needsLinux(t)
-	const latency, callers, mallocs = "latency", "callers", "mallocs"
+	const latency, callers, mallocs, memory, processor = "latency", "callers", "mallocs", "memory", "processor"
 	for _, test := range []struct {
 		what string
-		// figures are what that of a result is, by its name, size and number of callers.
+		// figures are what that of a result is, by its name, size, number of callers, and batch if
+		// it has one.
 		of        string
 		figures   map[string]float64
 		near, far float64 // far, each latency has 900 more, and each other figure twice as many
@@ -65,6 +66,15 @@ func TestTargetsFigures(t *testing.T) {
 		{"1 MiB by Call and Handle over two copies there and two back", latency, map[string]float64{"large shm raw 1048576 1": 600, "large memcpy there and back raw 1048576 1": 100}, 6, 1.5},
 		{"64 callers over one caller, shm, calls/s", callers, map[string]float64{"concurrent shm in place raw 64 64": 3000, "concurrent shm in place raw 64 1": 1000}, 3, 3},
 		{"shm over socket, 64 callers, calls/s", callers, map[string]float64{"concurrent shm in place raw 64 64": 6000, "concurrent socket in place raw 64 64": 1000}, 6, 6},
+		{"stream of Fixed items, 64 B, over bare ring batches, items/s", callers, map[string]float64{"streams shm server stream fixed 64 1": 3000, "streams ring  64 0 128": 6000}, 0.5, 0.5},
+		{"the same, shm over socket", callers, map[string]float64{"streams shm server stream fixed 64 1": 6000, "streams socket server stream fixed 64 1": 1000}, 6, 6},
+		{"stream of CBOR items of ten fields over decoding them alone", latency, map[string]float64{fmt.Sprintf("streams shm server stream cbor %d 1", len(encodedRecord())): 300, fmt.Sprintf("streams codec decodes cbor %d 0", len(encodedRecord())): 100}, 3, 1.2},
+		{"stream of 64 KiB items, of memcpy's bandwidth", callers, map[string]float64{"streams shm server stream raw 65536 1": 1000, "streams memcpy raw 65536 0": 4000}, 0.25, 0.25},
+		{"first item of a stream, from its opening, over a call", latency, map[string]float64{"streams shm first item raw 64 1": 600, "streams shm call raw 64 0": 100}, 6, 1.5},
+		{"p99 of calls beside a stream on the link, over beside one of another link", latency, map[string]float64{"streams shm calls beside a stream raw 64 0": 600, "streams shm calls beside one of another link raw 64 0": 100}, 6, 1.5},
+		{"a stream of 1,000,000 items of 100 B: memory of both processes", memory, map[string]float64{"streams shm 1,000,000 items raw 100 1": 30}, 30, 60},
+		{"10,000 idle streams: memory of both processes", memory, map[string]float64{"streams shm idle streams  -1 10000": 7}, 7, 14},
+		{"10,000 idle streams: processor time of both processes in 10 s", processor, map[string]float64{"streams shm idle streams  -1 10000": 5}, 0.05, 0.1},
 		{"allocations of CallInto and Handle of a CBOR struct without pointers, both sides", mallocs, map[string]float64{"path shm cbor " + fmt.Sprint(len(encodedTick())) + " 0": 7}, 7, 14},
 		{"allocations of a Fixed call, both sides", mallocs, map[string]float64{"path shm fixed 64 0": 7}, 7, 14},
 	} {
@@ -77,8 +87,11 @@ func TestTargetsFigures(t *testing.T) {
 					size = *r.Bytes
 				}
 				key := strings.TrimSpace(fmt.Sprint(r.Scenario, " ", r.Name(), " ", r.Codec, " ", size, " ", r.Callers))
+				if r.Batch > 0 {
+					key += fmt.Sprint(" ", r.Batch)
+				}
 				x, ok := test.figures[key]
-				if !ok || r.Batch > 0 {
+				if !ok {
 					return suitetest.Sample(1, 7777777) // whoever takes this is wrong
 				}
 				used[key] = true
@@ -92,12 +105,14 @@ func TestTargetsFigures(t *testing.T) {
 				}
 				if test.of == callers {
 					s := suitetest.Sample(int64(x), 1000)
-					if r.Callers == 1 {
+					if r.Callers == 1 && r.Scenario == "concurrent" {
 						s.Busy = s.Elapsed / 4 // which leaves out preparing and checking
 					}
 					return s
 				}
 				s := suitetest.Sample(100, 1000)
+				s.Host.RSS, s.Worker.RSS = int64(x)*400_000, int64(x)*600_000
+				s.Host.CPU, s.Worker.CPU = time.Duration(x)*400*time.Microsecond, time.Duration(x)*600*time.Microsecond
 				s.Host.Mallocs, s.Worker.Mallocs = uint64(x)*40, uint64(x)*60
 				return s
 			})

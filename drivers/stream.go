@@ -15,7 +15,7 @@ const (
 	InitialStreamWindow = 8 << 10
 	// DefaultStreamWindow is how many bytes of items one side takes of a stream, that its
 	// reader has not read, where nothing else is said.
-	DefaultStreamWindow = 1 << 20
+	DefaultStreamWindow = 256 << 10
 	// MaxStreamWindow is the most that a side may choose.
 	MaxStreamWindow = 1 << 30
 	// MaxStreamBytes is how many bytes of items cross in one direction of a stream at most.
@@ -81,6 +81,9 @@ func ParseOpening(payload []byte) (o Opening, err error) {
 	o = Opening{int64(word &^ openingSent), word&openingSent != 0, payload[8:]}
 	if o.Window < InitialStreamWindow || o.Window > MaxStreamWindow {
 		return o, fmt.Errorf("%w: malformed frame: a stream's window of %d bytes", ipc.ErrProtocol, o.Window)
+	}
+	if len(o.Items)%itemAlign != 0 {
+		return o, fmt.Errorf("%w: malformed frame: an opening with %d bytes of items", ipc.ErrProtocol, len(o.Items))
 	}
 	if len(o.Items) > InitialStreamWindow {
 		return o, fmt.Errorf("%w: malformed frame: an opening with %d bytes of items, at most %d are allowed", ipc.ErrProtocol, len(o.Items), InitialStreamWindow)

@@ -60,7 +60,7 @@ func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, o
 	if err != nil {
 		return nil, err
 	}
-	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, s.call.Method.Name}}, nil
+	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
 }
 
 // ServerStreamCall is an open stream of answers, on the side that has opened it.
@@ -91,11 +91,14 @@ func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...Ca
 	if err != nil {
 		return nil, err
 	}
-	return &ClientStreamCall[Item, Res]{Sender[Item]{st, codec, s.call.Method.Name}}, nil
+	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
 }
 
 // ClientStreamCall is an open stream of requests, on the side that has opened it.
-type ClientStreamCall[Item, Res any] struct{ Sender[Item] }
+type ClientStreamCall[Item, Res any] struct {
+	Sender[Item]
+	response *Res // that has come, while its end has not
+}
 
 // CloseAndReceive says that there are no further items, and waits for the answer. When the
 // handler has failed it returns that error, as [Method.Call] does. If ctx ends before, it
@@ -105,25 +108,28 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 	if err := s.stream.CloseSend(ctx); err != nil {
 		return res, err
 	}
-	r := Receiver[Res]{s.stream, s.codec, s.method}
-	res, err = r.Receive(ctx)
-	if err == io.EOF {
-		return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
+	if s.response == nil {
+		r := Receiver[Res]{s.stream, s.codec, s.form, s.method}
+		res, err = r.Receive(ctx)
+		if err == io.EOF {
+			return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
+		}
+		if err != nil {
+			return res, err
+		}
+		if raw, ok := any(res).([]byte); ok {
+			res = any(append([]byte(nil), raw...)).(Res)
+		}
+		s.response = &res
 	}
-	if err != nil {
-		return res, err
-	}
-	if raw, ok := any(res).([]byte); ok {
-		res = any(append([]byte(nil), raw...)).(Res)
-	}
-	if _, err = s.stream.Receive(ctx); err == nil {
+	switch _, err = s.stream.Receive(ctx); err {
+	case nil:
 		s.stream.Close()
-		return res, Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
+		return *new(Res), Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
+	case io.EOF:
+		return *s.response, nil
 	}
-	if err == io.EOF {
-		err = nil
-	}
-	return res, err
+	return *new(Res), err
 }
 
 // Close gives the stream up, as [ServerStreamCall.Close] does.
@@ -151,7 +157,7 @@ func (s *BidiStream[Out, In]) Open(ctx context.Context, c Caller, opts ...CallOp
 	if err != nil {
 		return nil, err
 	}
-	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, name}, Receiver[In]{st, codec, name}}, nil
+	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, formOf(codec), name}, Receiver[In]{st, codec, formOf(codec), name}}, nil
 }
 
 // BidiStreamCall is an open stream in both directions, on the side that has opened it. One
@@ -173,12 +179,35 @@ func (s *BidiStreamCall[Out, In]) Close() { s.Sender.stream.Close() }
 type Sender[T any] struct {
 	stream Stream
 	codec  Codec
+	form   form
 	method string
 }
 
 // NewSender returns a sender of a stream for a method of this name. It is for packages that
 // serve streams.
-func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sender[T]{s, c, method} }
+func NewSender[T any](s Stream, c Codec, method string) *Sender[T] {
+	return &Sender[T]{s, c, formOf(c), method}
+}
+
+// form says how values become items. To compare codecs would cost a good part of what sending
+// an item does.
+type form uint8
+
+const (
+	encoded form = iota // by the codec
+	asIs                // they are []byte
+	memory              // they are copied as they are
+)
+
+func formOf(c Codec) form {
+	switch c {
+	case Raw:
+		return asIs
+	case Fixed:
+		return memory
+	}
+	return encoded
+}
 
 // Send sends one item. It keeps nothing of it. With the codecs [Raw] and [Fixed] it allocates
 // nothing. Small items that follow each other closely travel together, and an item that
@@ -189,14 +218,14 @@ func NewSender[T any](s Stream, c Codec, method string) *Sender[T] { return &Sen
 // and io.EOF if the handler has returned without an error, so that nobody takes the item. If
 // ctx ends while a large item is being sent, that ends the stream.
 func (s *Sender[T]) Send(ctx context.Context, item T) error {
-	switch s.codec {
-	case Fixed:
+	switch s.form {
+	case memory:
 		b, err := s.stream.Claim(ctx, fixedSize[T]())
 		if err != nil {
 			return err
 		}
 		return s.stream.Commit(ctx, len(appendFixed(b[:0], item)))
-	case Raw:
+	case asIs:
 		if b, ok := any(item).([]byte); ok {
 			return s.stream.Send(ctx, b)
 		}
@@ -233,13 +262,14 @@ func (s *Sender[T]) Flush(ctx context.Context) error { return s.stream.Flush(ctx
 type Receiver[T any] struct {
 	stream Stream
 	codec  Codec
+	form   form
 	method string
 }
 
 // NewReceiver returns a receiver of a stream for a method of this name. It is for packages that
 // serve streams.
 func NewReceiver[T any](s Stream, c Codec, method string) *Receiver[T] {
-	return &Receiver[T]{s, c, method}
+	return &Receiver[T]{s, c, formOf(c), method}
 }
 
 // Receive returns the next item. After the last one it returns io.EOF, if the other side has
@@ -254,12 +284,12 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 	if err != nil {
 		return item, err
 	}
-	switch r.codec {
-	case Raw:
+	switch r.form {
+	case asIs:
 		if item, ok := any(b).(T); ok {
 			return item, nil
 		}
-	case Fixed:
+	case memory:
 		if item, err = decodeFixed[T](b); err == nil {
 			return item, nil
 		}
@@ -274,7 +304,7 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 // ReceiveInto is Receive, except that it puts the item into *item and uses the memory of that
 // again where it can, as [Method.CallInto] does.
 func (r *Receiver[T]) ReceiveInto(ctx context.Context, item *T) error {
-	if r.codec == Raw || r.codec == Fixed {
+	if r.form != encoded {
 		next, err := r.Receive(ctx)
 		if err != nil {
 			return err

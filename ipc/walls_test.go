@@ -81,7 +81,9 @@ func TestUnsafeInUnsafeFilesOnly(t *testing.T) {
 // use the library as a user does.
 var walls = map[string][]string{
 	"ipc":  {},
-	"ring": {},
+	"ring": {"ring/bulk"},
+
+	"ring/bulk": {},
 
 	"ipc/protocodec": {"ipc"},
 
@@ -100,7 +102,7 @@ var walls = map[string][]string{
 	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
 	"worker/internal/chain":   {"ipc"},
-	"worker/internal/engine":  {"ipc", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
+	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 	"worker/intercept":        {"ipc"},
 	"worker/otel":             {"ipc"},

@@ -21,9 +21,11 @@ const (
 // because futex_waitv failed.
 var dedicated atomic.Int32
 
-// blockOn sleeps while *word == value, until somebody wakes the word. It may return
+// sleepOn sleeps while the bell is value, until somebody wakes the word. It may return
 // early for no reason.
-func blockOn(word *uint32, value uint32) {
+func (s *sleeper) sleepOn(value uint32) {
+	s.letOthersRun()
+	word := s.bell
 	n := dedicated.Add(1)
 	timedOut := true
 	if n <= maxDedicated {

@@ -2,7 +2,6 @@ package ring
 
 import (
 	"math"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +35,6 @@ var sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.
 func futexWait(word *uint32, value uint32, timeout time.Duration) (timedOut bool) {
 	// Goroutines in this P's run queue would wait until the scheduler's
 	// monitor takes the P away from the blocked thread; let them go first.
-	runtime.Gosched()
 	errno := sysFutexWait(word, value, timeout)
 	if errno == unix.ETIMEDOUT && timeout > 0 {
 		return true

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// blockOn polls. Systems other than Linux have no sealed memory here, so rings exist
+// sleepOn polls. Systems other than Linux have no sealed memory here, so rings exist
 // only on the heap of one process: this is correct, not quick.
-func blockOn(word *uint32, value uint32) { pollWord(word, value) }
+func (s *sleeper) sleepOn(value uint32) { pollWord(s.bell, value) }
 
 // futexWake has nothing to do: sleepers look by themselves.
 func futexWake(*uint32) {}

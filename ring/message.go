@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // DefaultMaxMessage is the largest message, in bytes, that Send sends and Message
@@ -76,7 +78,7 @@ func (p *Producer) SendBatched(ctx context.Context, tag byte, head, body []byte)
 		return p.sendSlow(ctx, tag, head, body)
 	}
 	buf := p.data[off+wordSize : off+wordSize+n]
-	copy(buf[copy(buf, head):], body)
+	bulk.Copy(buf[copy(buf, head):], body)
 	w := word(pos, flagReady, tag, n)
 	if p.first == 0 {
 		p.first = w
@@ -133,8 +135,8 @@ func (p *Producer) sendPieces(ctx context.Context, flags, tag byte, a, b, c []by
 		return err
 	}
 	m := copy(buf, a)
-	m += copy(buf[m:], b)
-	copy(buf[m:], c)
+	m += bulk.Copy(buf[m:], b)
+	bulk.Copy(buf[m:], c)
 	at := p.claimAt
 	p.claimed = -1
 	p.commit(at, flags, tag, uint64(n))
@@ -245,7 +247,7 @@ func (c *Consumer) reassemble(r Record) (Message, bool, error) {
 	case !r.More() && have < part.total:
 		return Message{}, false, c.violation("last piece ends at %d bytes of a message of %d", have, part.total)
 	}
-	part.buf = append(part.buf, data...)
+	part.buf = bulk.Append(part.buf, data)
 	if r.More() {
 		return Message{}, false, nil
 	}

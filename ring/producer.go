@@ -3,6 +3,8 @@ package ring
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // A Producer writes records into the local ring. There are two ways to use it.
@@ -198,7 +200,7 @@ func (p *Producer) Append(tag byte, payload []byte) error {
 	if p.claimed >= 0 || need > p.half || need > p.size-off || need+wordSize > p.limit-pos {
 		return p.appendSlow(0, tag, payload, nil)
 	}
-	copy(p.data[off+wordSize:], payload)
+	bulk.Copy(p.data[off+wordSize:], payload)
 	w := word(pos, flagReady, tag, n)
 	if p.first == 0 {
 		p.first = w
@@ -218,7 +220,7 @@ func (p *Producer) appendSlow(flags, tag byte, head, body []byte) error {
 	if err != nil {
 		return err
 	}
-	copy(buf[copy(buf, head):], body)
+	bulk.Copy(buf[copy(buf, head):], body)
 	at := p.claimAt
 	p.claimed = -1
 	p.commit(at, flags, tag, uint64(n))

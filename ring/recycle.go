@@ -3,6 +3,8 @@ package ring
 import (
 	"math/bits"
 	"sync"
+
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // Messages that are joined need memory of their own, and fresh memory costs more
@@ -39,5 +41,5 @@ func buffer(n int) []byte {
 	if b, ok := recycled[class].Get().(*[]byte); ok {
 		return *b
 	}
-	return make([]byte, 0, 1<<class+spare)
+	return bulk.Make(1<<class + spare)
 }

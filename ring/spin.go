@@ -12,9 +12,11 @@ const (
 	spinOSYield = 1024                  // polls between two yields to other processes (WaitSpin)
 	spinMax     = 50 * time.Microsecond // about what it costs to park and be woken
 	spinMin     = 2 * time.Microsecond  // a budget below this is none
-	probeEvery  = 64                    // long parks between two probes
-	trialEvery  = 16                    // parks between two trials
 	probeBudget = 5 * spinMax           // longer than a peer that must wake first
+	probeEvery  = 64                    // parks for less than probeBudget between two probes
+	hopeless    = 16                    // parks for longer count as one of them
+	trialEvery  = 16                    // parks between two trials, after one has failed
+	trialRarely = 4 * trialEvery        // the same, after some in a row have failed
 )
 
 // spinner decides how long to spin before parking, from how waits on this ring
@@ -22,18 +24,20 @@ const (
 //
 //   - a wait that ended while spinning raises the budget to twice its length;
 //   - a wait that parked, but was shorter than spinMax, does the same, on trial;
-//   - a wait that parked for longer than spinMax, or parked during a trial, halves
-//     the budget, down to none.
+//   - a wait that parked for longer than spinMax halves the budget, and one that parked
+//     during a trial quarters it, down to none.
 //
-// The trial is for a peer that needs this processor: then spinning itself makes the
-// wait long, and a larger budget catches no more than a small one. The trial then
-// ends without a budget. It is over when a spin succeeds. Another one can begin after
-// trialEvery parks, since the peer may spin again by then.
+// The trial is for a peer that needs this processor, or that the kernel wakes on it: then
+// spinning itself makes the wait long, and a larger budget catches no more than a small
+// one. The trial then ends without a budget. It is over when a spin succeeds. Another one
+// can begin after trialEvery parks, since the peer may spin again by then, and after twice
+// as many each time that it fails.
 //
 // Two sides without a budget would wake each other late for ever: each would find
 // that the other takes too long to spin for. So a spinner without a budget spins
-// once in probeEvery parks, long enough for a peer that must be woken first. The
-// peer then sees a quick answer and learns in turn.
+// once in probeEvery such parks, long enough for a peer that must be woken first. The
+// peer then sees a quick answer and learns in turn. A wait that is longer than a probe
+// would be so with a peer that spins, too, as a rule: it counts for little.
 //
 // The spinners of a process are limited in number, see slot.
 type spinner struct {
@@ -43,7 +47,9 @@ type spinner struct {
 	denied  bool          // no slot was free
 	learnt  bool          // budget has been initialised
 	trial   bool          // budget was raised by a wait that parked
-	parks   uint32        // long parks since the last probe
+	rest    uint32        // parks until the next trial may begin
+	failed  uint32        // parks that there were to be before this trial
+	parks   uint32        // since the last probe, times hopeless
 	budget  time.Duration // of a wait
 	limit   time.Duration // of this wait
 	elapsed time.Duration // of this wait, at the last look at the clock
@@ -110,7 +116,7 @@ func (s *spinner) againSlow() bool {
 		}
 		s.elapsed = 0
 		s.limit = s.budget
-		if s.limit == 0 && s.parks >= probeEvery {
+		if s.limit == 0 && s.parks >= probeEvery*hopeless {
 			s.parks, s.limit = 0, probeBudget
 		}
 		if s.limit == 0 || oneProcessor {
@@ -155,21 +161,38 @@ func (s *spinner) end() {
 	if s.gaveUp {
 		took = clock() - s.start
 	}
+	s.learn(took)
+	s.begin()
+}
+
+// learn adjusts the budget after a wait that took so long.
+func (s *spinner) learn(took time.Duration) {
 	switch {
 	case took < spinMax && !s.gaveUp:
-		s.parks, s.trial = 0, false
+		s.parks, s.trial, s.failed = 0, false, 0
 		s.budget = max(s.budget, min(2*took, spinMax))
 	case took < spinMax && !s.trial:
 		s.trial = true
 		s.budget = max(s.budget, min(2*took, spinMax))
+		s.failed = max(trialEvery, min(2*s.failed, trialRarely))
+		s.rest = s.failed
 	case s.gaveUp:
-		s.parks++
-		if s.budget /= 2; s.budget < spinMin {
+		switch {
+		case took >= probeBudget:
+			s.parks++
+		case took >= spinMax:
+			s.parks += hopeless
+		}
+		s.budget /= 2
+		if s.trial {
+			s.budget /= 2
+		}
+		if s.budget < spinMin {
 			s.budget = 0
 		}
-		if s.parks%trialEvery == 0 {
-			s.trial = false
+		if s.trial {
+			s.rest--
+			s.trial = s.rest > 0
 		}
 	}
-	s.begin()
 }

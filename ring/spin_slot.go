@@ -42,14 +42,7 @@ type slot struct {
 // take takes a free slot until a time after now. It reports whether there was one.
 func (s *slot) take(now, until time.Duration) bool {
 	s.giveBack()
-	n := usableSlots.Load()
-	// Unsigned: the value is also renewed when a test has set the clock back.
-	if age := uint64(int64(now) - slotsAt.Load()); n == 0 || age > uint64(slotsFor) {
-		n = int32(min(max(1, runtime.GOMAXPROCS(0)-1), maxSlots))
-		slotsAt.Store(int64(now))
-		usableSlots.Store(n)
-	}
-	for i := range spinSlots[:n] {
+	for i := range spinSlots[:usableSpinSlots(now)] {
 		at := &spinSlots[i]
 		if held := at.Load(); held <= int64(now) && at.CompareAndSwap(held, int64(until)) {
 			s.at, s.until = at, int64(until)
@@ -66,4 +59,17 @@ func (s *slot) giveBack() {
 		s.at.CompareAndSwap(s.until, 0)
 		s.at = nil
 	}
+}
+
+// usableSpinSlots is how many slots may be taken now: one less than the process has
+// processors, though at least one.
+func usableSpinSlots(now time.Duration) int {
+	n := usableSlots.Load()
+	// Unsigned: the value is also renewed when a test has set the clock back.
+	if age := uint64(int64(now) - slotsAt.Load()); n == 0 || age > uint64(slotsFor) {
+		n = int32(min(max(1, runtime.GOMAXPROCS(0)-1), maxSlots))
+		slotsAt.Store(int64(now))
+		usableSlots.Store(n)
+	}
+	return int(n)
 }

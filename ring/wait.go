@@ -63,6 +63,8 @@ type sleeper struct {
 	bell   *uint32 // the peer's: only ever loaded
 	woken  atomic.Bool
 	asleep atomic.Bool
+
+	yielded time.Duration // when it last did, on clock; the sleeping goroutine's
 }
 
 // prepare starts a sleep and returns the bell's value to sleep on. The caller
@@ -78,7 +80,7 @@ func (s *sleeper) prepare() uint32 {
 // block sleeps until the bell has changed, or wake is called, or for no reason.
 func (s *sleeper) block(bell uint32) {
 	if !s.woken.Load() {
-		blockOn(s.bell, bell)
+		s.sleepOn(bell)
 	}
 	s.cancel()
 }

@@ -38,8 +38,8 @@ type Registrar interface{ handlers() *engine.Registry }
 //
 // If f has been quick lately, the goroutine that reads the link runs it; otherwise f runs
 // in a goroutine of its own. If f then turns slow or blocks, it holds the link up for
-// about a millisecond, and has to be quick many times before the reader runs it again.
-// [WithInline] and [WithConcurrency] change this.
+// about a millisecond, or five where calls have been rare, and has to be quick many times
+// before the reader runs it again. [WithInline] and [WithConcurrency] change this.
 //
 // Handle panics if m has a handler already, and if m or f is nil.
 func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error), opts ...HandlerOption) {
@@ -100,7 +100,7 @@ type HandlerOption func(*engine.Handler)
 // WithInline makes the goroutine that reads the link run the handler, always. This saves
 // the start of a goroutine. It is for handlers that are quick, though perhaps not every
 // time: if a run takes long, another goroutine takes over reading after about a
-// millisecond.
+// millisecond, or five where calls have been rare.
 func WithInline() HandlerOption { return (*engine.Handler).Inline }
 
 // WithConcurrency runs the handler in goroutines of its own, at most n at a time on all

@@ -44,6 +44,10 @@ func (p *pool) openStreamAt(ctx context.Context, call *ipc.Invocation, o *ipc.St
 		start, over := began, o.OnEnd
 		own := *o
 		own.OnEnd = func(err error) {
+			left := 1
+			if retry.Again(err, &left) { // the worker drains, and has refused it
+				p.scheduler.Lose(m, err, p.now())
+			}
 			p.leave(m, err, start, false)
 			if over != nil {
 				over(err)

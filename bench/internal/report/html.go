@@ -79,7 +79,7 @@ type (
 )
 
 // units are after the figures that they belong to.
-var units = regexp.MustCompile(`(\d) ((?:[KM]i)?B|[kMG](?:/s)?|ns|µs|ms|s)\b`)
+var units = regexp.MustCompile(`(\d) ((?:[KM]i|M)?B|[kMG](?:/s)?|ns|µs|ms|s)\b`)
 
 // unbroken keeps figures and their units on one line.
 func unbroken(s string) string { return units.ReplaceAllString(s, "$1\u00a0$2") }

@@ -35,7 +35,7 @@ type Result struct {
 	Wait  string `json:"wait,omitempty"`
 	// Bytes of payload of one operation, one way.
 	Bytes *int `json:"bytes,omitempty"`
-	// Callers that call at the same time; in idle, the workers.
+	// Callers that call at the same time; in idle, the workers, and in streams, the streams.
 	Callers int `json:"callers,omitempty"`
 	// Rate is in calls per second.
 	Rate int `json:"rate,omitempty"`
@@ -101,8 +101,11 @@ func (r *Result) Conditions() string {
 	}
 	if r.Callers > 0 {
 		unit := "caller"
-		if r.Scenario == "idle" {
+		switch r.Scenario {
+		case "idle":
 			unit = "worker"
+		case "streams":
+			unit = "stream"
 		}
 		if r.Callers > 1 {
 			unit += "s"

@@ -15,7 +15,7 @@ import (
 type Target struct {
 	// What is measured, in words.
 	What string `json:"what"`
-	// Unit is "x" for ratios, "ns", "/s", "s", or "" for numbers.
+	// Unit is "x" for ratios, "ns", "/s", "s", "MB", or "" for numbers.
 	Unit string `json:"unit,omitempty"`
 	// Bar is what has to be reached, Aim what would be good. Both are the most
 	// that is allowed, or with AtLeast the least.
@@ -164,6 +164,8 @@ func (t *Target) value(x float64) string {
 		return Latency(int64(x + 0.5))
 	case "/s":
 		return Count(x) + "/s"
+	case "MB":
+		return factor(x) + " MB"
 	case "s":
 		if x < 0.001 {
 			return "0 s"

@@ -57,6 +57,7 @@ func Usage(r UsageRequest) measure.Usage {
 type client interface {
 	ipc.Starter
 	ipc.Batcher
+	ipc.StreamCaller
 }
 
 // Worker is the other process of a benchmark.

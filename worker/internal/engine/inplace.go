@@ -6,6 +6,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // placement is where the response of a handler in place lies.
@@ -72,7 +73,7 @@ func (r *Request) commit(response []byte) (_ []byte, sent bool) {
 	// After an abort the claimed memory is another sender's, so a part of it is copied
 	// before.
 	if n > 0 && &response[0] != &p.claimed[0] {
-		copy(p.claimed, response)
+		bulk.Copy(p.claimed, response)
 	}
 	p.claimed = nil
 	r.session.claimer.Commit(n)

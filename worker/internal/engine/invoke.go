@@ -157,14 +157,19 @@ func (s *Session) finishCall(ctx context.Context, c *call, timeout time.Duration
 // handler has found the call's deadline to have passed, sooner than this side, the call
 // ends as if this side had found it.
 func ownTimeout(ctx context.Context, err error, m *ipc.MethodInfo, timeout time.Duration) error {
-	var e *ipc.Error
-	if !errors.As(err, &e) || e.Details[detailOverdue] == "" {
+	if !isOverdue(err) {
 		return err
 	}
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
 	}
 	return TimedOut(m.Name, timeout)
+}
+
+// isOverdue reports whether err says that a handler has found its deadline to have passed.
+func isOverdue(err error) bool {
+	var e *ipc.Error
+	return errors.As(err, &e) && e.Details[detailOverdue] != ""
 }
 
 // takeResult returns the result of a call that has ended, and frees the call.

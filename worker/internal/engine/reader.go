@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // One goroutine at a time polls a session's link: it holds the reader state. That is a
@@ -309,7 +310,7 @@ func (s *Session) fill(c *call, f *drivers.Frame) {
 		s.link.Recycle(c.response) // in exchange
 		c.response = f.Payload
 	default:
-		c.response = append(c.response, f.Payload...)
+		c.response = bulk.Append(c.response, f.Payload)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // Request is one request or notification on its way through a handler.
@@ -112,7 +113,7 @@ func (r *Request) Context() context.Context {
 // copyRequest returns the request in memory that nobody else changes.
 func (r *Request) copyRequest() []byte {
 	if r.borrowed {
-		r.in = append(r.in[:0], r.payload...)
+		r.in = bulk.Append(r.in[:0], r.payload)
 		r.payload, r.borrowed = r.in, false
 	}
 	return r.payload
@@ -137,11 +138,15 @@ func (r *Request) Release() {
 func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 	switch codec {
 	case ipc.Raw:
-		if raw, ok := any(r.payload).(T); ok && r.owned {
+		payload := r.payload
+		if !r.owned {
+			payload = bulk.Append(payload[:0:0], payload)
+		}
+		if raw, ok := any(payload).(T); ok {
 			r.owned = false // it is the handler's now
 			return raw, nil
 		}
-		return ipc.Unmarshal[T](codec, r.payload)
+		return ipc.Unmarshal[T](codec, payload)
 	case ipc.Fixed:
 		return ipc.Unmarshal[T](codec, r.payload)
 	}

@@ -153,12 +153,14 @@ var failureCanceled = ipc.AppendError(nil, context.Canceled)
 
 // failureOf encodes a handler's error. That may be the refusal of another worker, which
 // the handler has called. Its caller must not take it for ours, and send again.
-func (r *Request) failureOf(err error) []byte {
+func (r *Request) failureOf(err error) []byte { return r.ctx.failureOf(err) }
+
+func (c *requestContext) failureOf(err error) []byte {
 	if err == context.Canceled {
 		return failureCanceled
 	}
 	failure := ipc.AppendError(nil, err)
-	overdue := errors.Is(err, context.DeadlineExceeded) && r.ctx.overdue()
+	overdue := errors.Is(err, context.DeadlineExceeded) && c.overdue()
 	var e *ipc.Error
 	foreign := errors.As(err, &e) && e != nil && (e.Details[retry.DetailDraining] != "" || e.Details[detailUnknownMethod] != "" || e.Details[detailOverdue] != "")
 	if !foreign && !overdue {

@@ -7,21 +7,23 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
 // Stream is one end of a stream of items in both directions. It is an [ipc.Stream].
 //
-//	stream.go          how a stream opens and ends
+//	stream.go          the streams of a session, and how they end
+//	stream_open.go     how a stream opens
 //	stream_send.go     items are gathered, and sent when the peer takes them
 //	stream_flush.go    gathered items are sent that nobody else sends soon
 //	stream_receive.go  items that have come and are not read yet; the stream's window
 //	stream_frames.go   what becomes of the frames of streams
+//	stream_wait.go     a goroutine waits for items, or for the window
 //	stream_serve.go    the side of the handler
+//	stream_claim.go    items that are built in place
+//	stream_metadata.go header and trailer
 //
 // The two ends are alike, but for what they may end. The handler's side ends the whole
 // stream, when the handler has returned. The side that has opened it can give it up.
@@ -29,6 +31,7 @@ type Stream struct {
 	session *Session
 	tx      uint64
 	call    *ipc.Invocation // on the side that has opened the stream
+	late    error           // the error of the deadline of ctx, on the same side
 	ctx     context.Context // of the whole stream: what it was opened with, or the handler's
 	from    *requestContext // of the handler that has opened the stream, or nil
 	handler *requestContext // of the handler that serves it, or nil on the other side
@@ -36,12 +39,13 @@ type Stream struct {
 	in  streamIn
 	out streamOut
 
-	mu   sync.Mutex // guards the following, and what in and out say
-	over bool       // in both directions
-	err  error      // why it is over: io.EOF if the handler has returned without an error
-	stop func()     // frees what watches ctx; nil if nothing does
-
-	onEnd func(error) // called when it is over, or nil
+	mu     sync.Mutex  // guards the following, and what in and out say
+	opened bool        // the peer knows of it
+	early  bool        // it was given up before that
+	over   bool        // in both directions
+	err    error       // why it is over: io.EOF if the handler has returned without an error
+	stop   func()      // frees what watches ctx; nil if nothing does
+	onEnd  func(error) // called when it is over, or nil
 }
 
 // streams are those of one session.
@@ -54,6 +58,7 @@ type streams struct {
 	opened uint64             // how many we have opened
 	own    map[uint64]*Stream // that we have opened; nil are those that were given up
 	peers  map[uint64]*Stream // whose handlers have not returned
+	ending int                // ends of such streams that are being sent
 	newest uint64             // the greatest tx that the peer has opened a stream with
 	ended  error              // why we open no more; nil while we may
 	over   bool               // the session has ended
@@ -138,128 +143,6 @@ func (s *Session) failOwnStreams(err error) {
 	}
 }
 
-// OpenStream implements [ipc.StreamCaller].
-func (s *Session) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
-	return s.openStream(ctx, inv, o, nil)
-}
-
-// openStream is OpenStream for the handler whose context is from, or nil.
-func (s *Session) openStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext) (ipc.Stream, error) {
-	stop := func() {}
-	if inv.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, inv.Timeout, TimedOut(inv.Method.Name, inv.Timeout))
-		stop = cancel
-	}
-	st, err := s.open(ctx, inv, o, from)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = endOf(ctx)
-		}
-		stop()
-		return nil, err
-	}
-	if ctx.Done() != nil {
-		unwatch := context.AfterFunc(ctx, func() { st.abandon(endOf(ctx)) })
-		st.watched(func() { unwatch(); stop() })
-	}
-	return st, nil
-}
-
-// watched notes how to free what watches the stream's context.
-func (st *Stream) watched(stop func()) {
-	st.mu.Lock()
-	over := st.over
-	if !over {
-		st.stop = stop
-	}
-	st.mu.Unlock()
-	if over {
-		stop()
-	}
-}
-
-// endOf returns why a stream ends whose context has ended: its own timeout ran out, or what
-// the context says.
-func endOf(ctx context.Context) error {
-	var timeout *ipc.TimeoutError
-	if cause := context.Cause(ctx); errors.As(cause, &timeout) {
-		return cause
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return context.DeadlineExceeded // its timer has not fired yet
-}
-
-// open opens a stream, and sends its first item if there is one.
-func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext) (*Stream, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	meta, err := metaOf(inv)
-	if err != nil {
-		return nil, err
-	}
-	var remaining time.Duration
-	if deadline, ok := ctx.Deadline(); ok {
-		if remaining = time.Until(deadline); remaining <= 0 {
-			return nil, context.DeadlineExceeded
-		}
-	}
-	t := &s.streams
-	if err := t.places.reserve(ctx, s.lifetime.done, 1); err != nil {
-		return nil, s.notOpened(ctx, err)
-	}
-	st := &Stream{session: s, call: inv, ctx: ctx, from: from, onEnd: o.OnEnd}
-	st.init(drivers.InitialStreamWindow)
-	if err := t.add(st, s.config.Side); err != nil {
-		t.places.cancel(1)
-		return nil, retry.NotSent(err)
-	}
-	opening := drivers.Opening{Window: st.in.limit}
-	var first []byte // that is sent with the opening
-	if span := drivers.ItemSpan(len(o.First)); o.First != nil && span <= min(drivers.InitialStreamWindow, s.maxPayload-drivers.OpeningHeader) {
-		first, opening.Sent, st.out.sent = o.First, o.Only, int64(span)
-	}
-	b := gatherBuffers.Get().(*gatherBuffer)
-	b.b = drivers.AppendOpening(b.b[:0], &opening)
-	if first != nil {
-		b.b = drivers.AppendItem(b.b, first)
-	}
-	f := &st.out.frame
-	*f = drivers.Frame{Kind: drivers.KindOpen, Tx: st.tx, Method: inv.Method.ID, Remaining: remaining, Payload: b.b, Meta: meta}
-	err = s.link.Send(ctx, f)
-	*f = drivers.Frame{Kind: drivers.KindItems, Tx: st.tx}
-	gatherBuffers.Put(b)
-	if err != nil {
-		t.mu.Lock()
-		delete(t.own, st.tx)
-		t.mu.Unlock()
-		t.places.cancel(1)
-		return nil, s.notOpened(ctx, err)
-	}
-	st.out.closed = opening.Sent
-	if o.First != nil && first == nil { // it is large
-		if err = st.Send(ctx, o.First); err == nil && o.Only {
-			err = st.CloseSend(ctx)
-		}
-		if err != nil {
-			st.Close()
-			return nil, err
-		}
-	}
-	return st, nil
-}
-
-// notOpened is the error of a stream that could not be opened because of err.
-func (s *Session) notOpened(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return retry.NotSent(s.whyUnsent(ctx, err))
-}
-
 func (st *Stream) init(window int64) {
 	st.in.limit, st.in.granted = window, window
 	st.out.lock.init()
@@ -276,23 +159,21 @@ func (st *Stream) finish(err error, drop bool) bool {
 		return false
 	}
 	st.over, st.err = true, err
+	st.out.gone.Store(true)
 	if drop {
 		st.in.drop(st.session)
 	}
 	st.session.streams.budget.put(st.in.limit - drivers.InitialStreamWindow)
 	st.in.waiter.complete()
 	st.out.waiter.complete()
-	stop := st.stop
+	stop, onEnd := st.stop, st.onEnd
 	st.stop = nil
 	st.mu.Unlock()
 	if stop != nil {
 		stop()
 	}
-	if st.onEnd != nil {
-		if err == io.EOF {
-			err = nil
-		}
-		st.onEnd(err)
+	if onEnd != nil {
+		onEnd(withoutEOF(err))
 	}
 	return true
 }
@@ -315,15 +196,27 @@ func (st *Stream) abandon(err error) {
 		s.streams.own[st.tx] = nil // until the handler has returned
 	}
 	s.streams.mu.Unlock()
+	st.mu.Lock()
+	st.early = !st.opened
+	early := st.early
+	st.mu.Unlock()
+	if early {
+		return // who opens it tells the peer
+	}
 	reason := drivers.EndGivenUp
 	var timeout *ipc.TimeoutError
 	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) {
 		reason = drivers.EndDeadline
 	}
+	st.sendGivenUp(reason)
+}
+
+// sendGivenUp tells the peer that the stream was given up, whenever there is room for that: the
+// handler may wait for nothing else. It does not block.
+func (st *Stream) sendGivenUp(reason byte) {
+	s := st.session
 	go func() {
-		ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
-		defer cancel()
-		_ = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{reason}}) // the link ends if the peer does not read
+		_ = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{reason}}) // or the link has ended
 	}()
 }
 

@@ -67,19 +67,31 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 // receive takes items that have come.
 func (st *Stream) receive(f *drivers.Frame) error {
 	cost := drivers.ItemsCost(f)
-	if f.Method == 0 && len(f.Payload) == 0 || f.Method > drivers.ItemPiece {
+	if f.Method > drivers.ItemPiece || f.Method != drivers.ItemWhole && len(f.Payload) == 0 || f.Method == 0 && len(f.Payload)%drivers.ItemHeader != 0 {
 		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, len(f.Payload), f.Method)
 	}
+	mixed, err := st.take(f, cost)
+	if mixed {
+		_ = st.broken(fmt.Errorf("%w: malformed items: others follow the piece of one", ipc.ErrProtocol)) // it says so to others
+	}
+	return err
+}
+
+// take is receive for a frame that is well-formed. mixed says that items have come in the
+// middle of one.
+func (st *Stream) take(f *drivers.Frame, cost int64) (mixed bool, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	in := &st.in
 	switch {
 	case st.over:
-		return nil // they have crossed its end
+		return false, nil // they have crossed its end
 	case in.ended:
-		return fmt.Errorf("%w: items of a stream (%#x) after their end", ipc.ErrProtocol, st.tx)
+		return false, fmt.Errorf("%w: items of a stream (%#x) after their end", ipc.ErrProtocol, st.tx)
 	case in.received+cost > in.granted:
-		return fmt.Errorf("%w: %d bytes of items for a stream (%#x) that takes %d", ipc.ErrProtocol, cost, st.tx, in.granted-in.received)
+		return false, fmt.Errorf("%w: %d bytes of items for a stream (%#x) that takes %d", ipc.ErrProtocol, cost, st.tx, in.granted-in.received)
+	case in.begun && f.Method == 0:
+		return true, nil
 	}
 	in.received += cost
 	in.put(f, cost)
@@ -87,7 +99,7 @@ func (st *Stream) receive(f *drivers.Frame) error {
 		in.meta = f.Meta
 	}
 	in.waiter.complete()
-	return nil
+	return false, nil
 }
 
 // widened takes a frame of KindWindow for n bytes.
@@ -116,14 +128,25 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	switch {
 	case code == drivers.EndSent:
 		st.mu.Lock()
+		cut := st.in.begun
 		st.in.ended = true
 		st.in.waiter.complete()
 		st.mu.Unlock()
+		if cut {
+			_ = st.broken(fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)) // it says so to others
+		}
 		return nil
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
+		// When this side has ended the session the peer's handlers fail because of that.
+		if code == drivers.EndFailed && s.Failing() {
+			return nil
+		}
 		err := error(io.EOF)
 		if code == drivers.EndFailed {
 			err = nameMethod(ipc.ParseError(slices.Clone(f.Payload[1:])), &st.call.Method)
+			if isOverdue(err) {
+				err = st.late // as if this side had found it
+			}
 		}
 		s.streams.mu.Lock()
 		_, ok := s.streams.own[st.tx]
@@ -132,14 +155,12 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 		if ok {
 			s.streams.places.refill(1)
 		}
-		if !s.Failing() {
-			if f.Meta != nil {
-				st.mu.Lock()
-				st.in.lastMeta = f.Meta
-				st.mu.Unlock()
-			}
-			st.finish(err, false)
+		if f.Meta != nil {
+			st.mu.Lock()
+			st.in.lastMeta = f.Meta
+			st.mu.Unlock()
 		}
+		st.finish(err, false)
 		return nil
 	case (code == drivers.EndGivenUp || code == drivers.EndDeadline) && st.handler != nil:
 		reason := drivers.ReasonGivenUp

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/bulk"
 )
 
 // streamIn is what a stream has received. What the peer may send is bounded by a window of
@@ -19,6 +20,7 @@ type streamIn struct {
 	// Guarded by Stream.mu.
 	chunks   []*chunk // from index first on those that nobody has read yet
 	first    int
+	begun    bool              // the last frame was a piece, and more of its item follows
 	ended    bool              // the peer sends no further items
 	granted  int64             // how many bytes the peer may send in all
 	received int64             // of these
@@ -57,25 +59,49 @@ const (
 
 // put takes what a frame has brought. st.mu is held.
 func (in *streamIn) put(f *drivers.Frame, cost int64) {
+	how := f.Method
+	alone := how == drivers.ItemWhole && !in.begun // an item in no pieces
+	in.begun = how == drivers.ItemPiece
 	if f.Owned && len(f.Payload) >= ownedChunk {
 		c := chunkPool.Get().(*chunk)
 		old := c.b
-		*c = chunk{f.Payload, f.Method, cost, true}
+		*c = chunk{f.Payload, how, cost, true}
 		if old != nil {
 			chunkPool.Put(&chunk{b: old})
 		}
-		in.chunks = append(in.chunks, c)
+		in.push(c)
 		return
 	}
-	if n := len(in.chunks); n > in.first && f.Method == 0 {
-		if last := in.chunks[n-1]; last.how == 0 && !last.owned && len(last.b)+len(f.Payload) <= joinedChunk {
-			last.b = append(last.b, f.Payload...)
-			last.cost += cost
-			return
-		}
+	if alone && cost <= joinedChunk {
+		how = 0
 	}
-	c := chunkPool.Get().(*chunk)
-	*c = chunk{append(c.b[:0], f.Payload...), f.Method, cost, false}
+	var c *chunk
+	if n := len(in.chunks); n > in.first {
+		c = in.chunks[n-1]
+	}
+	// A small frame always joins the last, so that what is received takes little more memory
+	// than it counts for.
+	if c == nil || c.owned || c.cost+cost > joinedChunk || c.how != drivers.ItemPiece && c.how+how != 0 {
+		c = chunkPool.Get().(*chunk)
+		*c = chunk{b: c.b[:0]}
+		in.push(c)
+	}
+	c.how = how
+	c.cost += cost
+	if alone && how == 0 {
+		c.b = drivers.AppendItem(c.b, f.Payload)
+	} else {
+		c.b = bulk.Append(c.b, f.Payload)
+	}
+}
+
+// push puts a chunk behind the others.
+func (in *streamIn) push(c *chunk) {
+	if len(in.chunks) == cap(in.chunks) && in.first > len(in.chunks)/2 {
+		n := copy(in.chunks, in.chunks[in.first:])
+		clear(in.chunks[n:])
+		in.chunks, in.first = in.chunks[:n], 0
+	}
 	in.chunks = append(in.chunks, c)
 }
 
@@ -124,18 +150,16 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 			return nil, false, err
 		}
 		switch {
-		case c.how == 0 && len(in.assembled) == 0:
+		case c.how == 0:
 			in.rest = c.b
 			return nil, false, nil
-		case c.how == 0:
-			return nil, false, st.broken(fmt.Errorf("%w: malformed items: others follow the piece of one", ipc.ErrProtocol))
 		case c.how == drivers.ItemWhole && len(in.assembled) == 0:
 			return c.b, true, nil
 		}
 		if len(in.assembled)+len(c.b) > st.session.config.MaxMessage {
 			return nil, false, st.broken(fmt.Errorf("%w: an item of more than %d bytes", ipc.ErrProtocol, st.session.config.MaxMessage))
 		}
-		in.assembled = append(in.assembled, c.b...)
+		in.assembled = bulk.Append(in.assembled, c.b)
 		if c.how == drivers.ItemWhole {
 			item = in.assembled
 			in.assembled = in.assembled[:0]
@@ -147,7 +171,7 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 	}
 }
 
-// nextChunk givesthe current chunk back and returns the next one, when it is there.
+// nextChunk gives the current chunk back and returns the next one, when it is there.
 func (st *Stream) nextChunk(ctx context.Context) (*chunk, error) {
 	in, s := &st.in, st.session
 	for {
@@ -218,14 +242,16 @@ func (in *streamIn) widen(b *streamBudget, window int64) int64 {
 	return more
 }
 
-// sendWindow tells the peer that it may send more bytes. If that cannot be sent the link has
-// ended, or ctx: then it is sent without.
+// sendWindow tells the peer that it may send more bytes. If that cannot be sent before ctx
+// ends, a later call does it.
 func (st *Stream) sendWindow(ctx context.Context, more int64) {
 	in, s := &st.in, st.session
 	binary.LittleEndian.PutUint64(in.grant[:], uint64(more))
 	in.frame = drivers.Frame{Kind: drivers.KindWindow, Tx: st.tx, Payload: in.grant[:]}
-	if s.link.Send(ctx, &in.frame) != nil && ctx.Err() != nil {
-		_ = s.link.Send(s.baseCtx, &in.frame) // the reader finds out if the link has ended
+	if s.link.Send(ctx, &in.frame) != nil { // the reader finds out if the link has ended
+		st.mu.Lock()
+		in.granted -= more
+		st.mu.Unlock()
 	}
 }
 
@@ -237,79 +263,6 @@ func (st *Stream) broken(err error) error {
 		st.finish(err, true)
 	}
 	return err
-}
-
-// wait waits until ready, which is called with st.mu, may have become true, or the stream is
-// over. It reads the link if nobody else does. place is that of the waiting call.
-func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) error {
-	c := streamCalls.Get().(*call)
-	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
-	c.also = st.ctx
-	reading := &st.session.streams.reading
-	reading.Add(1) // before over is looked at: the session's end waits for us
-	defer reading.Add(-1)
-	st.mu.Lock()
-	if ready() || st.over {
-		st.mu.Unlock()
-		c.reuse()
-		return nil
-	}
-	*place = c
-	st.mu.Unlock()
-	err := st.session.await(ctx, c, 0, st.waitsFor())
-	st.mu.Lock()
-	*place = nil
-	st.mu.Unlock()
-	c.reuse()
-	if ended, ok := err.(*waitEndedError); ok {
-		err = ended.error
-	}
-	return err
-}
-
-// waitsFor returns the context of the handler that waits for this stream, if the background
-// reader may run it: then nobody else would read.
-func (st *Stream) waitsFor() *requestContext {
-	if st.handler != nil {
-		return st.handler
-	}
-	return st.from
-}
-
-// streamCalls are calls that are in no table: goroutines wait with them as callers do.
-var streamCalls = sync.Pool{New: func() any { return &call{wake: make(chan struct{}, 1)} }}
-
-// reuse frees a call of streamCalls, which nobody else knows.
-func (c *call) reuse() {
-	if c.parked {
-		c.parked = false
-		select {
-		case <-c.wake:
-		default:
-		}
-	}
-	c.response, c.err, c.also = nil, nil, nil
-	streamCalls.Put(c)
-}
-
-// complete ends the waiting with c, which may be nil.
-func (c *call) complete() {
-	if c == nil {
-		return
-	}
-	for {
-		word := c.word.Load()
-		state := word & callState
-		if state != callWaiting && state != callParked {
-			return
-		}
-		if c.word.CompareAndSwap(word, word&^callState|callDone) {
-			if state == callParked {
-				c.notify()
-			}
-			return
-		}
-	}
 }
 
 // streamBudget is how much larger all windows of a session's streams together may be than

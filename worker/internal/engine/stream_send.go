@@ -39,6 +39,7 @@ type streamOut struct {
 
 	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
 	starved atomic.Bool  // something is gathered that the peer does not take yet
+	gone    atomic.Bool  // the stream is over
 
 	waiter *call // waits for granted to grow, or nil; guarded by Stream.mu
 }
@@ -69,7 +70,7 @@ func (st *Stream) Send(ctx context.Context, item []byte) error {
 // send is Send with the lock.
 func (st *Stream) send(ctx context.Context, item []byte) error {
 	o, s := &st.out, st.session
-	if o.closed {
+	if o.closed || o.gone.Load() {
 		return st.notSendable()
 	}
 	span := drivers.ItemSpan(len(item))
@@ -348,10 +349,7 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 		return nil
 	}
 	if err := st.sendGathered(ctx); err != nil {
-		if err == io.EOF {
-			return nil // the handler wants no more
-		}
-		return err
+		return withoutEOF(err) // at its end the handler wants no more
 	}
 	if st.ended() != nil {
 		return nil
@@ -362,7 +360,7 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 	c.release()
 	sendContexts.Put(c)
 	if err != nil {
-		return st.whyNot(ctx, err)
+		return withoutEOF(st.whyNot(ctx, err))
 	}
 	o.closed = true
 	return nil

@@ -28,7 +28,7 @@ func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err
 		st.handler.exchange.Store(&exchange{request: f.Meta.Header()})
 	}
 	st.handler.fixDeadline()
-	st.ctx = st.handler
+	st.ctx, st.opened = st.handler, true
 	st.init(drivers.InitialStreamWindow)
 	st.out.granted.Store(o.Window)
 	if len(o.Items) > 0 {
@@ -46,6 +46,9 @@ func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err
 	case t.over:
 		t.mu.Unlock()
 		return nil, nil, nil, nil
+	// An end that the peer has got may still count here, so ends have a limit of their own.
+	case t.ending >= drivers.MaxStreams:
+		err = fmt.Errorf("%w: the peer opens streams, and does not read the ends of %d others", ipc.ErrProtocol, t.ending)
 	case len(t.peers) >= drivers.MaxStreams:
 		err = fmt.Errorf("%w: the peer has opened %d streams that have not ended, and may open no more", ipc.ErrProtocol, len(t.peers))
 	case f.Tx <= t.newest && t.peers[f.Tx] != nil:
@@ -84,7 +87,7 @@ func (s *Session) serveStream(f *drivers.Frame) error {
 // startStream runs the handler of a stream in a goroutine of its own, or sends the refusal.
 func (s *Session) startStream(st *Stream, h *Handler, refusal error) {
 	if refusal != nil {
-		s.handling.Go(func() { st.returned(refusal) })
+		s.handling.Go(func() { st.conclude(refusal, func(err error) []byte { return ipc.AppendError(nil, err) }) })
 		return
 	}
 	s.handling.Go(func() {
@@ -171,12 +174,19 @@ func (st *Stream) serve(h *Handler) {
 
 // returned ends a stream whose handler has returned err. What the handler has sent arrives
 // before that.
-func (st *Stream) returned(err error) {
+func (st *Stream) returned(err error) { st.conclude(err, st.handler.failureOf) }
+
+// conclude is returned for an error that failure encodes.
+func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
-		_ = st.sendGathered(st.ctx) // if that fails the stream has ended
+		if unsent := st.sendGathered(st.ctx); unsent != nil && err == nil {
+			err = unsent // the peer must not take that for all
+		}
 		o.closed = true
+	} else if err == nil {
+		err = st.ctx.Err()
 	}
 	st.finish(io.EOF, true)
 	if !locked { // a goroutine of the handler is sending, and finds the stream to be over
@@ -187,12 +197,16 @@ func (st *Stream) returned(err error) {
 	o.lock.unlock()
 	end := []byte{drivers.EndReturned}
 	if err != nil {
-		end = ipc.AppendError([]byte{drivers.EndFailed}, err)
+		end = append([]byte{drivers.EndFailed}, failure(err)...)
 	}
 	s.streams.mu.Lock()
 	delete(s.streams.peers, st.tx)
+	s.streams.ending++
 	s.streams.mu.Unlock()
 	st.sendEnd(end, st.endMeta())
+	s.streams.mu.Lock()
+	s.streams.ending--
+	s.streams.mu.Unlock()
 	st.handler.cancel(drivers.ReasonGivenUp)
 }
 

@@ -11,8 +11,18 @@ import (
 // over.
 const tick = 500 * time.Microsecond
 
-// quietTicks is after how many ticks without work the watchdog ends.
-const quietTicks = 8
+// While calls are rare the watchdog looks less often, since each look wakes a thread, which
+// is a good part of what a rare call costs.
+const (
+	rareTick = 4 * time.Millisecond // between two looks then, at most
+	// rareTurns is how often the reader state changes hands within rareTime, at most,
+	// while calls are rare. One call takes it twice where the handler is.
+	rareTurns = 4
+	rareTime  = time.Millisecond
+)
+
+// quietLooks is after how many looks in a row that find no work the watchdog ends.
+const quietLooks = 5
 
 // watchdog looks, while a link is busy, whether its background reader is stuck in a
 // handler. It arms the link when the link is not busy any more.
@@ -29,9 +39,9 @@ func (w *watchdog) activate(s *Session) {
 func (w *watchdog) run(s *Session) {
 	state := &s.reader.state
 	for {
-		last, quiet := state.Load(), 0
-		for quiet < quietTicks && !s.Failing() {
-			wait.Pause(tick)
+		last, quiet, pause := state.Load(), 0, tick
+		for quiet < quietLooks && !s.Failing() {
+			wait.Pause(pause)
 			word := state.Load()
 			switch {
 			case word == last && word&readerState == readerHandling:
@@ -50,8 +60,10 @@ func (w *watchdog) run(s *Session) {
 				quiet = 0
 			}
 			// One call takes the state once.
-			dense := word/readerTurn-last/readerTurn >= denseCalls*uint64(tick)/uint64(denseTime)
+			turns := word/readerTurn - last/readerTurn
+			dense := turns >= denseCalls*uint64(pause)/uint64(denseTime)
 			s.reader.deferArm.Store(dense && !s.config.Handlers.serves())
+			pause = pauseAfter(pause, word, turns)
 			last = word
 		}
 		s.reader.deferArm.Store(false)
@@ -63,6 +75,16 @@ func (w *watchdog) run(s *Session) {
 			return
 		}
 	}
+}
+
+// pauseAfter returns how long the watchdog pauses when it has found the reader state to be
+// word, and to have changed hands so often in the pause before. Whatever is to be done at
+// the next look is done after a tick.
+func pauseAfter(pause time.Duration, word, turns uint64) time.Duration {
+	if word&(readerState|readerAway) != readerFree || turns > rareTurns*uint64(pause)/uint64(rareTime) {
+		return tick
+	}
+	return min(2*pause, rareTick)
 }
 
 // replaceBackgroundReader starts a new background reader if the present one is away.

@@ -1,0 +1,82 @@
+package engine
+
+import (
+	"context"
+	"sync"
+)
+
+// wait waits until ready, which is called with st.mu, may have become true, or the stream is
+// over. It reads the link if nobody else does. place is that of the waiting call.
+func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) error {
+	c := streamCalls.Get().(*call)
+	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
+	if c.also = st.ctx; st.handler != nil && ctx == context.Context(st.handler) && st.handler.timeout == 0 {
+		// Whatever ends this context ends the waiting, so it need not be a real one.
+		ctx, c.also = context.Background(), nil
+	}
+	reading := &st.session.streams.reading
+	reading.Add(1) // before over is looked at: the session's end waits for us
+	defer reading.Add(-1)
+	st.mu.Lock()
+	if ready() || st.over {
+		st.mu.Unlock()
+		c.reuse()
+		return nil
+	}
+	*place = c
+	st.mu.Unlock()
+	err := st.session.await(ctx, c, 0, st.waitsFor())
+	st.mu.Lock()
+	*place = nil
+	st.mu.Unlock()
+	c.reuse()
+	if ended, ok := err.(*waitEndedError); ok {
+		err = ended.error
+	}
+	return err
+}
+
+// waitsFor returns the context of the handler that waits for this stream, if the background
+// reader may run it: then nobody else would read.
+func (st *Stream) waitsFor() *requestContext {
+	if st.handler != nil {
+		return st.handler
+	}
+	return st.from
+}
+
+// streamCalls are calls that are in no table: goroutines wait with them as callers do.
+var streamCalls = sync.Pool{New: func() any { return &call{wake: make(chan struct{}, 1)} }}
+
+// reuse frees a call of streamCalls, which nobody else knows.
+func (c *call) reuse() {
+	if c.parked {
+		c.parked = false
+		select {
+		case <-c.wake:
+		default:
+		}
+	}
+	c.response, c.err, c.also = nil, nil, nil
+	streamCalls.Put(c)
+}
+
+// complete ends the waiting with c, which may be nil.
+func (c *call) complete() {
+	if c == nil {
+		return
+	}
+	for {
+		word := c.word.Load()
+		state := word & callState
+		if state != callWaiting && state != callParked {
+			return
+		}
+		if c.word.CompareAndSwap(word, word&^callState|callDone) {
+			if state == callParked {
+				c.notify()
+			}
+			return
+		}
+	}
+}
