@@ -29,18 +29,28 @@ type Interceptor struct {
 	// the queue of a pool, with pauses and further attempts. For a call of [Method.Go] and
 	// the like it runs in a goroutine of its own, up to next, which sends the request, before
 	// Go returns; next returns with the answer. Of a notification next returns when it is
-	// sent.
+	// sent. For a stream it runs in a goroutine of its own, too: next opens the stream, and
+	// returns when that is over and whoever has opened it knows, for a method of the stream
+	// has returned an error or io.EOF, or it was closed. What the function then returns, nobody
+	// gets.
 	Call InterceptFunc
 	// Attempt is around each attempt of a call, inside of Call: once for most calls, and
-	// once more for each time that the request is sent again, to the next process or to
-	// another worker of a pool.
+	// once more for each time that the request is sent again, or a stream is tried to be
+	// opened again, to the next process or to another worker of a pool.
 	Attempt InterceptFunc
-	// Handle is around each handler of a request or a notification, with the decoding of
+	// Handle is around each handler of a request, a notification or a stream, with the decoding of
 	// the request and the encoding of the response. It runs where the handler does, so it
 	// should be quick as well. If the handler panics, next returns an [*Error] of
 	// CodeInternal with the stack. Requests that no handler gets are not seen.
 	Handle InterceptFunc
+	// Stream, unlike the others, is called when a stream begins: one that this side opens, or
+	// that a handler serves. It returns the stream that takes the place of s, and so sees each
+	// item; it may return s. It must not use s before it has returned.
+	Stream func(ctx context.Context, call *Call, s Stream) Stream
 }
+
+// Items are the items of one direction of a stream.
+type Items struct{ Count, Bytes int64 }
 
 // InterceptFunc is a function of an [Interceptor].
 type InterceptFunc func(ctx context.Context, call *Call, next func(context.Context) error) error
@@ -52,6 +62,8 @@ type Call struct {
 	Method MethodInfo
 	// OneWay says that it is a notification.
 	OneWay bool
+	// Stream says that it is a stream.
+	Stream bool
 	// Attempt is the number of the attempt, from 1, in [Interceptor.Attempt], and
 	// otherwise 0.
 	Attempt int
@@ -61,11 +73,16 @@ type Call struct {
 	// Metadata goes with the request, or came with it. Before a call is made, a function
 	// may change it; an attempt changes its own alone.
 	Metadata Metadata
-	// RequestSize is the size of the encoded request, in bytes.
+	// RequestSize is the size of the encoded request, in bytes. Of a stream it is 0, or the
+	// size of the one request of a [ServerStream] on the side that has opened it.
 	RequestSize int
 
-	// ResponseSize is that of the response, when next has returned.
+	// ResponseSize is that of the response, when next has returned; 0 for a stream.
 	ResponseSize int
-	// Header and Trailer are the metadata of the answer, when next has returned.
+	// Sent and Received are the items of a stream that this side has sent, and has received,
+	// when next has returned. Their bytes are those of the encoded items.
+	Sent, Received Items
+	// Header and Trailer are the metadata of the answer, when next has returned. They are
+	// empty for a stream that this side has opened.
 	Header, Trailer Metadata
 }

@@ -240,6 +240,9 @@ func (c *Client[C]) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.
 	if c.closing.Load() {
 		return nil, ipc.ErrClosed
 	}
+	if c.chain.Calls() {
+		return c.interceptedStream(ctx, inv, o)
+	}
 	if c.settings.Restart != nil {
 		return c.persistStream(ctx, inv, o)
 	}

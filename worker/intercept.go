@@ -52,3 +52,27 @@ func (c *Client[C]) interceptor() chain.Caller {
 	s := c.session()
 	return chain.Caller{Chain: c.chain, Link: s, Peer: s.Peer()}
 }
+
+// interceptedStream is OpenStream of a client whose calls have interceptors.
+func (c *Client[C]) interceptedStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if inv.Attempt > 0 { // of a pool
+		return c.attemptsStream(ctx, inv, o)
+	}
+	return c.chain.OpenStream(ctx, inv, c.session().Peer(), o, c.attemptsStream)
+}
+
+// attemptsStream opens a stream, if need be after more than one attempt.
+func (c *Client[C]) attemptsStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if c.settings.Restart != nil {
+		return c.persistStream(ctx, inv, o)
+	}
+	return c.attemptStream(ctx, c.session(), 1, inv, o)
+}
+
+// attemptStream makes one attempt to open a stream, the one of number n.
+func (c *Client[C]) attemptStream(ctx context.Context, s *engine.Session, n int, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if c.chain == nil || len(c.chain.Attempt) == 0 {
+		return s.OpenStream(ctx, inv, o)
+	}
+	return c.chain.Attempt.Open(ctx, inv, max(n, inv.Attempt), s.Peer(), o, s.OpenStream)
+}

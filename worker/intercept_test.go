@@ -3,6 +3,7 @@
 package worker_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,16 +28,17 @@ import (
 // The contract of the worker of these tests. Its interceptors do what the metadata of the
 // request says, under the key "do".
 var (
-	plain      = ipc.NewMethod[string, string]("intercept.plain") // returns its request
-	plainRaw   = ipc.NewMethod[[]byte, []byte]("intercept.raw", ipc.WithCodec(ipc.Raw))
-	plainPlace = ipc.NewMethod[[]byte, []byte]("intercept.place", ipc.WithCodec(ipc.Raw))
-	plainBack  = ipc.NewMethod[string, string]("intercept.back") // plain of the host
-	plainNote  = ipc.NewMethod[string, struct{}]("intercept.note")
-	plainDie   = ipc.NewMethod[death, int]("intercept.die", ipc.WithIdempotent())
-	trace      = ipc.NewMethod[int, []string]("intercept.trace") // what the interceptors have noted
+	plain        = ipc.NewMethod[string, string]("intercept.plain") // returns its request
+	plainRaw     = ipc.NewMethod[[]byte, []byte]("intercept.raw", ipc.WithCodec(ipc.Raw))
+	plainPlace   = ipc.NewMethod[[]byte, []byte]("intercept.place", ipc.WithCodec(ipc.Raw))
+	plainBack    = ipc.NewMethod[string, string]("intercept.back") // plain of the host
+	plainNote    = ipc.NewMethod[string, struct{}]("intercept.note")
+	plainDie     = ipc.NewMethod[death, int]("intercept.die", ipc.WithIdempotent())
+	streamMirror = ipc.NewBidiStream[[]byte, []byte]("intercept.mirror", ipc.WithCodec(ipc.Raw))
+	trace        = ipc.NewMethod[int, []string]("intercept.trace") // what the interceptors have noted
 )
 
-func init() { worker.Main("intercept", serveIntercept) }
+func init() { entries["intercept"] = serveIntercept }
 
 // journal is what interceptors have seen.
 type journal struct {
@@ -81,6 +83,12 @@ func (n *journal) noting(name string) ipc.Interceptor {
 			}
 			if call.OneWay {
 				what += " one way"
+			}
+			if call.Stream {
+				n.add("%s begins, %v", what, call.Metadata)
+				err := next(ctx)
+				n.add("%s ends: sent %d, received %d, %v %v, %s", what, call.Sent, call.Received, call.Header, call.Trailer, textOf(err))
+				return err
 			}
 			n.add("%s begins: %d bytes, %v", what, call.RequestSize, call.Metadata)
 			err := next(ctx)
@@ -151,7 +159,7 @@ func serveIntercept() error {
 		}
 		return seen.noting("outer").Handle(ctx, call, next)
 	}, Call: seen.noting("outer").Call, Attempt: seen.noting("outer").Attempt}
-	s := worker.NewServer(worker.WithServerInterceptors(ownTrace), worker.WithServerInterceptors(ipc.Interceptor{Handle: act}, ipc.Interceptor{}))
+	s := worker.NewServer(worker.WithServerInterceptors(ownTrace), worker.WithServerInterceptors(ipc.Interceptor{Handle: act}, ipc.Interceptor{}, ipc.Interceptor{Stream: stampOf("<", ">")}))
 	echo := func(ctx context.Context, text string) (string, error) {
 		switch v := ctx.Value(contextKey{}).(type) {
 		case string:
@@ -201,6 +209,24 @@ func serveIntercept() error {
 			forever()
 		}
 		return int(info.Size()), err
+	})
+	handleStreams(s)
+	worker.HandleBidiStream(s, streamMirror, func(ctx context.Context, in *ipc.Receiver[[]byte], out *ipc.Sender[[]byte]) error {
+		if err := answerWith(ctx); err != nil {
+			return err
+		}
+		for b, err := range in.All(ctx) {
+			if err != nil {
+				return err
+			}
+			if bytes.Contains(b, []byte("panic")) {
+				panic("a handler")
+			}
+			if err := out.Send(ctx, b); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	worker.Handle(s, trace, func(context.Context, int) ([]string, error) { return seen.take(), nil })
 	return s.Serve(context.Background())

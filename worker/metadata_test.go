@@ -42,7 +42,7 @@ type told struct {
 	Metadata ipc.Metadata
 }
 
-func init() { worker.Main("metadata", serveMetadata) }
+func init() { entries["metadata"] = serveMetadata }
 
 // answerWith sets header and trailer of an answer from the metadata of its request.
 func answerWith(ctx context.Context) error {

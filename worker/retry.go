@@ -85,10 +85,11 @@ func (c *Client[C]) persistStream(ctx context.Context, inv *ipc.Invocation, o *i
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
 	}
-	for attempts := 1; ; {
+	attempts := 1
+	for n := 1; ; n++ {
 		i := c.current.Load()
 		s := i.session.Load()
-		st, err := s.OpenStream(ctx, inv, o)
+		st, err := c.attemptStream(ctx, s, n, inv, o)
 		if err == nil || !retry.Again(err, &attempts) {
 			return st, err
 		}

@@ -63,7 +63,7 @@ type streamMethod interface {
 
 func handleStream(r Registrar, m streamMethod, serve func(context.Context, ipc.Codec, ipc.Stream) error, opts []HandlerOption) {
 	h := &engine.Handler{Info: m.Info()}
-	h.Stream = func(ctx context.Context, st *engine.Stream) error { return serve(ctx, m.Codec(st.Codec()), st) }
+	h.Stream = func(ctx context.Context, link ipc.Codec, st ipc.Stream) error { return serve(ctx, m.Codec(link), st) }
 	register(r, h, opts)
 }
 

@@ -73,6 +73,14 @@ func TestLogging(t *testing.T) {
 	require.Equal(t, "tandem: handler of a notification", record["msg"])
 	require.NotContains(t, record, "response")
 
+	stream := call
+	stream.Stream, stream.Sent, stream.Received = true, ipc.Items{Count: 3, Bytes: 30}, ipc.Items{Count: 4}
+	record = run(i.Call, stream, nil)
+	require.Equal(t, "tandem: call of a stream", record["msg"])
+	require.Equal(t, []any{3.0, 4.0}, []any{record["sent"], record["received"]})
+	require.NotContains(t, record, "response")
+	require.NotContains(t, record, "request")
+
 	// Levels, and what takes long.
 	i = intercept.Logging(log, intercept.LogOptions{Done: slog.LevelInfo, Failed: slog.LevelError, Slow: 1})
 	require.Equal(t, "ERROR", run(func(ctx context.Context, c *ipc.Call, next func(context.Context) error) error {

@@ -55,7 +55,7 @@ func mustBeSet(what string, l Limiter) {
 	}
 }
 
-// ConcurrencyLimit lets n calls or handlers run at a time, over all methods, links and clients
+// ConcurrencyLimit lets n calls or handlers run at a time, of which a stream is one, over all methods, links and clients
 // that the interceptor is given to. Up to queue further ones wait for their turn until their
 // contexts end, first come first served; what comes beyond is refused with an [*ipc.Error] of
 // CodeResourceExhausted. A queue of 0 means that none waits.

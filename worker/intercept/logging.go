@@ -22,9 +22,9 @@ type LogOptions struct {
 	Metadata []string
 }
 
-// Logging logs each call and each notification when it has ended, each handler, and each
+// Logging logs each call, notification and stream when it has ended, each handler, and each
 // attempt that has failed. Records have the attributes method, duration, request and response
-// (sizes in bytes), peer (the process id), those keys of the metadata that the options name,
+// (sizes in bytes), or sent and received (numbers of items), peer (the process id), those keys of the metadata that the options name,
 // and of a failure code and error. They begin to cost when the logger takes their level.
 //
 // Logging panics if l is nil.
@@ -60,13 +60,21 @@ func (o *LogOptions) log(ctx context.Context, l *slog.Logger, role Role, call *i
 		return
 	}
 	message := "tandem: " + role.String()
-	if call.OneWay {
+	switch {
+	case call.OneWay:
 		message += " of a notification"
+	case call.Stream:
+		message += " of a stream"
 	}
 	attrs := make([]slog.Attr, 0, 16)
-	attrs = append(attrs, slog.String("method", call.Method.Name), slog.Duration("duration", took), slog.Int("request", call.RequestSize))
-	if !call.OneWay && err == nil {
-		attrs = append(attrs, slog.Int("response", call.ResponseSize))
+	attrs = append(attrs, slog.String("method", call.Method.Name), slog.Duration("duration", took))
+	if call.Stream {
+		attrs = append(attrs, slog.Int64("sent", call.Sent.Count), slog.Int64("received", call.Received.Count))
+	} else {
+		attrs = append(attrs, slog.Int("request", call.RequestSize))
+		if !call.OneWay && err == nil {
+			attrs = append(attrs, slog.Int("response", call.ResponseSize))
+		}
 	}
 	if call.Peer.PID != 0 {
 		attrs = append(attrs, slog.Int("peer", call.Peer.PID))

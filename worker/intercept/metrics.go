@@ -13,7 +13,7 @@ type Role uint8
 
 // The roles, as the functions of [ipc.Interceptor] have them.
 const (
-	RoleCall    Role = iota + 1 // a call or notification that this side has made
+	RoleCall    Role = iota + 1 // a call or notification that this side has made, or a stream that it has opened
 	RoleAttempt                 // an attempt of one
 	RoleHandler                 // a handler that has run on this side
 )
@@ -36,7 +36,8 @@ func (r Role) String() string {
 type Recorder interface {
 	// Begin is called before something begins.
 	Begin(role Role, call *ipc.Call)
-	// End is called once for each Begin. call then also has the size of the response.
+	// End is called once for each Begin. call then also has the size of the response, or the
+	// items of a stream.
 	End(role Role, call *ipc.Call, r Result)
 }
 

@@ -11,12 +11,12 @@
 //
 // # Traces
 //
-// A call is a span of kind client, and its handler one of kind server; a notification is one of
+// A call or a stream is a span of kind client, and its handler one of kind server; a notification is one of
 // kind producer, and its handler one of kind consumer. The span of the handler is a child of that
 // of the call. Its name is that of the method. Attributes are rpc.system.name (tandem), rpc.method,
 // rpc.response.status_code (the code in lower case, ok for none), error.type, the sizes of the
-// messages as rpc.request.size and rpc.response.size, and the id of the other process as
-// network.peer.pid. Each attempt after the first, and each that has failed, is an event of the span.
+// messages as rpc.request.size and rpc.response.size, or the numbers of items of a stream as
+// tandem.items.sent and tandem.items.received, and the id of the other process as network.peer.pid. Each attempt after the first, and each that has failed, is an event of the span.
 //
 // # Metrics
 //
@@ -24,6 +24,8 @@
 //	rpc.client.request.size       By  histogram
 //	rpc.client.response.size      By  histogram
 //	rpc.client.active_requests        up and down counter
+//	rpc.client.requests_per_rpc       histogram, of the items that a stream has sent to its handler
+//	rpc.client.responses_per_rpc      histogram, of those that have come back
 //
 // and the same with server for handlers. Attributes are rpc.system.name, rpc.method and, but for
 // the last one, rpc.response.status_code and error.type.
@@ -165,9 +167,14 @@ var errPanicked = ipc.NewError(ipc.CodeInternal, "panicked, or ended its gorouti
 
 // end says in the span how it went.
 func end(span trace.Span, call *ipc.Call, serves bool, err error) {
-	attrs := append(outcome(err), attribute.Int("rpc.request.size", call.RequestSize))
-	if err == nil && !call.OneWay {
-		attrs = append(attrs, attribute.Int("rpc.response.size", call.ResponseSize))
+	attrs := outcome(err)
+	if call.Stream {
+		attrs = append(attrs, attribute.Int64("tandem.items.sent", call.Sent.Count), attribute.Int64("tandem.items.received", call.Received.Count))
+	} else {
+		attrs = append(attrs, attribute.Int("rpc.request.size", call.RequestSize))
+		if err == nil && !call.OneWay {
+			attrs = append(attrs, attribute.Int("rpc.response.size", call.ResponseSize))
+		}
 	}
 	if call.Peer.PID != 0 {
 		attrs = append(attrs, peerPID(call))

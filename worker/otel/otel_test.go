@@ -41,7 +41,8 @@ var (
 	ask       = ipc.NewMethod[string, string]("otel_test.ask") // echo of the host
 	note      = ipc.NewMethod[string, struct{}]("otel_test.note")
 	baggageOf = ipc.NewMethod[string, string]("otel_test.baggage")
-	spansOf   = ipc.NewMethod[int, []span]("otel_test.spans") // that the worker has made
+	relay     = ipc.NewBidiStream[int, int]("otel_test.relay") // each number so many times
+	spansOf   = ipc.NewMethod[int, []span]("otel_test.spans")  // that the worker has made
 	pointsOf  = ipc.NewMethod[int, []point]("otel_test.points")
 )
 
@@ -164,6 +165,19 @@ func serve() error {
 	})
 	worker.Handle(s, ask, func(ctx context.Context, text string) (string, error) { return echo.Call(ctx, worker.Host(ctx), text) })
 	worker.Handle(s, note, func(context.Context, string) (struct{}, error) { return struct{}{}, nil })
+	worker.HandleBidiStream(s, relay, func(ctx context.Context, in *ipc.Receiver[int], out *ipc.Sender[int]) error {
+		for n, err := range in.All(ctx) {
+			if err != nil {
+				return err
+			}
+			for range n {
+				if err := out.Send(ctx, n); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 	worker.Handle(s, baggageOf, func(ctx context.Context, key string) (string, error) {
 		return baggage.FromContext(ctx).Member(key).Value(), nil
 	})
@@ -244,6 +258,40 @@ func TestTraces(t *testing.T) {
 				require.Equal(t, chain[i-1].ID, s.Parent)
 				require.Equal(t, i%2 == 1, s.Remote)
 			}
+		}
+
+		// Streams.
+		st, err := relay.Open(t.Context(), w)
+		require.NoError(t, err)
+		require.NoError(t, st.Send(t.Context(), 3))
+		require.NoError(t, st.Send(t.Context(), 4))
+		require.NoError(t, st.CloseSend(t.Context()))
+		items := 0
+		for _, err := range st.All(t.Context()) {
+			require.NoError(t, err)
+			items++
+		}
+		require.Equal(t, 7, items)
+		here = nil
+		eventually(t, func() bool { here = append(here, own.take()...); return len(here) == 1 })
+		there = theirs(t, own, w)
+		require.Len(t, there, 1)
+		require.Equal(t, here[0].ID, there[0].Parent)
+		require.Equal(t, []string{"client", "server"}, []string{here[0].Kind, there[0].Kind})
+		for _, s := range []struct {
+			span
+			sent, received string
+		}{{here[0], "2", "7"}, {there[0], "7", "2"}} {
+			require.Equal(t, s.sent, s.Attributes["tandem.items.sent"])
+			require.Equal(t, s.received, s.Attributes["tandem.items.received"])
+			require.NotContains(t, s.Attributes, "rpc.request.size")
+		}
+		points, err := own.points()
+		require.NoError(t, err)
+		for name, want := range map[string]float64{"rpc.client.requests_per_rpc": 2, "rpc.client.responses_per_rpc": 7} {
+			i := slices.IndexFunc(points, func(p point) bool { return p.Name == name })
+			require.GreaterOrEqual(t, i, 0, name)
+			require.Equal(t, want, points[i].Sum)
 		}
 
 		// Notifications, within a span of ours.

@@ -21,12 +21,22 @@ func (v *view) OpenStream(ctx context.Context, call *ipc.Invocation, o *ipc.Stre
 	return v.pool.openStream(ctx, call, o, v.key, v.entry)
 }
 
-// openStream opens a stream at a worker that has a place for it.
+// openStream opens a stream, inside of the interceptors if there are any.
 func (p *pool) openStream(ctx context.Context, call *ipc.Invocation, o *ipc.StreamOpening, key uint64, e scheduler.Entry) (ipc.Stream, error) {
+	if !p.chain.Calls() {
+		return p.openStreamAt(ctx, call, o, key, e)
+	}
+	return p.chain.OpenStream(ctx, call, ipc.Peer{}, o, func(ctx context.Context, call *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+		return p.openStreamAt(ctx, call, o, key, e)
+	})
+}
+
+// openStreamAt opens a stream at a worker that has a place for it.
+func (p *pool) openStreamAt(ctx context.Context, call *ipc.Invocation, o *ipc.StreamOpening, key uint64, e scheduler.Entry) (ipc.Stream, error) {
 	begun := p.now()
 	timeout := max(call.Timeout, 0)
 	attempts := 1
-	for began := begun; ; {
+	for n, began := 1, begun; ; n++ {
 		m, err := p.acquire(ctx, &call, key, e, timeout, begun, &began)
 		if err != nil {
 			return nil, err
@@ -42,6 +52,11 @@ func (p *pool) openStream(ctx context.Context, call *ipc.Invocation, o *ipc.Stre
 			if over != nil {
 				over(err)
 			}
+		}
+		if p.chain.Calls() {
+			numbered := *call
+			numbered.Attempt = n
+			call = &numbered
 		}
 		st, err := m.Client.OpenStream(ctx, call, &own)
 		if err == nil {

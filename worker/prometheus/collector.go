@@ -7,13 +7,15 @@
 //	metrics.AddPool("resize", p)                                                      // in a host
 //	worker.NewServer(worker.WithServerInterceptors(metrics.Interceptor()))            // in a worker
 //
-// Of the calls and notifications that a side makes there are
+// Of the calls and notifications that a side makes, and of the streams that it opens, there are
 //
 //	tandem_calls_total{method, code}          counter
 //	tandem_calls_in_flight{method}            gauge
 //	tandem_call_duration_seconds{method}      histogram
 //	tandem_call_request_bytes{method}         histogram
 //	tandem_call_response_bytes{method}        histogram
+//	tandem_call_items_total{method, way}      counter: items of streams, sent and received
+//	tandem_call_item_bytes_total{method, way} counter
 //	tandem_attempts_total{method, code}       counter
 //
 // and of the handlers that it runs tandem_handlers_total, tandem_handlers_in_flight and so on. A
@@ -79,6 +81,7 @@ type family struct {
 	total                       *prometheus.CounterVec
 	inFlight                    *prometheus.GaugeVec
 	duration, request, response *prometheus.HistogramVec
+	items, itemBytes            *prometheus.CounterVec // of streams
 }
 
 // NewCollector returns a collector. It panics if buckets are not in order or a label is no label.
@@ -105,21 +108,25 @@ func newFamily(o Options, what string) family {
 			Name: "tandem_" + what + "_" + name, Help: help, Buckets: buckets, ConstLabels: o.Labels,
 		}, []string{"method"})
 	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tandem_" + what + name, Help: help, ConstLabels: o.Labels}, labels)
+	}
 	return family{
-		total: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "tandem_" + what + "s_total", Help: "Those that have ended.", ConstLabels: o.Labels,
-		}, []string{"method", "code"}),
+		total: counter("s_total", "Those that have ended.", "method", "code"),
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "tandem_" + what + "s_in_flight", Help: "Those that have begun and not ended.", ConstLabels: o.Labels,
 		}, []string{"method"}),
 		duration: histogram("duration_seconds", "How long they took.", o.Durations),
 		request:  histogram("request_bytes", "The size of encoded requests.", o.Sizes),
 		response: histogram("response_bytes", "The size of encoded responses.", o.Sizes),
+
+		items:     counter("_items_total", "Items of streams that have ended.", "method", "way"),
+		itemBytes: counter("_item_bytes_total", "The size of encoded items of streams that have ended.", "method", "way"),
 	}
 }
 
 func (f *family) collectors() []prometheus.Collector {
-	return []prometheus.Collector{f.total, f.inFlight, f.duration, f.request, f.response}
+	return []prometheus.Collector{f.total, f.inFlight, f.duration, f.request, f.response, f.items, f.itemBytes}
 }
 
 // Interceptor returns an interceptor for clients, pools and servers. One collector may serve any
@@ -147,6 +154,13 @@ func (c *Collector) End(role intercept.Role, call *ipc.Call, r intercept.Result)
 	f.inFlight.WithLabelValues(method).Dec()
 	f.total.WithLabelValues(method, code).Inc()
 	f.duration.WithLabelValues(method).Observe(r.Duration.Seconds())
+	if call.Stream {
+		for way, items := range map[string]ipc.Items{"sent": call.Sent, "received": call.Received} {
+			f.items.WithLabelValues(method, way).Add(float64(items.Count))
+			f.itemBytes.WithLabelValues(method, way).Add(float64(items.Bytes))
+		}
+		return
+	}
 	f.request.WithLabelValues(method).Observe(float64(call.RequestSize))
 	if r.Err == nil && !call.OneWay {
 		f.response.WithLabelValues(method).Observe(float64(call.ResponseSize))

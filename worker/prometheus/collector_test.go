@@ -30,6 +30,7 @@ var (
 	echo   = ipc.NewMethod[string, string]("prometheus_test.echo", ipc.WithIdempotent())
 	hold   = ipc.NewMethod[string, string]("prometheus_test.hold") // until its context ends
 	note   = ipc.NewMethod[string, struct{}]("prometheus_test.note")
+	count  = ipc.NewServerStream[int, int]("prometheus_test.count")
 	scrape = ipc.NewMethod[string, map[string]float64]("prometheus_test.scrape") // the worker's metrics
 )
 
@@ -58,6 +59,14 @@ func serve() error {
 		return "", ctx.Err()
 	})
 	worker.Handle(s, note, func(context.Context, string) (struct{}, error) { return struct{}{}, nil })
+	worker.HandleServerStream(s, count, func(ctx context.Context, n int, out *ipc.Sender[int]) error {
+		for i := range n {
+			if err := out.Send(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	worker.Handle(s, scrape, func(context.Context, string) (map[string]float64, error) { return values(registry) })
 	return s.Serve(context.Background())
 }
@@ -131,6 +140,10 @@ func TestClientAndServer(t *testing.T) {
 			}
 			require.NoError(t, note.Notify(t.Context(), w, "x"))
 
+			for _, err := range count.Stream(t.Context(), w, 10) {
+				require.NoError(t, err)
+			}
+
 			ctx, cancel := context.WithCancel(t.Context())
 			var held sync.WaitGroup
 			for range 3 {
@@ -147,7 +160,7 @@ func TestClientAndServer(t *testing.T) {
 			held.Wait()
 			require.Eventually(t, func() bool {
 				m := theirs()
-				return m["tandem_handlers_in_flight{hold}"] == 0 && m["tandem_handlers_total{ok,note}"] == 1
+				return m["tandem_handlers_in_flight{hold}"] == 0 && m["tandem_handlers_total{ok,note}"] == 1 && here(t, registry)["tandem_calls_total{ok,count}"] == 1
 			}, time.Minute, time.Millisecond)
 
 			for what, m := range map[string]map[string]float64{"call": here(t, registry), "handler": theirs()} {
@@ -157,6 +170,7 @@ func TestClientAndServer(t *testing.T) {
 					"_duration_seconds{echo}.count": 5, "_duration_seconds{note}.count": 1,
 					"_request_bytes{echo}.count": 5, "_request_bytes{echo}.sum": 2 + 3 + 4 + 10 + 6,
 					"_response_bytes{echo}.count": 3, "_response_bytes{echo}.sum": 2 + 3 + 4,
+					"s_total{ok,count}": 1, "s_in_flight{count}": 0, "_duration_seconds{count}.count": 1,
 				} {
 					got, ok := m["tandem_"+what+name]
 					require.True(t, ok, "%s of %v", "tandem_"+what+name, m)
@@ -165,7 +179,13 @@ func TestClientAndServer(t *testing.T) {
 				require.Positive(t, m["tandem_"+what+"_duration_seconds{echo}.sum"])
 				require.NotContains(t, m, "tandem_"+what+"_response_bytes{note}.count")
 			}
-			require.EqualValues(t, 3, here(t, registry)["tandem_attempts_total{ok,echo}"])
+			m := here(t, registry)
+			require.EqualValues(t, 3, m["tandem_attempts_total{ok,echo}"])
+			require.EqualValues(t, 10, m["tandem_call_items_total{count,received}"])
+			require.EqualValues(t, 10, m["tandem_call_item_bytes_total{count,received}"])
+			require.EqualValues(t, 0, m["tandem_call_items_total{count,sent}"])
+			require.EqualValues(t, 10, theirs()["tandem_handler_items_total{count,sent}"])
+			require.EqualValues(t, 1, theirs()["tandem_handler_items_total{count,received}"])
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 type Link interface {
 	ipc.Starter
 	ipc.Batcher
+	ipc.StreamCaller
 }
 
 // Caller makes each call in one attempt, inside of the functions of a chain.
@@ -25,6 +26,7 @@ type Caller struct {
 var (
 	_ ipc.Starter = Caller{}
 	_ ipc.Batcher = Caller{}
+	_ Link        = Caller{}
 )
 
 // Codec implements [ipc.Caller].
@@ -38,6 +40,13 @@ func (c Caller) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 func (c Caller) invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte, last Invoker) ([]byte, error) {
 	return c.Chain.Call.Invoke(ctx, inv, 0, c.Peer, request, memory, func(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 		return c.Chain.Attempt.Invoke(ctx, inv, 1, c.Peer, request, memory, last)
+	})
+}
+
+// OpenStream implements [ipc.StreamCaller].
+func (c Caller) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	return c.Chain.OpenStream(ctx, inv, c.Peer, o, func(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+		return c.Chain.Attempt.Open(ctx, inv, 1, c.Peer, o, c.Link.OpenStream)
 	})
 }
 

@@ -9,7 +9,10 @@ import (
 )
 
 // Chain is the functions of interceptors, outermost first.
-type Chain struct{ Call, Attempt, Handle Funcs }
+type Chain struct {
+	Call, Attempt, Handle Funcs
+	Stream                []func(context.Context, *ipc.Call, ipc.Stream) ipc.Stream
+}
 
 // New returns the chain of interceptors, nil if they do nothing.
 func New(list []ipc.Interceptor) *Chain {
@@ -18,18 +21,24 @@ func New(list []ipc.Interceptor) *Chain {
 		c.Call = c.Call.with(i.Call)
 		c.Attempt = c.Attempt.with(i.Attempt)
 		c.Handle = c.Handle.with(i.Handle)
+		if i.Stream != nil {
+			c.Stream = append(c.Stream, i.Stream)
+		}
 	}
-	if len(c.Call)+len(c.Attempt)+len(c.Handle) == 0 {
+	if len(c.Call)+len(c.Attempt)+len(c.Handle)+len(c.Stream) == 0 {
 		return nil
 	}
 	return c
 }
 
 // Calls reports whether c, which may be nil, has functions for the calls that its side makes.
-func (c *Chain) Calls() bool { return c != nil && len(c.Call)+len(c.Attempt) > 0 }
+func (c *Chain) Calls() bool { return c != nil && len(c.Call)+len(c.Attempt)+len(c.Stream) > 0 }
 
 // Handles reports whether c, which may be nil, has functions for handlers.
 func (c *Chain) Handles() bool { return c != nil && len(c.Handle) > 0 }
+
+// HandlesStreams is Handles for the handlers of streams.
+func (c *Chain) HandlesStreams() bool { return c != nil && len(c.Handle)+len(c.Stream) > 0 }
 
 // Funcs are the functions for one purpose.
 type Funcs []ipc.InterceptFunc

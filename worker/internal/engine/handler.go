@@ -21,7 +21,7 @@ type Handler struct {
 	// Invoke runs the handler, and returns the encoded response.
 	Invoke func(*Request) (response []byte, err error)
 	// Stream runs the handler of a stream, in the place of Invoke.
-	Stream func(context.Context, *Stream) error
+	Stream func(context.Context, ipc.Codec, ipc.Stream) error
 
 	fixed     bool          // an option has set the score for good
 	semaphore *semaphore    // of a concurrent handler

@@ -26,11 +26,27 @@ func (i *intercepted) Serve(ctx context.Context, call *ipc.Call) (response []byt
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = r.crashed(p)
+			err = r.handler.crashed(p)
 		}
 		if meta := r.ctx.answerMeta(); meta != nil {
 			call.Header, call.Trailer = meta.Header(), meta.Trailer()
 		}
 	}()
 	return r.handler.Invoke(r)
+}
+
+// intercept runs the handler of a stream inside of the interceptors of this side.
+func (st *Stream) intercept(h *Handler) error {
+	call := ipc.Call{Method: h.Info, Peer: st.session.peer, Metadata: st.handler.Metadata()}
+	return st.session.config.Chain.ServeStream(st.ctx, call, st, func(ctx context.Context, call *ipc.Call, wrapped ipc.Stream) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				err = h.crashed(p)
+			}
+			if meta := st.handler.answerMeta(); meta != nil {
+				call.Header, call.Trailer = meta.Header(), meta.Trailer()
+			}
+		}()
+		return h.Stream(ctx, st.session.config.Codec, wrapped)
+	})
 }

@@ -73,7 +73,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 			return
 		}
 		p := recover()
-		failure = ipc.AppendError(nil, r.crashed(p))
+		failure = ipc.AppendError(nil, r.handler.crashed(p))
 		if p == nil {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
@@ -107,16 +107,16 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 	return response, failure
 }
 
-// crashed is the error of a handler that has panicked with p, or has ended its goroutine if
+// crashed is the error of a run of h that has panicked with p, or has ended its goroutine if
 // that is nil.
-func (r *Request) crashed(p any) error {
+func (h *Handler) crashed(p any) error {
 	message := "called runtime.Goexit"
 	if p != nil {
 		message = fmt.Sprintf("panicked: %v", p)
 	}
 	return &ipc.Error{
 		Code:    ipc.CodeInternal,
-		Message: fmt.Sprintf("the handler of %q %s", r.handler.Info.Name, message),
+		Message: fmt.Sprintf("the handler of %q %s", h.Info.Name, message),
 		Stack:   string(debug.Stack()),
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -161,15 +160,14 @@ func (st *Stream) serve(h *Handler) {
 		if returned {
 			return
 		}
-		message := "called runtime.Goexit"
-		if p := recover(); p != nil {
-			message = fmt.Sprintf("panicked: %v", p)
-		}
-		st.returned(&ipc.Error{
-			Code: ipc.CodeInternal, Message: fmt.Sprintf("the handler of %q %s", h.Info.Name, message), Stack: string(debug.Stack()),
-		})
+		st.returned(h.crashed(recover()))
 	}()
-	err := h.Stream(st.ctx, st)
+	var err error
+	if chain := st.session.config.Chain; chain.HandlesStreams() {
+		err = st.intercept(h)
+	} else {
+		err = h.Stream(st.ctx, st.session.config.Codec, st)
+	}
 	returned = true
 	st.returned(err)
 }
@@ -211,9 +209,6 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	s.streams.mu.Unlock()
 	st.handler.cancel(drivers.ReasonGivenUp)
 }
-
-// Codec returns the codec of the link.
-func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
 
 // sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
 // arriving.
