@@ -106,7 +106,8 @@ var raw = ipc.NewBidiStream[[]byte, []byte]("engine.raw", ipc.WithCodec(ipc.Raw)
 
 // handleStream registers a handler of raw.
 func handleStream(reg *Registry, f func(context.Context, *Stream) error, opts ...func(*Handler)) {
-	h := &Handler{Info: raw.Info(), Stream: f}
+	h := &Handler{Info: raw.Info()}
+	h.Stream = func(ctx context.Context, _ ipc.Codec, st ipc.Stream) error { return f(ctx, st.(*Stream)) }
 	for _, opt := range opts {
 		opt(h)
 	}
