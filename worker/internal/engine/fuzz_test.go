@@ -231,12 +231,16 @@ func FuzzSession(f *testing.F) {
 			runtime.Gosched()
 		}
 		close(over)
-		s.streams.mu.Lock()
-		for tx := range s.streams.peers { // which wait for the peer
-			l.push(endOfStream(tx, drivers.EndGivenUp))
-		}
-		s.streams.mu.Unlock()
+		told := make(map[uint64]bool)
 		for !s.idle(l) && !s.Failing() {
+			s.streams.mu.Lock()
+			for tx := range s.streams.peers { // which may wait for the peer
+				if !told[tx] {
+					l.push(endOfStream(tx, drivers.EndGivenUp))
+				}
+				told[tx] = true
+			}
+			s.streams.mu.Unlock()
 			runtime.Gosched()
 		}
 		if !s.Failing() {
