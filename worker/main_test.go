@@ -295,6 +295,7 @@ func serveTest(s *worker.Server) error {
 	serveFlows(s)
 	serveCallGated(s)
 	handleStreams(s)
+	serveStreamFlows(s)
 	return s.Serve(context.Background())
 }
 
