@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"slices"
 
 	"storj.io/drpc"
 	"storj.io/drpc/drpcconn"
@@ -46,9 +46,28 @@ var drpcOptions = drpcmanager.Options{
 
 type drpcEcho struct{}
 
-// HandleRPC echoes one message.
-func (drpcEcho) HandleRPC(s drpc.Stream, _ string) error {
+// HandleRPC echoes one message, or serves a stream.
+func (drpcEcho) HandleRPC(s drpc.Stream, rpc string) error {
 	var b []byte
+	switch rpc {
+	case drpcDown:
+		if err := s.MsgRecv(&b, drpcRaw{}); err != nil {
+			return err
+		}
+		drpcGather(s)
+		return serveDown(b, func(item []byte) error { return s.MsgSend(&item, drpcRaw{}) })
+	case drpcBoth:
+		for {
+			if err := s.MsgRecv(&b, drpcRaw{}); err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if err := s.MsgSend(&b, drpcRaw{}); err != nil {
+				return err
+			}
+		}
+	}
 	if err := s.MsgRecv(&b, drpcRaw{}); err != nil {
 		return err
 	}
@@ -58,7 +77,51 @@ func (drpcEcho) HandleRPC(s drpc.Stream, _ string) error {
 	return s.CloseSend()
 }
 
+// The streams of the server.
+const (
+	drpcDown = "/bench.Echo/Down"
+	drpcBoth = "/bench.Echo/Both"
+)
+
+// drpcGather makes small messages travel together, in writes of 4 KiB, as drpc's SetManualFlush
+// is for. Without, each is a write. Receiving flushes then, so a side that sends and receives at the
+// same time would not read while its peer does not: such a stream stands still for ever.
+func drpcGather(s drpc.Stream) {
+	s.(interface{ SetManualFlush(bool) }).SetManualFlush(true)
+}
+
 type drpcClient []*drpcconn.Conn
+
+func (c drpcClient) Down(ctx context.Context, asked []byte) (receive func() ([]byte, error), end func(), err error) {
+	s, err := c[0].NewStream(ctx, drpcDown, drpcRaw{})
+	if err == nil {
+		err = s.MsgSend(&asked, drpcRaw{})
+	}
+	if err == nil {
+		err = s.CloseSend()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return drpcReceiver(s), func() { _ = s.Close() }, nil // what matters was received
+}
+
+func (c drpcClient) Both(ctx context.Context) (send func([]byte) error, sent func() error, receive func() ([]byte, error), end func(), err error) {
+	s, err := c[0].NewStream(ctx, drpcBoth, drpcRaw{})
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	return func(item []byte) error { return s.MsgSend(&item, drpcRaw{}) }, s.CloseSend, drpcReceiver(s), func() { _ = s.Close() }, nil
+}
+
+// drpcReceiver receives into memory that is used again.
+func drpcReceiver(s drpc.Stream) func() ([]byte, error) {
+	var item []byte
+	return func() ([]byte, error) {
+		err := s.MsgRecv(&item, drpcRaw{})
+		return item, err
+	}
+}
 
 func (c drpcClient) Echo(caller int) suite.Echo {
 	return func(ctx context.Context, b []byte) (response []byte, err error) {
@@ -90,6 +153,6 @@ func (drpcRaw) Unmarshal(data []byte, m drpc.Message) error {
 	if !ok {
 		return fmt.Errorf("raw encoding: %T is not *[]byte", m)
 	}
-	*b = slices.Clone(data)
+	*b = append((*b)[:0], data...)
 	return nil
 }

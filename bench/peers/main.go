@@ -85,6 +85,7 @@ func program() *suite.Program {
 					`and shmipc, which has a stream for each.`,
 				Plan: func(o *suite.Options) (suite.Plan, error) { return plan(o, "concurrent") },
 			},
+			streamsScenario(),
 			rawScenario(),
 		},
 		Targets: targets(),
@@ -155,6 +156,7 @@ func register(s *worker.Server) {
 		call.Reply(call.Request())
 		return nil
 	})
+	registerStreams(s)
 	rings.Handle(s)
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer && p.serve != nil })

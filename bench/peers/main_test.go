@@ -55,6 +55,26 @@ func TestPeers(t *testing.T) {
 	require.NotContains(t, out.String(), "not measured")
 }
 
+// Streams of ours and of the peers that have them, also of items that are larger than what a
+// library writes at once.
+func TestStreams(t *testing.T) {
+	if ring.Supported() != nil {
+		t.Skip("needs sealed shared memory")
+	}
+	path := filepath.Join(t.TempDir(), "report.json")
+	var out, errs bytes.Buffer
+	args := []string{"-rounds", "2", "-duration", "4ms", "-json", path, "-sizes", "8,16,64,100000", "streams"}
+	require.Zero(t, calm().Main(args, &out, &errs), errs.String())
+	d, err := report.ReadJSON(path)
+	require.NoError(t, err)
+	require.Len(t, d.Results, 3*2*(len(suite.Drivers)+2), out.String())
+	for _, r := range d.Results {
+		require.Positive(t, r.OpsPerS, "%+v", r)
+		require.Equal(t, 2, r.Rounds)
+	}
+	require.Equal(t, 1, bytes.Count(out.Bytes(), []byte("not measured: items of 8 B")), out.String())
+}
+
 // A payload that a peer does not take is left out, and said so.
 func TestTooLarge(t *testing.T) {
 	var out, errs bytes.Buffer

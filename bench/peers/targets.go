@@ -10,8 +10,8 @@ import (
 	"github.com/tandemipc/tandem/drivers/shm"
 )
 
-// targets are what the library has to reach beside the programs of other languages. What
-// is compared waits alike: both spin, but for calls from idle.
+// targets are what the library has to reach beside gRPC's streams and the programs of other
+// languages. What is compared with these waits alike: both spin, but for calls from idle.
 func targets() []report.Target {
 	spins := func(subject, mode string, size int) report.Result { return rawResult(subject, mode, "spin", size) }
 	echo := spins(aeron.name, rawEcho, 64)
@@ -29,6 +29,7 @@ func targets() []report.Target {
 
 	cost, speed := measure.Sample.Cost, measure.Sample.OpsPerSecond
 	return []report.Target{
+		{What: "stream of 64 B items over gRPC's over a Unix socket, items/s", Unit: "x", Bar: 50, Aim: 150, AtLeast: true, Figure: report.Over(speed, streamsResult(shm.Name, serverStream, "raw", 64), streamsResult(grpcPeer.name, serverStream, "raw", 64))},
 		{What: "ring echo, 64 B, over Aeron's echo", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(rings.Copy, rawEcho, 64), echo)},
 		{What: "call in place, 64 B, over Aeron's echo", Unit: "x", Bar: 2, Aim: 1.4, Figure: report.Over(cost, spins(shm.Name, inPlace, 64), echo)},
 		{What: "Call and Handle, 64 B, over Aeron's echo", Unit: "x", Bar: 2.5, Aim: 1.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64), echo)},

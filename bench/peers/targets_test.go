@@ -39,6 +39,8 @@ func withForeign(t *testing.T) {
 // figures of results, by name, size and batch. Far, each latency has 900 more, and each other
 // figure twice as many.
 var figures = map[string]float64{
+	"shm server stream 64 0":                     5000,
+	"grpc server stream 64 0":                    200,
 	"ring spin raw echo 64 0":                    150,
 	"shm spin call in place 64 0":                300,
 	"shm spin typed call 64 0":                   400,
@@ -66,7 +68,7 @@ func figure(r report.Result, state measure.State) measure.Sample {
 	switch {
 	case !ok: // whoever takes this is wrong
 		return suitetest.Sample(1, 7777777)
-	case strings.Contains(r.Mode, "one way"), r.Mode == oneWayCall:
+	case strings.Contains(r.Mode, "one way"), r.Mode == oneWayCall, r.Mode == serverStream:
 		if far {
 			x *= 2
 		}
@@ -90,6 +92,7 @@ func figure(r report.Result, state measure.State) measure.Sample {
 func TestTargets(t *testing.T) {
 	withForeign(t)
 	want := map[string][2]float64{ // near and far
+		"stream of 64 B items over gRPC's over a Unix socket, items/s":    {25, 25},
 		"ring echo, 64 B, over Aeron's echo":                              {1.5, 1050. / 1000},
 		"call in place, 64 B, over Aeron's echo":                          {3, 1200. / 1000},
 		"Call and Handle, 64 B, over Aeron's echo":                        {4, 1300. / 1000},
@@ -172,7 +175,7 @@ func TestDocumentWithoutForeign(t *testing.T) {
 	const begin = "<!-- figures: peers targets -->\n"
 	require.NoError(t, os.WriteFile(path, []byte(begin+"old\n<!-- end of figures -->\n"), 0o600))
 	var out, errs bytes.Buffer
-	require.Zero(t, calm().Main([]string{"-rounds", "1", "-duration", "2ms", "-sizes", "64", "-doc", path, "raw"}, &out, &errs), errs.String())
+	require.Zero(t, calm().Main([]string{"-rounds", "1", "-duration", "2ms", "-sizes", "64", "-doc", path, "streams", "raw"}, &out, &errs), errs.String())
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Contains(t, string(text), begin)
@@ -180,7 +183,7 @@ func TestDocumentWithoutForeign(t *testing.T) {
 	for _, target := range targets() {
 		require.Contains(t, string(text), "| "+target.What+" |")
 	}
-	require.Equal(t, len(targets()), strings.Count(string(text), "| no samples |  |"))
+	require.Equal(t, len(targets())-1, strings.Count(string(text), "| no samples |  |"), "all but that over gRPC")
 	for _, f := range foreignPrograms {
 		require.Contains(t, string(text), "- raw: "+f.name+": there is no compiler")
 		require.Contains(t, out.String(), "not measured: raw: "+f.name+": there is no compiler")

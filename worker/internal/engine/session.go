@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,6 +77,7 @@ type Session struct {
 	streams      streams
 	streamWindow int64
 	maxPayload   int // of a frame, and of an item
+	oneProcessor bool
 	maxGathered  int // of items that are sent together
 
 	// Reading. The goroutine that holds the reader state writes here.
@@ -128,6 +130,7 @@ func New(config Config) *Session {
 	s.streams.places.init(drivers.MaxStreams)
 	s.streams.budget.size = int64(config.Window)
 	s.maxPayload = maxPayload(config.MaxMessage, config.Link.Peer().MaxMessage)
+	s.oneProcessor = runtime.GOMAXPROCS(0) == 1
 	s.maxGathered = min(drivers.MaxGathered, s.maxPayload)
 	s.claimer, _ = config.Link.(drivers.Claimer)
 	s.baseCtx, s.cancel = context.WithCancel(context.Background())

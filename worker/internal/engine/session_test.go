@@ -91,7 +91,7 @@ func (l *fakeLink) Next(f *drivers.Frame) (bool, error) {
 	l.lent = nil
 	if len(l.in) > 0 {
 		*f = l.in[0]
-		if l.volatile {
+		if l.volatile && !f.Owned {
 			l.lent = f.Payload
 		}
 		l.in = l.in[1:]

@@ -47,6 +47,8 @@ type Stream struct {
 	stop   func()      // frees what watches ctx; nil if nothing does
 	meta   int64       // what the metadata counts for that it was opened with, on the handler's side
 	onEnd  func(error) // called when it is over, or nil
+
+	isOver atomic.Bool // what over says, for who does not hold mu
 }
 
 // streams are those of one session.
@@ -161,6 +163,7 @@ func (st *Stream) finish(err error, drop bool) bool {
 		return false
 	}
 	st.over, st.err = true, err
+	st.isOver.Store(true)
 	st.out.gone.Store(true)
 	if drop {
 		st.in.drop(st.session)
@@ -224,6 +227,9 @@ func (st *Stream) sendGivenUp(reason byte) {
 
 // ended returns why the stream is over, or nil. That is io.EOF if the handler has returned.
 func (st *Stream) ended() error {
+	if !st.isOver.Load() { // the usual case, and the quickest
+		return nil
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.endedLocked()

@@ -21,9 +21,18 @@ func (s *Session) await(ctx context.Context, c *call, timeout time.Duration, fro
 	if c.done() {
 		return nil
 	}
+	looked := false
 	for promoted := false; ; {
 		if promoted || s.acquire(from) {
 			s.poll(ctx, c, timeout)
+		} else if !looked {
+			looked = true
+			if s.lookOn(c) && (c.settled() || s.acquire(from)) {
+				if c.done() { // settled
+					return nil
+				}
+				s.poll(ctx, c, timeout)
+			}
 		}
 		if !c.park() {
 			return nil
@@ -56,6 +65,24 @@ func (s *Session) await(ctx context.Context, c *call, timeout time.Duration, fro
 			return nil
 		}
 	}
+}
+
+// looksOn is how often a caller looks, while another goroutine reads, before it parks: a few
+// microseconds, which is less than it takes to be woken.
+const looksOn = 2000
+
+// lookOn waits for a moment while another goroutine reads. It returns true if c has ended, or
+// nobody reads any more. It does not wait if others do, or if there is one processor.
+func (s *Session) lookOn(c *call) bool {
+	if s.oneProcessor || s.waiters.n.Load() > 0 {
+		return false
+	}
+	for range looksOn {
+		if c.done() || s.reader.state.Load()&readerTaken == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // sleep waits for wake. It returns an error when a context of c ends, or its timeout, if
