@@ -55,6 +55,8 @@ type call struct {
 	async asyncCall
 	// also is a second context that ends the waiting, nil if there is none.
 	also context.Context
+	// soon says that its goroutine will wait again at once, for the next items of a stream.
+	soon bool
 	// unattended says that the call was started and nobody waits for it.
 	unattended atomic.Bool
 

@@ -29,7 +29,9 @@ import (
 // To arm the link and to take that back costs both sides a cache miss. While calls
 // follow each other closely the state is therefore left unarmed: free, but the link is
 // not armed. The watchdog arms it when a tick has passed without a call. This is done
-// only where nothing but answers is expected, so nothing is late by it.
+// where nothing but answers is expected, so nothing is late by it, and where the goroutine
+// that reads a stream has come back within microseconds lately, so something is late by a
+// tick or two only if that goroutine then stops.
 //
 // While the background reader runs a handler it does not touch the link, so another
 // goroutine may take the state over: the handler's own calls do that, and so does the
@@ -65,6 +67,7 @@ type reader struct {
 	deferArm atomic.Bool
 
 	// Only the holder of the reader state touches the following.
+	soon          bool          // it will be back in a moment: leave the link unarmed
 	frame         drivers.Frame // the last that was read
 	releases      uint          // how often the state was released
 	denseSince    time.Time     // when that was last looked at
@@ -113,11 +116,13 @@ func (s *Session) takeOver(word uint64) bool {
 // reads next. Otherwise the link is armed, now or by the watchdog, and the background
 // reader sees to it.
 func (s *Session) release(handOff bool) {
+	soon := s.reader.soon
+	s.reader.soon = false
 	if handOff {
 		if s.waiters.handOff() {
 			return
 		}
-		if s.reader.deferArm.Load() {
+		if soon || s.reader.deferArm.Load() {
 			s.reader.state.Add(readerUnarmed - readerPolling)
 			// A caller that has parked, and a watchdog that has ended, before they
 			// could see that are seen here.
@@ -185,6 +190,9 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 			// for that takes less time than to hand the reader state on.
 			if c.done() {
 				if served++; !f.More || served > maxServed {
+					if s.reader.soon = c.soon; c.soon {
+						s.watchdog.activate(s)
+					}
 					s.release(true)
 					return
 				}
@@ -197,6 +205,7 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 			continue
 		}
 		if served > 0 {
+			s.reader.soon = c.soon
 			s.release(true)
 			return
 		}

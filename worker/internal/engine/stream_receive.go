@@ -25,7 +25,7 @@ type streamIn struct {
 	granted  int64             // how many bytes the peer may send in all
 	received int64             // of these
 	limit    int64             // the window: of what was received and not read
-	waiter   *call             // of the goroutine that waits for items, or nil
+	waiter   waitPlace         // of the goroutine that receives
 	meta     *drivers.Metadata // that came with items and nobody has got, or nil
 	lastMeta *drivers.Metadata // that came with the end, or nil
 

@@ -41,7 +41,7 @@ type streamOut struct {
 	starved atomic.Bool  // something is gathered that the peer does not take yet
 	gone    atomic.Bool  // the stream is over
 
-	waiter *call // waits for granted to grow, or nil; guarded by Stream.mu
+	waiter waitPlace // for granted to grow
 }
 
 // gatherBuffer is memory for gathered items.

@@ -3,17 +3,21 @@ package engine
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // wait waits until ready, which is called with st.mu, may have become true, or the stream is
-// over. It reads the link if nobody else does. place is that of the waiting call.
-func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) error {
+// over. It reads the link if nobody else does.
+func (st *Stream) wait(ctx context.Context, p *waitPlace, ready func() bool) error {
 	c := streamCalls.Get().(*call)
 	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
 	if c.also = st.ctx; st.handler != nil && ctx == context.Context(st.handler) && st.handler.timeout == 0 {
 		// Whatever ends this context ends the waiting, so it need not be a real one.
 		ctx, c.also = context.Background(), nil
 	}
+	now := monotonic()
+	c.soon = now-p.last < soonTime
+	p.last = now
 	reading := &st.session.streams.reading
 	reading.Add(1) // before over is looked at: the session's end waits for us
 	defer reading.Add(-1)
@@ -23,11 +27,11 @@ func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) err
 		c.reuse()
 		return nil
 	}
-	*place = c
+	p.call = c
 	st.mu.Unlock()
 	err := st.session.await(ctx, c, 0, st.waitsFor())
 	st.mu.Lock()
-	*place = nil
+	p.call = nil
 	st.mu.Unlock()
 	c.reuse()
 	if ended, ok := err.(*waitEndedError); ok {
@@ -35,6 +39,18 @@ func (st *Stream) wait(ctx context.Context, place **call, ready func() bool) err
 	}
 	return err
 }
+
+// waitPlace is where a goroutine waits that receives, or that sends.
+type waitPlace struct {
+	call *call         // nil if none waits; guarded by Stream.mu
+	last time.Duration // when it has begun to wait last, by monotonic
+}
+
+// complete ends the waiting. Stream.mu is held.
+func (p *waitPlace) complete() { p.call.complete() }
+
+// soonTime is how long ago a goroutine has waited that will wait again soon.
+const soonTime = 20 * time.Microsecond
 
 // waitsFor returns the context of the handler that waits for this stream, if the background
 // reader may run it: then nobody else would read.
