@@ -47,6 +47,27 @@ func TestTargetsAreMeasured(t *testing.T) {
 	}
 }
 
+// Every question is answered by results that the scenarios plan to measure.
+func TestQuestionsAreAnswered(t *testing.T) {
+	needsLinux(t)
+	for _, quick := range []bool{false, true} {
+		o := &suite.Options{Quick: quick, Rounds: 1, Duration: time.Second}
+		sections := suitetest.Planned(t, program(), o, bothStates, func(report.Result, measure.State) measure.Sample {
+			s := suitetest.Sample(100, 100)
+			s.Host.CPU = time.Second
+			return s
+		})
+		var loads, answered []string
+		for _, q := range questions() {
+			loads = append(loads, q.Load)
+		}
+		for _, a := range report.Answers(questions(), sections) {
+			answered = append(answered, a.Load)
+		}
+		require.Equal(t, loads, answered, "quick=%v", quick)
+	}
+}
+
 // Targets are of the results that they name, and of those of one state.
 func TestTargetsFigures(t *testing.T) {
 	needsLinux(t)
