@@ -262,7 +262,7 @@ func (p *streamsPlan) idle() suite.Group {
 	if p.o.Quick {
 		d = time.Second
 	}
-	g := suite.Group{NoRatio: true, Rounds: 1}
+	g := suite.Group{NoRatio: true, Rounds: min(p.o.Rounds, 3)}
 	for _, n := range suite.Given(p.o, p.o.Callers, []int{manyStreams}, []int{manyStreams}) {
 		for _, way := range p.ways {
 			r := streamsResult(way, idleStreamed, "", 0)
