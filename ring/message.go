@@ -78,7 +78,11 @@ func (p *Producer) SendBatched(ctx context.Context, tag byte, head, body []byte)
 		return p.sendSlow(ctx, tag, head, body)
 	}
 	buf := p.data[off+wordSize : off+wordSize+n]
-	bulk.Copy(buf[copy(buf, head):], body)
+	if len(body) == 0 {
+		p.fill(buf, head, off, need)
+	} else {
+		bulk.Copy(buf[copy(buf, head):], body)
+	}
 	w := word(pos, flagReady, tag, n)
 	if p.first == 0 {
 		p.first = w

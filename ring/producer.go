@@ -200,7 +200,7 @@ func (p *Producer) Append(tag byte, payload []byte) error {
 	if p.claimed >= 0 || need > p.half || need > p.size-off || need+wordSize > p.limit-pos {
 		return p.appendSlow(0, tag, payload, nil)
 	}
-	bulk.Copy(p.data[off+wordSize:], payload)
+	p.fill(p.data[off+wordSize:off+wordSize+n], payload, off, need)
 	w := word(pos, flagReady, tag, n)
 	if p.first == 0 {
 		p.first = w
@@ -209,6 +209,28 @@ func (p *Producer) Append(tag byte, payload []byte) error {
 	}
 	p.pos = pos + need
 	return nil
+}
+
+const (
+	lineSize   = 64
+	maxOrdered = 4 * lineSize // beyond it copying takes longer than what fill saves
+)
+
+// fill copies payload into buf, the payload of a record at offset off that takes need bytes.
+//
+// The consumer polls the line of the first unpublished record's word. Once a store has
+// brought that line here, the consumer asks for it back; if other lines are still on their
+// way then, it gets the line, and publishing has to bring it here again. So what lies in
+// that line is stored last.
+func (p *Producer) fill(buf, payload []byte, off, need uint64) {
+	first := lineSize - wordSize - off%lineSize
+	if n := uint64(len(payload)); p.first != 0 || n <= first || n > maxOrdered {
+		bulk.Copy(buf, payload)
+		return
+	}
+	p.words[(off+need)&p.mask/wordSize] = 0 // as Publish does: it is in the line of the next record
+	copy(buf[first:], payload[first:])
+	copy(buf[:first], payload)
 }
 
 // appendSlow commits head||body where Append's fast path does not apply.
