@@ -44,6 +44,9 @@ func questions() []report.Question {
 	}), drivers("Notify, Handle", func(driver string) report.Result {
 		return result("stream", driver, "", "raw", report.Result{Bytes: new(64), Callers: 1})
 	})...)
+	items := drivers("ServerStream of Fixed", func(driver string) report.Result {
+		return result(streamsName, driver, serverStream, "fixed", report.Result{Bytes: new(tickSize), Callers: 1})
+	})
 	return []report.Question{
 		{Load: "one small call after the other, 64 B", By: "p50", Ways: sized(64)},
 		{Load: "structs without pointers, 64 B", By: "p50", Ways: structs},
@@ -52,6 +55,7 @@ func questions() []report.Question {
 		{Load: "payloads of 1 MiB", By: "p50", Ways: sized(1 << 20)},
 		{Load: "64 callers at the same time, 64 B", By: "calls/s", Ways: raw("concurrent", report.Result{Bytes: new(64), Callers: 64})},
 		{Load: "messages one way, 64 B", By: "calls/s", Ways: oneWay},
+		{Load: "many items for one request, 64 B", By: "calls/s", Ways: items},
 		{Load: "a call now and then, one per millisecond", By: "p50", Ways: fromIdle},
 		{Load: "the same, for the least processor time", By: "CPU", Ways: fromIdle},
 	}

@@ -201,10 +201,10 @@ func (p *streamsPlan) large(size int) (g suite.Group) {
 func (p *streamsPlan) first() (g suite.Group) {
 	const size = 64
 	for i, way := range p.ways {
-		call := streamsResult(way, plainCall, "raw", size)
-		call.Callers = 0
+		call, opening := streamsResult(way, plainCall, "raw", size), streamsResult(way, firstItem, "raw", size)
+		call.Callers, opening.Callers = 0, 0
 		g.Cases = append(g.Cases, suite.Case{Result: call, Run: rawCalls(p.pool, way, "", size, 1)})
-		g.Cases = append(g.Cases, suite.Case{Result: streamsResult(way, firstItem, "raw", size), Run: loads(p.pool, way, func(w *suite.Worker) suite.Load {
+		g.Cases = append(g.Cases, suite.Case{Result: opening, Run: loads(p.pool, way, func(w *suite.Worker) suite.Load {
 			return suite.Load{Worker: w, Callers: 1, Bytes: 2 * size, New: func(int) suite.Operation { return newOpening(w, size) }}
 		})})
 		g.Bases = append(g.Bases, 2*i, 2*i)
@@ -262,7 +262,7 @@ func (p *streamsPlan) idle() suite.Group {
 	if p.o.Quick {
 		d = time.Second
 	}
-	g := suite.Group{NoRatio: true, Rounds: 1}
+	g := suite.Group{NoRatio: true, Rounds: min(p.o.Rounds, 3)}
 	for _, n := range suite.Given(p.o, p.o.Callers, []int{manyStreams}, []int{manyStreams}) {
 		for _, way := range p.ways {
 			r := streamsResult(way, idleStreamed, "", 0)

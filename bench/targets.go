@@ -51,7 +51,7 @@ func targets() []report.Target {
 	stream := func(subject, mode, codec string, size int) report.Result {
 		return result(streamsName, subject, mode, codec, report.Result{Bytes: new(size), Callers: 1})
 	}
-	beside := func(mode string) report.Result {
+	aside := func(mode string) report.Result {
 		return result(streamsName, shm.Name, mode, "raw", report.Result{Bytes: new(64)})
 	}
 	ticks, besideRing := stream(shm.Name, serverStream, "fixed", tickSize), result(streamsName, rings.Copy, "", "", report.Result{Bytes: new(tickSize), Batch: besideBatch})
@@ -86,8 +86,8 @@ func targets() []report.Target {
 		{What: "the same, shm over socket", Unit: "x", Bar: 8, Aim: 20, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, ticks, stream("socket", serverStream, "fixed", tickSize))},
 		{What: "stream of CBOR items of ten fields over decoding them alone", Unit: "x", Bar: 1.3, Aim: 1.1, Figure: report.Over(measure.Sample.Cost, stream(shm.Name, serverStream, "cbor", record), decoding)},
 		{What: "stream of 64 KiB items, of memcpy's bandwidth", Unit: "x", Bar: 0.5, Aim: 0.8, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, bulk, copied)},
-		{What: "first item of a stream, from its opening, over a call", Unit: "x", Bar: 2, Aim: 1.2, Figure: report.Over(measure.Sample.Cost, stream(shm.Name, firstItem, "raw", 64), beside(plainCall))},
-		{What: "p99 of calls beside a stream on the link, over beside one of another link", Unit: "x", Bar: 3, Aim: 1.2, Figure: report.Over(measure.Sample.P99, beside(besideStream), beside(besideOther))},
+		{What: "first item of a stream, from its opening, over a call", Unit: "x", Bar: 2, Aim: 1.2, Figure: report.Over(measure.Sample.Cost, aside(firstItem), aside(plainCall))},
+		{What: "p99 of calls beside a stream on the link, over beside one of another link", Unit: "x", Bar: 3, Aim: 1.2, Figure: report.Over(measure.Sample.P99, aside(besideStream), aside(besideOther))},
 		{What: "a stream of 1,000,000 items of 100 B: memory of both processes", Unit: "MB", Bar: 40, Aim: 25, Figure: report.Of(stream(shm.Name, millionItems, "raw", manySize), megabytes)},
 		{What: "10,000 idle streams: memory of both processes", Unit: "MB", Bar: 20, Aim: 5, Figure: report.Of(idleStream, megabytes)},
 		{What: "10,000 idle streams: processor time of both processes in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idleStream, func(s measure.Sample) float64 { return in10s(s, (s.Host.CPU + s.Worker.CPU).Seconds()) })},

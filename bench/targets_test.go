@@ -47,6 +47,27 @@ func TestTargetsAreMeasured(t *testing.T) {
 	}
 }
 
+// Every question is answered by results that the scenarios plan to measure.
+func TestQuestionsAreAnswered(t *testing.T) {
+	needsLinux(t)
+	for _, quick := range []bool{false, true} {
+		o := &suite.Options{Quick: quick, Rounds: 1, Duration: time.Second}
+		sections := suitetest.Planned(t, program(), o, bothStates, func(report.Result, measure.State) measure.Sample {
+			s := suitetest.Sample(100, 100)
+			s.Host.CPU = time.Second
+			return s
+		})
+		var loads, answered []string
+		for _, q := range questions() {
+			loads = append(loads, q.Load)
+		}
+		for _, a := range report.Answers(questions(), sections) {
+			answered = append(answered, a.Load)
+		}
+		require.Equal(t, loads, answered, "quick=%v", quick)
+	}
+}
+
 // Targets are of the results that they name, and of those of one state.
 func TestTargetsFigures(t *testing.T) {
 	needsLinux(t)
@@ -70,7 +91,7 @@ func TestTargetsFigures(t *testing.T) {
 		{"the same, shm over socket", callers, map[string]float64{"streams shm server stream fixed 64 1": 6000, "streams socket server stream fixed 64 1": 1000}, 6, 6},
 		{"stream of CBOR items of ten fields over decoding them alone", latency, map[string]float64{fmt.Sprintf("streams shm server stream cbor %d 1", len(encodedRecord())): 300, fmt.Sprintf("streams codec decodes cbor %d 0", len(encodedRecord())): 100}, 3, 1.2},
 		{"stream of 64 KiB items, of memcpy's bandwidth", callers, map[string]float64{"streams shm server stream raw 65536 1": 1000, "streams memcpy raw 65536 0": 4000}, 0.25, 0.25},
-		{"first item of a stream, from its opening, over a call", latency, map[string]float64{"streams shm first item raw 64 1": 600, "streams shm call raw 64 0": 100}, 6, 1.5},
+		{"first item of a stream, from its opening, over a call", latency, map[string]float64{"streams shm first item raw 64 0": 600, "streams shm call raw 64 0": 100}, 6, 1.5},
 		{"p99 of calls beside a stream on the link, over beside one of another link", latency, map[string]float64{"streams shm calls beside a stream raw 64 0": 600, "streams shm calls beside one of another link raw 64 0": 100}, 6, 1.5},
 		{"a stream of 1,000,000 items of 100 B: memory of both processes", memory, map[string]float64{"streams shm 1,000,000 items raw 100 1": 30}, 30, 60},
 		{"10,000 idle streams: memory of both processes", memory, map[string]float64{"streams shm idle streams  -1 10000": 7}, 7, 14},

@@ -160,7 +160,7 @@ func pivot(b *bytes.Buffer, results []Result, metric string, selected *regexp.Re
 		}
 		name, plain := r.Name(), *r
 		if !several {
-			if plain.Codec = ""; len(codecs) > 1 {
+			if plain.Codec = ""; len(codecs) > 1 && r.Codec != "" {
 				name += " (" + r.Codec + ")"
 			}
 		}

@@ -1,8 +1,10 @@
 package report
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -50,4 +52,20 @@ another's
 	require.FileExists(t, filepath.Join(filepath.Dir(path), "img", "round-trip-by-size.svg"))
 	require.ErrorContains(t, UpdateDocument(path, "other", p), "no block of figures")
 	require.Error(t, UpdateDocument(path+"x", "bench", p))
+}
+
+// A subject without a codec has none in its name, beside those that have one each.
+func TestPivotWithoutCodec(t *testing.T) {
+	var b bytes.Buffer
+	pivot(&b, []Result{{Subject: "ring", OpsPerS: 3e6}, {Subject: "shm", Codec: "fixed", OpsPerS: 2e6}, {Subject: "socket", Codec: "raw", OpsPerS: 1e6}}, "ops/s", regexp.MustCompile(""))
+	for _, row := range []string{"| ring | 3 M |", "| shm (fixed) | 2 M |", "| socket (raw) | 1 M |"} {
+		require.Contains(t, b.String(), row)
+	}
+}
+
+func TestTargetUnits(t *testing.T) {
+	for unit, want := range map[string]string{"x": "31.2x", "ns": "31 ns", "/s": "31.2/s", "s": "31.2 s", "MB": "31.2 MB", "": "31.2"} {
+		require.Equal(t, want, (&Target{Unit: unit}).value(31.2), unit)
+	}
+	require.Equal(t, "40\u00a0MB and 64\u00a0KiB", unbroken("40 MB and 64 KiB"))
 }
