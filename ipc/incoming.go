@@ -1,6 +1,10 @@
 package ipc
 
-import "context"
+import (
+	"context"
+	"slices"
+	"sync"
+)
 
 // Incoming is what the context of a handler knows of the request, or notification, that the
 // handler is for. Package worker provides it, under [IncomingKey]; handlers use [MetadataOf],
@@ -82,3 +86,61 @@ func SetTrailer(ctx context.Context, keyValues ...string) error {
 }
 
 var errNoHandler = Errorf(CodeFailedPrecondition, "tandem: header or trailer set with a context that is not that of a handler")
+
+// Answer is the metadata that a function has set with [SetHeader] and [SetTrailer]. It is safe for
+// concurrent use.
+type Answer struct {
+	request Metadata
+	peer    Peer
+
+	mu              sync.Mutex
+	header, trailer Metadata
+}
+
+// NewIncomingContext returns a context in which [MetadataOf], [PeerOf], [SetHeader] and
+// [SetTrailer] work as in a handler, and what they have set. It is for tests of handlers, and for
+// callers that run handlers themselves.
+func NewIncomingContext(ctx context.Context, request Metadata, peer Peer) (context.Context, *Answer) {
+	a := &Answer{request: request, peer: peer}
+	return context.WithValue(ctx, IncomingKey{}, Incoming(answering{a})), a
+}
+
+// Header returns the header of the answer.
+func (a *Answer) Header() Metadata {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.header
+}
+
+// Trailer returns the trailer of the answer.
+func (a *Answer) Trailer() Metadata {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.trailer
+}
+
+// answering is an [Answer] as an [Incoming].
+type answering struct{ *Answer }
+
+// Metadata implements [Incoming].
+func (a answering) Metadata() Metadata { return a.request }
+
+// Peer implements [Incoming].
+func (a answering) Peer() Peer { return a.peer }
+
+// AddHeader implements [Incoming].
+func (a answering) AddHeader(md Metadata) error { return a.add(&a.header, md) }
+
+// AddTrailer implements [Incoming].
+func (a answering) AddTrailer(md Metadata) error { return a.add(&a.trailer, md) }
+
+func (a answering) add(to *Metadata, md Metadata) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	sum := append(slices.Clip(*to), md...)
+	if err := sum.Check(); err != nil {
+		return err
+	}
+	*to = sum
+	return nil
+}

@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"math"
 	"path/filepath"
 	"runtime"
@@ -38,8 +39,29 @@ type extreme struct {
 
 // What effects show.
 var (
-	lasts    = func(t *testing.T, w client) { answersAfter(t, w, late) }
-	answers  = func(t *testing.T, w client) { answersAfter(t, w, soon) }
+	lasts   = func(t *testing.T, w client) { answersAfter(t, w, late) }
+	answers = func(t *testing.T, w client) { answersAfter(t, w, soon) }
+	streams = func(t *testing.T, w client) {
+		st, err := echoes.Open(t.Context(), w)
+		require.NoError(t, err)
+		for _, n := range []int{0, 100, 10_000, 1 << 20} { // there and back
+			require.NoError(t, st.Send(t.Context(), make([]byte, n)))
+			b, err := st.Receive(t.Context())
+			require.NoError(t, err)
+			require.Len(t, b, n)
+		}
+		next := 0
+		for i, err := range numbers.Stream(t.Context(), w, counting{N: 50_000}) {
+			require.NoError(t, err)
+			require.Equal(t, next, i)
+			next++
+		}
+		require.Equal(t, 50_000, next)
+		require.NoError(t, st.CloseSend(t.Context()))
+		_, err = st.Receive(t.Context())
+		require.Equal(t, io.EOF, err)
+		require.NoError(t, w.Close())
+	}
 	timesOut = func(t *testing.T, w client) {
 		_, err := sleep.Call(t.Context(), w, late)
 		var timeout *ipc.TimeoutError
@@ -138,6 +160,10 @@ func extremes() []extreme {
 	window := func(n int) func() worker.Option { return func() worker.Option { return worker.WithWindow(n) } }
 	refuse("WithWindow", window(0), window(-1), window(math.MinInt), window(drivers.MinWindow-1), window(drivers.MaxWindow+1), window(math.MaxInt))
 	add("WithWindow", answers, "", window(drivers.MinWindow), window(drivers.MinWindow+1), window(drivers.MaxWindow-1), window(drivers.MaxWindow))
+
+	streamWindow := func(n int) func() worker.Option { return func() worker.Option { return worker.WithStreamWindow(n) } }
+	refuse("WithStreamWindow", streamWindow(0), streamWindow(-1), streamWindow(math.MinInt), streamWindow(drivers.InitialStreamWindow-1), streamWindow(drivers.MaxStreamWindow+1), streamWindow(math.MaxInt))
+	add("WithStreamWindow", streams, "", streamWindow(drivers.InitialStreamWindow), streamWindow(drivers.InitialStreamWindow+1), streamWindow(drivers.MaxStreamWindow-1), streamWindow(drivers.MaxStreamWindow))
 
 	beat := func(interval, timeout time.Duration) func() worker.Option {
 		return func() worker.Option { return worker.WithHeartbeat(interval, timeout) }

@@ -297,6 +297,7 @@ func serveTest(s *worker.Server) error {
 	handleStreams(s)
 	handleToldBack(s)
 	handleStreamBenchmarks(s)
+	serveStreamFlows(s)
 	return s.Serve(context.Background())
 }
 

@@ -56,6 +56,11 @@ var moments = []struct{ name, outcome string }{
 	{"goodbye", "close: Y"},                            // is said, and the worker waits for a handler
 	{"reconnect", "reconnect: X, later: X, close: Y"},  // waits for the hello of the worker
 	{"reconnected", "calls: X, later: X, close: Y"},    // and the worker does not serve yet
+	{"stream down", "calls: X, later: X, close: Y"},    // in the middle of one; see matrix_stream_test.go
+	{"stream up", "calls: X, later: X, close: Y"},
+	{"stream down blocked", "calls: X, later: X, close: Y"}, // the host does not read, and the window is full
+	{"stream up blocked", "calls: X, later: X, close: Y"},
+	{"stream half closed", "calls: X, later: X, close: Y"}, // the host has sent all, and waits
 }
 
 // ways are how it happens: the process exits, gets SIGKILL, shuts its sockets and runs
@@ -319,6 +324,7 @@ func beMatrixWorker() error {
 		stage.note("sends", "x")
 		return make([]byte, n), nil
 	})
+	stage.handleStreams(s)
 	err := serveTest(s)
 	stage.note("served", outcomeOf(err))
 	return err
@@ -416,6 +422,11 @@ func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pi
 		call = func(int) error { return notify.Notify(background, w, note, ipc.WithTimeout(0)) }
 	}
 
+	var streaming func(pid int)
+	if strings.HasPrefix(s.when, "stream") {
+		call, streaming = s.stream(w)
+	}
+
 	channel, _ := w.Channel().Channel.(*socket.Channel)
 	var reconnected chan error
 	if strings.HasPrefix(s.when, "reconnect") {
@@ -495,6 +506,9 @@ func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pi
 	case "worker blocked":
 		s.await("sends")
 		quiet(pid)
+	}
+	if streaming != nil {
+		streaming(pid)
 	}
 	if s.when != "before hello" {
 		reached(pid)

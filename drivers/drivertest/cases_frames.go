@@ -24,6 +24,7 @@ var frameCases = []testCase{
 	{"Sizes", testSizes},
 	{"Large", testLarge},
 	{"Header", testHeader},
+	{"Metadata", testMetadata},
 	{"PayloadStays", testPayloadStays},
 	{"Concurrent", testConcurrent},
 	{"ConcurrentLarge", testConcurrentLarge},

@@ -36,6 +36,8 @@ func TestSuiteFindsFaults(t *testing.T) {
 		"keeps payload":    "Frames",
 		"lends owned":      "Frames",
 		"loses method":     "Frames",
+		"loses metadata":   "Frames/Metadata",
+		"keeps metadata":   "Frames/Metadata",
 		"limit is silent":  "Frames",
 		"busy sleep":       "Wait/IdleCostsNoCPU",
 		"ends early":       "Death",
@@ -85,6 +87,7 @@ type faultyLink struct {
 	sent  int
 	held  *drivers.Frame
 	kept  []byte
+	meta  *drivers.Metadata
 }
 
 func (d faultyDriver) Spawn(ctx context.Context, cmd *drivers.Command) (*faultyChannel, error) {
@@ -136,6 +139,13 @@ func (l *faultyLink) Send(ctx context.Context, sent *drivers.Frame) error {
 		return l.Link.Send(ctx, &held)
 	case l.fault == "loses method":
 		f.Method = 0
+	case l.fault == "loses metadata":
+		f.Meta = nil
+	case l.fault == "keeps metadata":
+		if f.Meta != nil {
+			l.meta = f.Meta
+		}
+		f.Meta = l.meta
 	case l.fault == "keeps payload" && l.sent%2 == 1 && len(f.Payload) < 300 && f.Kind == drivers.KindNotify:
 		l.held = &f
 		return nil

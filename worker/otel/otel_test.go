@@ -76,6 +76,9 @@ type memory struct {
 	spans   *tracetest.InMemoryExporter
 	metrics *sdkmetric.ManualReader
 	ipc.Interceptor
+
+	mu    sync.Mutex
+	taken int // spans
 }
 
 func newMemory() (*memory, error) {
@@ -89,9 +92,14 @@ func newMemory() (*memory, error) {
 	return m, err
 }
 
-// take returns the spans that have ended.
+// take returns the spans that have ended since it was called last.
 func (m *memory) take() (all []span) {
-	for _, s := range m.spans.GetSpans() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	spans := m.spans.GetSpans()
+	ended := spans[m.taken:]
+	m.taken = len(spans)
+	for _, s := range ended {
 		one := span{
 			Name: s.Name, Kind: s.SpanKind.String(), Trace: s.SpanContext.TraceID().String(), ID: s.SpanContext.SpanID().String(),
 			Status: s.Status.Code.String(), Attributes: text(s.Attributes),
@@ -105,7 +113,6 @@ func (m *memory) take() (all []span) {
 		}
 		all = append(all, one)
 	}
-	m.spans.Reset()
 	return all
 }
 

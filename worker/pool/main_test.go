@@ -74,6 +74,7 @@ func serveTest() error {
 		_ = drivers.Startup().Data(&p.Data) // only one test passes data
 		return p, nil
 	})
+	handleChat(s)
 	return s.Serve(context.Background())
 }
 

@@ -165,6 +165,9 @@ func (r *report) calls(caller ipc.Caller, row *row) {
 		answer, err := echo.Call(ctx, caller, large)
 		add(compare(err, bytes.Equal(answer, large)))
 	})
+	if row.streams {
+		all.Go(func() { add(classify(readStream(ctx, caller))) })
+	}
 	all.Wait()
 	_, err := last.Call(ctx, caller, nil)
 	r.Last = classify(err)
@@ -190,6 +193,54 @@ func handle(r worker.Registrar) {
 	}
 	worker.Handle(r, stuck, wait)
 	worker.Handle(r, few, wait, worker.WithConcurrency(4))
+	worker.HandleBidiStream(r, echoStream, echoItems)
+	worker.HandleBidiStream(r, doublingStream, func(ctx context.Context, in *ipc.Receiver[[]byte], out *ipc.Sender[[]byte]) error {
+		b, err := in.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		for range 100 {
+			if err := out.Send(ctx, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	worker.HandleBidiStream(r, stuckStream, func(ctx context.Context, _ *ipc.Receiver[[]byte], _ *ipc.Sender[[]byte]) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	worker.HandleBidiStream(r, endedStream, func(context.Context, *ipc.Receiver[[]byte], *ipc.Sender[[]byte]) error { return nil })
+}
+
+func echoItems(ctx context.Context, in *ipc.Receiver[[]byte], out *ipc.Sender[[]byte]) error {
+	for b, err := range in.All(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := out.Send(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readStream opens a stream, and reads it to its end.
+func readStream(ctx context.Context, caller ipc.Caller) error {
+	st, err := echoStream.Open(ctx, caller)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := st.Send(ctx, []byte("x")); err != nil {
+		return err
+	}
+	for _, err := range st.All(ctx) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // honestHost is the honest side as a host.

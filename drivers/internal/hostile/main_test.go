@@ -35,6 +35,12 @@ var (
 	few = ipc.NewMethod[[]byte, []byte]("hostile.few", ipc.WithCodec(ipc.Raw))
 	// inPlace is echo, by a handler in place.
 	inPlace = ipc.NewMethod[[]byte, []byte]("hostile.in_place", ipc.WithCodec(ipc.Raw))
+	// The streams: echoStream sends back what it gets, doublingStream all of it twice at the end,
+	// stuckStream runs until its context ends, endedStream returns at once.
+	echoStream     = ipc.NewBidiStream[[]byte, []byte]("hostile.echo", ipc.WithCodec(ipc.Raw))
+	doublingStream = ipc.NewBidiStream[[]byte, []byte]("hostile.doubling", ipc.WithCodec(ipc.Raw))
+	stuckStream    = ipc.NewBidiStream[[]byte, []byte]("hostile.stuck", ipc.WithCodec(ipc.Raw))
+	endedStream    = ipc.NewBidiStream[[]byte, []byte]("hostile.ended", ipc.WithCodec(ipc.Raw))
 	// work makes an honest worker do its calls.
 	work = ipc.NewMethod[[]byte, []byte]("hostile.work", ipc.WithCodec(ipc.Raw))
 	// last is the last call of the honest side. A hostile side that answers at all answers

@@ -53,6 +53,7 @@ type row struct {
 	path      bool // an honest worker listens at a path
 	heartbeat bool // an honest host has a heartbeat
 	captured  bool // an honest host takes what its worker writes
+	streams   bool // the honest side opens a stream, too
 }
 
 // growth is how much an honest side grows in rows that say nothing else: what the tests
@@ -65,7 +66,7 @@ var heavy sync.Mutex
 // quiet is a logger that drops what it gets.
 var quiet = slog.New(slog.DiscardHandler)
 
-var rows = slices.Concat(helloRows, frameRows, metadataRows, creditRows, ringRows, socketRows, processRows)
+var rows = slices.Concat(helloRows, frameRows, metadataRows, creditRows, streamRows, ringRows, socketRows, processRows)
 
 func find(name string) *row {
 	for i := range rows {

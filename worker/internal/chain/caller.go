@@ -66,6 +66,9 @@ func (c Caller) Batch(ctx context.Context, f func(ipc.Caller) error) error {
 // Start implements [ipc.Starter]. The functions run in a goroutine, and Start returns when
 // they have sent the request, so that requests are sent in the order of the calls.
 func (c Caller) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
+	if len(c.Chain.Call)+len(c.Chain.Attempt) == 0 {
+		return c.Link.Start(ctx, inv, request, memory)
+	}
 	p := &pending{inv: inv, sent: make(chan struct{}), wanted: make(chan struct{}), done: make(chan struct{})}
 	ctx, p.cancel = context.WithCancel(ctx)
 	own := *inv

@@ -62,6 +62,14 @@ var fuzzMethods = func() (all []*ipc.Method[[]byte, []byte]) {
 	return all
 }()
 
+// The streams of that session, by what their handlers do.
+var fuzzStreams = func() (all []*ipc.BidiStream[[]byte, []byte]) {
+	for _, name := range []string{"return", "echo", "large", "stuck"} {
+		all = append(all, ipc.NewBidiStream[[]byte, []byte]("fuzz."+name, ipc.WithCodec(ipc.Raw)))
+	}
+	return all
+}()
+
 // FuzzSession sends any frames in any order to a session that has calls of its own. The
 // session ends with a protocol error or lives. If it lives, and what runs has ended,
 // nothing of its windows is missing. It can always be closed, and all its calls end.
@@ -102,6 +110,19 @@ func FuzzSession(f *testing.F) {
 		script(kind, drivers.Frame{Kind: drivers.KindGoodbye}, drivers.Frame{Kind: drivers.KindPing}, drivers.Frame{Kind: drivers.KindPong}, drivers.Frame{Kind: drivers.KindGoodbye})
 		script(kind, drivers.Frame{Kind: drivers.KindResume, Payload: make([]byte, 8)}, request(drivers.KindRequest, 5, 3),
 			drivers.Frame{Kind: drivers.KindResume, Tx: 7, Payload: make([]byte, 16)}, drivers.Frame{Kind: drivers.KindCancel, Tx: 7})
+		// A stream of the peer with each handler, and one that is ours.
+		theirs, ours := 3-uint64(kind&1), 2|uint64(kind&1)
+		for method := range len(fuzzMethods) + 1 {
+			open := openingOf(theirs, drivers.InitialStreamWindow, "x", "")
+			open.Method = uint64(method)
+			script(kind, open, itemsOf(theirs, 0, listOf("abc", "")), itemsOf(theirs, drivers.ItemPiece, []byte("de")), itemsOf(theirs, drivers.ItemWhole, []byte("f")),
+				windowOf(theirs, 1), endOfStream(theirs, drivers.EndSent), endOfStream(theirs, drivers.EndGivenUp), open, endOfStream(theirs, drivers.EndDeadline))
+		}
+		script(kind, itemsOf(ours, drivers.ItemWhole, []byte("x")), itemsOf(ours, 0, listOf("x")), windowOf(ours, 255), endOfStream(ours, drivers.EndSent), endOfStream(ours, drivers.EndReturned), endOfStream(ours, drivers.EndReturned))
+		for _, code := range []byte{drivers.EndFailed, drivers.EndGivenUp, 99} {
+			script(kind, itemsOf(ours, drivers.ItemPiece, []byte("x")), endOfStream(ours, code, 0xa0))
+		}
+		script(kind, openingOf(theirs, 0), openingOf(ours, drivers.InitialStreamWindow))
 		script(kind, drivers.Frame{Kind: drivers.KindRequest, Tx: 9, Method: 1, Remaining: 1}, drivers.Frame{Kind: drivers.KindRequest, Tx: 11, Method: 3, Remaining: time.Millisecond})
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -123,6 +144,25 @@ func FuzzSession(f *testing.F) {
 		handle(reg, fuzzMethods[3], stuck)
 		handle(reg, fuzzMethods[4], stuck, func(h *Handler) { h.Concurrent(2) })
 
+		for i, f := range []func(context.Context, *Stream) error{
+			func(context.Context, *Stream) error { return nil },
+			func(ctx context.Context, st *Stream) error { // an echo
+				for {
+					b, err := st.Receive(ctx)
+					if err != nil {
+						return withoutEOF(err)
+					}
+					if err := st.Send(ctx, b); err != nil {
+						return err
+					}
+				}
+			},
+			func(ctx context.Context, st *Stream) error { return st.Send(ctx, make([]byte, 20_000)) },
+			func(ctx context.Context, _ *Stream) error { _, err := stuck(ctx, nil); return err },
+		} {
+			reg.Register(&Handler{Info: fuzzStreams[i].Info(), Stream: f})
+		}
+
 		l := &deafLink{fakeLink: newFakeLink()}
 		s := New(Config{
 			Link: l, Side: uint64(b[0] & 1), Codec: ipc.CBOR, Timeout: time.Minute, AgreedTimeout: time.Minute,
@@ -134,13 +174,35 @@ func FuzzSession(f *testing.F) {
 			replay.Adopt(s)
 		}
 		s.Open()
-		results := make(chan error, 4)
+		results, ends := make(chan error, 4), make(chan error, 2)
 		for range cap(results) {
 			go func() {
 				_, err := echo.Call(context.Background(), s, []byte("call"))
 				results <- err
 			}()
 		}
+		opened, err := s.OpenStream(context.Background(), rawCall(), &ipc.StreamOpening{OnEnd: func(err error) { ends <- err }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		streamed := make(chan int, 2)
+		go func() {
+			n := 0
+			for ; ; n++ {
+				if _, err := opened.Receive(context.Background()); err != nil {
+					streamed <- n
+					return
+				}
+			}
+		}()
+		go func() {
+			for n := 0; ; n++ {
+				if opened.Send(context.Background(), make([]byte, 3000)) != nil {
+					streamed <- 0
+					return
+				}
+			}
+		}()
 		for b = b[1:]; len(b) >= 2; {
 			n, tag := min(int(b[0]), len(b)-2), b[1]
 			var fr drivers.Frame
@@ -154,6 +216,10 @@ func FuzzSession(f *testing.F) {
 				if i := fr.Method % uint64(len(fuzzMethods)+1); i < uint64(len(fuzzMethods)) {
 					fr.Method = fuzzMethods[i].Info().ID
 				}
+			case drivers.KindOpen:
+				if i := fr.Method % uint64(len(fuzzStreams)+1); i < uint64(len(fuzzStreams)) {
+					fr.Method = fuzzStreams[i].Info().ID
+				}
 			case drivers.KindResponse, drivers.KindError:
 				if fr.Tx < 1<<16 {
 					fr.Tx = l.asked(fr.Tx)
@@ -165,7 +231,16 @@ func FuzzSession(f *testing.F) {
 			runtime.Gosched()
 		}
 		close(over)
+		told := make(map[uint64]bool)
 		for !s.idle(l) && !s.Failing() {
+			s.streams.mu.Lock()
+			for tx := range s.streams.peers { // which may wait for the peer
+				if !told[tx] {
+					l.push(endOfStream(tx, drivers.EndGivenUp))
+				}
+				told[tx] = true
+			}
+			s.streams.mu.Unlock()
 			runtime.Gosched()
 		}
 		if !s.Failing() {
@@ -182,8 +257,14 @@ func FuzzSession(f *testing.F) {
 		for range cap(results) {
 			<-results // whatever it is
 		}
+		<-streamed
+		<-streamed
+		<-ends
 		require.Zero(t, s.calls.pending())
 		require.False(t, s.handles())
+		require.Zero(t, s.streams.pending())
+		require.Zero(t, s.streams.budget.spent.Load())
+		require.Empty(t, ends, "OnEnd is called once")
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -143,4 +144,74 @@ func TestWindowsCountMetadata(t *testing.T) {
 		require.ErrorIs(t, s.Err(), ipc.ErrProtocol)
 		require.ErrorContains(t, s.Err(), "not finished with")
 	}
+}
+
+// The header of a stream comes once, or a peer could make it grow for ever.
+func TestStreamHeaderComesOnce(t *testing.T) {
+	s, l := newTestSession(t, new(Registry))
+	m := ipc.NewServerStream[int, int]("m")
+	var header ipc.Metadata
+	st, err := m.Open(t.Context(), s, 1, ipc.WithHeader(&header))
+	require.NoError(t, err)
+	opened := <-l.sent
+	require.Equal(t, drivers.KindOpen, opened.Kind)
+	item := drivers.AppendItem(nil, []byte{7})
+	l.push(drivers.Frame{Kind: drivers.KindItems, Tx: opened.Tx, Payload: item, Meta: drivers.NewMetadata(ipc.Pairs("a", "b"), nil)})
+	n, err := st.Receive(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 7, n)
+	require.Equal(t, ipc.Pairs("a", "b"), header)
+	l.push(drivers.Frame{Kind: drivers.KindItems, Tx: opened.Tx, Payload: item, Meta: drivers.NewMetadata(ipc.Pairs("c", "d"), nil)})
+	_, err = st.Receive(t.Context())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.ErrorContains(t, err, "for the second time")
+	require.Equal(t, ipc.Pairs("a", "b"), header)
+}
+
+// The metadata of all open streams is bounded, and what ends makes room.
+func TestMetadataOfStreamsIsBounded(t *testing.T) {
+	reg := new(Registry)
+	m := ipc.NewBidiStream[int, int]("m")
+	begun, block := make(chan int, 10_000), make(chan struct{})
+	reg.Register(&Handler{Info: m.Info(), Stream: func(ctx context.Context, _ ipc.Codec, _ ipc.Stream) error {
+		begun <- ipc.MetadataOf(ctx).Size()
+		select {
+		case <-block:
+		case <-ctx.Done():
+		}
+		return nil
+	}})
+	host, worker := newSessionPair(t, reg)
+	most := strings.Repeat("v", ipc.MaxMetadata-33)
+	room := worker.config.Window / ipc.MaxMetadata
+	var open []*ipc.BidiStreamCall[int, int]
+	for range room {
+		st, err := m.Open(t.Context(), host, ipc.WithMetadata("k", most))
+		require.NoError(t, err)
+		require.Equal(t, ipc.MaxMetadata, <-begun)
+		open = append(open, st)
+	}
+	st, err := m.Open(t.Context(), host, ipc.WithMetadata("k", "v"))
+	require.NoError(t, err)
+	_, err = st.Receive(t.Context())
+	require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(err))
+	st, err = m.Open(t.Context(), host)
+	require.NoError(t, err, "without metadata there is room")
+	require.Zero(t, <-begun)
+	st.Close()
+	open[0].Close()
+	require.Eventually(t, func() bool {
+		worker.streams.mu.Lock()
+		defer worker.streams.mu.Unlock()
+		return worker.streams.meta == int64(room-1)*ipc.MaxMetadata
+	}, time.Minute, time.Millisecond)
+	_, err = m.Open(t.Context(), host, ipc.WithMetadata("k", "v"))
+	require.NoError(t, err)
+	require.Equal(t, 34, <-begun)
+	close(block)
+	require.Eventually(t, func() bool {
+		worker.streams.mu.Lock()
+		defer worker.streams.mu.Unlock()
+		return worker.streams.meta == 0 && len(worker.streams.peers) == 0
+	}, time.Minute, time.Millisecond)
 }

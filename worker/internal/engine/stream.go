@@ -45,6 +45,7 @@ type Stream struct {
 	over   bool        // in both directions
 	err    error       // why it is over: io.EOF if the handler has returned without an error
 	stop   func()      // frees what watches ctx; nil if nothing does
+	meta   int64       // what the metadata counts for that it was opened with, on the handler's side
 	onEnd  func(error) // called when it is over, or nil
 
 	isOver atomic.Bool // what over says, for who does not hold mu
@@ -62,6 +63,7 @@ type streams struct {
 	peers  map[uint64]*Stream // whose handlers have not returned
 	ending int                // ends of such streams that are being sent
 	newest uint64             // the greatest tx that the peer has opened a stream with
+	meta   int64              // what the metadata of peers counts for
 	ended  error              // why we open no more; nil while we may
 	over   bool               // the session has ended
 

@@ -90,13 +90,15 @@ func (st *Stream) take(f *drivers.Frame, cost int64) (mixed bool, err error) {
 		return false, fmt.Errorf("%w: items of a stream (%#x) after their end", ipc.ErrProtocol, st.tx)
 	case in.received+cost > in.granted:
 		return false, fmt.Errorf("%w: %d bytes of items for a stream (%#x) that takes %d", ipc.ErrProtocol, cost, st.tx, in.granted-in.received)
+	case in.headed && f.Meta != nil:
+		return false, fmt.Errorf("%w: metadata with items of a stream (%#x) for the second time", ipc.ErrProtocol, st.tx)
 	case in.begun && f.Method == 0:
 		return true, nil
 	}
 	in.received += cost
 	in.put(f, cost)
 	if f.Meta != nil {
-		in.meta = f.Meta
+		in.headed, in.meta = true, f.Meta
 	}
 	in.waiter.complete()
 	return false, nil

@@ -26,7 +26,8 @@ type streamIn struct {
 	received int64             // of these
 	limit    int64             // the window: of what was received and not read
 	waiter   waitPlace         // of the goroutine that receives
-	meta     *drivers.Metadata // that came with items and nobody has got, or nil
+	headed   bool              // metadata has come with items, which it does once
+	meta     *drivers.Metadata // that came so and nobody has got, or nil
 	lastMeta *drivers.Metadata // that came with the end, or nil
 
 	// Of the goroutine that receives.

@@ -294,7 +294,9 @@ func (st *Stream) whyNot(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case st.ctx.Err() != nil:
-		return endOf(st.ctx)
+		err := endOf(st.ctx)
+		st.abandon(err) // if what watches ctx has not done it yet
+		return err
 	}
 	return st.session.whyUnsent(ctx, err)
 }

@@ -25,6 +25,7 @@ func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err
 	st = &Stream{session: s, tx: f.Tx, handler: s.newContext()}
 	st.handler.init(s, f.Tx, f.Remaining)
 	if f.Meta != nil {
+		st.meta = int64(f.Meta.Size())
 		st.handler.exchange.Store(&exchange{request: f.Meta.Header()})
 	}
 	st.handler.fixDeadline()
@@ -59,13 +60,18 @@ func (s *Session) accept(f *drivers.Frame) (st *Stream, h *Handler, refusal, err
 		}
 		t.peers[f.Tx] = st
 		t.newest = max(t.newest, f.Tx)
+		t.meta += st.meta
 	}
+	tooMuch := st.meta > 0 && t.meta > int64(s.config.Window)
 	t.mu.Unlock()
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	h = s.config.Handlers.find(f.Method)
 	switch {
+	case tooMuch:
+		refusal = ipc.Errorf(ipc.CodeResourceExhausted, "the metadata of all open streams counts for more than %d bytes", s.config.Window)
+		st.handler.exchange.Store(nil)
 	case h == nil || h.Stream == nil:
 		refusal = s.config.Handlers.unknown(f.Method)
 	case !s.inFlight.enter():
@@ -201,6 +207,7 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	}
 	s.streams.mu.Lock()
 	delete(s.streams.peers, st.tx)
+	s.streams.meta -= st.meta
 	s.streams.ending++
 	s.streams.mu.Unlock()
 	st.sendEnd(end, st.endMeta())
