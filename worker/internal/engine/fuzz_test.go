@@ -160,7 +160,9 @@ func FuzzSession(f *testing.F) {
 			func(ctx context.Context, st *Stream) error { return st.Send(ctx, make([]byte, 20_000)) },
 			func(ctx context.Context, _ *Stream) error { _, err := stuck(ctx, nil); return err },
 		} {
-			reg.Register(&Handler{Info: fuzzStreams[i].Info(), Stream: f})
+			reg.Register(&Handler{Info: fuzzStreams[i].Info(), Stream: func(ctx context.Context, _ ipc.Codec, st ipc.Stream) error {
+				return f(ctx, st.(*Stream))
+			}})
 		}
 
 		l := &deafLink{fakeLink: newFakeLink()}

@@ -156,6 +156,10 @@ func (st *Stream) serve(h *Handler) {
 		select {
 		case h.places <- struct{}{}:
 			defer func() { <-h.places }()
+			if err := st.ctx.Err(); err != nil { // it has waited for its turn
+				st.returned(err)
+				return
+			}
 		case <-st.ctx.Done():
 			st.returned(st.ctx.Err())
 			return
