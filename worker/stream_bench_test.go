@@ -24,7 +24,22 @@ type counted struct {
 // several asks for so many items of so many bytes.
 type several struct{ N, Size int64 }
 
+// logged is an item of ten fields.
+type logged struct {
+	N       int64   `cbor:"1,keyasint"`
+	At      int64   `cbor:"2,keyasint"`
+	Level   int     `cbor:"3,keyasint"`
+	Service string  `cbor:"4,keyasint"`
+	Host    string  `cbor:"5,keyasint"`
+	Path    string  `cbor:"6,keyasint"`
+	Status  int     `cbor:"7,keyasint"`
+	Took    float64 `cbor:"8,keyasint"`
+	Retried bool    `cbor:"9,keyasint"`
+	Trace   uint64  `cbor:"10,keyasint"`
+}
+
 var (
+	cborDown  = ipc.NewServerStream[several, logged]("test.cbor_down", ipc.WithCodec(ipc.CBOR))
 	fixedDown = ipc.NewServerStream[several, counted]("test.fixed_down", ipc.WithCodec(ipc.Fixed))
 	fixedUp   = ipc.NewClientStream[counted, counted]("test.fixed_up", ipc.WithCodec(ipc.Fixed))
 	rawDown   = ipc.NewServerStream[[]byte, []byte]("test.raw_down", ipc.WithCodec(ipc.Raw))
@@ -34,6 +49,15 @@ func handleStreamBenchmarks(r worker.Registrar) {
 	worker.HandleServerStream(r, fixedDown, func(ctx context.Context, req several, out *ipc.Sender[counted]) error {
 		for i := range req.N {
 			if err := out.Send(ctx, counted{N: i}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	worker.HandleServerStream(r, cborDown, func(ctx context.Context, req several, out *ipc.Sender[logged]) error {
+		item := logged{At: 1_700_000_000_123, Level: 4, Service: "checkout", Host: "node-17.example.org", Path: "/v1/orders/confirm", Status: 201, Took: 0.00317, Trace: 1 << 63}
+		for item.N = range req.N {
+			if err := out.Send(ctx, item); err != nil {
 				return err
 			}
 		}
@@ -74,6 +98,8 @@ func handleStreamBenchmarks(r worker.Registrar) {
 func BenchmarkStreamDown(b *testing.B) {
 	b.Run("shm/fixed", func(b *testing.B) { benchmarkFixedDown(b, shm.Driver{}) })
 	b.Run("socket/fixed", func(b *testing.B) { benchmarkFixedDown(b, socket.Driver{}) })
+	b.Run("shm/cbor", func(b *testing.B) { benchmarkCBORDown(b, shm.Driver{}) })
+	b.Run("socket/cbor", func(b *testing.B) { benchmarkCBORDown(b, socket.Driver{}) })
 	for _, size := range []int{64, 4 << 10, 64 << 10, 1 << 20} {
 		b.Run(fmt.Sprintf("shm/%d", size), func(b *testing.B) { benchmarkRawDown(b, shm.Driver{}, size) })
 		b.Run(fmt.Sprintf("socket/%d", size), func(b *testing.B) { benchmarkRawDown(b, socket.Driver{}, size) })
@@ -81,10 +107,18 @@ func BenchmarkStreamDown(b *testing.B) {
 }
 
 func benchmarkFixedDown[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
-	ctx, w := context.Background(), benchmarkWorker(b, d)
 	b.SetBytes(64)
+	benchmarkDown(b, d, fixedDown, func(item counted) int64 { return item.N })
+}
+
+func benchmarkCBORDown[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
+	benchmarkDown(b, d, cborDown, func(item logged) int64 { return item.N })
+}
+
+func benchmarkDown[C drivers.Channel, T any](b *testing.B, d drivers.Driver[C], m *ipc.ServerStream[several, T], number func(T) int64) {
+	ctx, w := context.Background(), benchmarkWorker(b, d)
 	b.ResetTimer()
-	st, err := fixedDown.Open(ctx, w, several{N: int64(b.N)})
+	st, err := m.Open(ctx, w, several{N: int64(b.N)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -92,8 +126,8 @@ func benchmarkFixedDown[C drivers.Channel](b *testing.B, d drivers.Driver[C]) {
 		switch item, err := st.Receive(ctx); {
 		case err == io.EOF && n == int64(b.N):
 			return
-		case err != nil || item.N != n:
-			b.Fatal(n, item.N, err)
+		case err != nil || number(item) != n:
+			b.Fatal(n, item, err)
 		}
 	}
 }
