@@ -31,7 +31,10 @@ import (
 
 type pair struct{ A, B int }
 
-var errSentinel = errors.New("test sentinel")
+var (
+	errSentinel = errors.New("test sentinel")
+	errWrong    = errors.New("another answer")
+)
 
 func init() { ipc.RegisterError("worker_test.sentinel", errSentinel) }
 

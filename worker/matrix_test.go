@@ -570,8 +570,6 @@ func callAdd(w ipc.Caller, n int) error {
 	return unless(sum == n+1, err)
 }
 
-var errWrong = errors.New("another answer")
-
 func unless(right bool, err error) error {
 	if err == nil && !right {
 		return errWrong
