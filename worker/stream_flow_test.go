@@ -445,7 +445,10 @@ func TestConcurrencyOfStreams(t *testing.T) {
 // Ten thousand idle streams of a link take little memory on either side, and end with it.
 func TestManyIdleStreams(t *testing.T) {
 	const many = 10_000
-	eachPlainDriver(t, func(t *testing.T, s spawner) {
+	eachDriver(t, func(t *testing.T, s spawner) { // not in parallel: the heap is this test's alone
+		if s.name != "shm" && s.name != "socket" {
+			return
+		}
 		w := s.start(t)
 		before, heapBefore := flowsOf(t, w), heap()
 		ended := make(chan error, many)
@@ -457,8 +460,7 @@ func TestManyIdleStreams(t *testing.T) {
 		}
 		eventually(t, "all handlers run", func() bool { return flowsOf(t, w).Holding == many })
 		if !raceEnabled {
-			// The drivers run at the same time in this process.
-			require.Less(t, heap()-heapBefore, int64(2*many*3<<10), "bytes of the host")
+			require.Less(t, heap()-heapBefore, int64(many*3<<10), "bytes of the host")
 			require.Less(t, flowsOf(t, w).Heap-before.Heap, int64(many*10<<10), "bytes of the worker, with the goroutines of the handlers")
 		}
 		for _, st := range open {
