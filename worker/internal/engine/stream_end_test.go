@@ -422,3 +422,30 @@ func TestGatheredItemsWaitForTheWindow(t *testing.T) {
 	l.push(windowOf(st.tx, 16))
 	require.Equal(t, listOf("x"), frameOf(l, drivers.KindItems).Payload)
 }
+
+// An item of which only a part has come is no end without an error, whoever is at fault: the
+// handler that has given it up and says nothing, or the peer.
+func TestItemThatIsCutShortIsNoEndInOrder(t *testing.T) {
+	reg := new(Registry)
+	handleStream(reg, func(ctx context.Context, st *Stream) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		_ = st.Send(ctx, make([]byte, 20<<10)) // for which the window has no room
+		return nil
+	})
+	s, l := newTestSession(t, reg)
+	open := drivers.AppendOpening(nil, &drivers.Opening{Window: drivers.InitialStreamWindow, Sent: true})
+	l.push(drivers.Frame{Kind: drivers.KindOpen, Tx: 3, Method: raw.Info().ID, Payload: open})
+	end := frameOf(l, drivers.KindEnd)
+	require.Equal(t, drivers.EndFailed, end.Payload[0])
+	require.ErrorContains(t, ipc.ParseError(end.Payload[1:]), "deadline")
+	settles(t, s)
+
+	st := openRaw(t, s, &ipc.StreamOpening{})
+	l.push(drivers.Frame{Kind: drivers.KindItems, Tx: st.tx, Method: drivers.ItemPiece, Payload: make([]byte, 4<<10)})
+	l.push(endOfStream(st.tx, drivers.EndReturned))
+	_, err := st.Receive(t.Context())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.ErrorContains(t, err, "cut short")
+	settles(t, s)
+}

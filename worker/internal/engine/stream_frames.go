@@ -133,7 +133,7 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 		st.in.waiter.complete()
 		st.mu.Unlock()
 		if cut {
-			_ = st.broken(fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)) // it says so to others
+			_ = st.broken(errCutShort) // it says so to others
 		}
 		return nil
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
@@ -155,11 +155,14 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 		if ok {
 			s.streams.places.refill(1)
 		}
+		st.mu.Lock()
 		if f.Meta != nil {
-			st.mu.Lock()
 			st.in.lastMeta = f.Meta
-			st.mu.Unlock()
 		}
+		if st.in.begun && err == io.EOF {
+			err = errCutShort
+		}
+		st.mu.Unlock()
 		st.finish(err, false)
 		return nil
 	case (code == drivers.EndGivenUp || code == drivers.EndDeadline) && st.handler != nil:
@@ -173,3 +176,5 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	}
 	return fmt.Errorf("%w: a stream (%#x) ends with code %d", ipc.ErrProtocol, st.tx, code)
 }
+
+var errCutShort = fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)

@@ -181,7 +181,11 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
-		if unsent := st.sendGathered(st.ctx); unsent != nil && err == nil {
+		unsent := st.sendGathered(st.ctx)
+		if unsent == nil {
+			unsent = o.cut
+		}
+		if err == nil {
 			err = unsent // the peer must not take that for all
 		}
 		o.closed = true
