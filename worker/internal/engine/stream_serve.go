@@ -118,7 +118,7 @@ func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool 
 	r := &b.request
 	r.session, r.handler, r.ctx, r.stream, r.background = s, h, st.handler, true, b
 	timed := b.beginRun(s)
-	b.copied.Store(b.run) // nobody needs the frame any more
+	b.requestRead(s) // nobody needs the frame any more
 	var start time.Time
 	if timed {
 		start = time.Now()
