@@ -67,8 +67,17 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 // receive takes items that have come.
 func (st *Stream) receive(f *drivers.Frame) error {
 	cost := drivers.ItemsCost(f)
-	if f.Method > drivers.ItemPiece || f.Method != drivers.ItemWhole && len(f.Payload) == 0 || f.Method == 0 && len(f.Payload)%drivers.ItemHeader != 0 {
-		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, len(f.Payload), f.Method)
+	n, formed := len(f.Payload), false
+	switch f.Method {
+	case 0:
+		formed = n > 0 && n%drivers.ItemHeader == 0
+	case drivers.ItemWhole:
+		formed = true
+	case drivers.ItemPiece:
+		formed = n >= drivers.MinPiece // so that what it takes here is no more than a few times that
+	}
+	if !formed {
+		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, n, f.Method)
 	}
 	mixed, err := st.take(f, cost)
 	if mixed {
