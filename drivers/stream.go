@@ -24,6 +24,8 @@ const (
 	MaxStreams = 16 << 10
 	// MaxPiece is the largest payload of a frame of KindItems that is no list of items.
 	MaxPiece = 64 << 10
+	// MinPiece is the smallest payload of a frame of KindItems with a piece that others follow.
+	MinPiece = 2 << 10
 	// MaxGathered is the largest payload of a frame of KindItems that is a list of items.
 	MaxGathered = 4 << 10
 )

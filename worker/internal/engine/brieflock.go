@@ -12,7 +12,8 @@ import (
 // most machines.
 //
 // A goroutine that releases the lock hands it to one that waits: held stays 1, and a token
-// says so. A waiter that leaves may leave its token behind: the next one to wait takes it.
+// says so. A waiter that leaves, and was handed the lock meanwhile, releases it: who only
+// tries would find it held for ever.
 type briefLock struct {
 	held    uint32
 	waiting atomic.Int32
@@ -38,9 +39,22 @@ func (l *briefLock) lock(ctx, other context.Context, own *call) error {
 	}
 	// SYNC: pairs with unlock, which releases the lock and then loads waiting.
 	l.waiting.Add(1)
-	defer l.waiting.Add(-1)
 	timer := time.NewTimer(maxPoll) // for unlockSoon, and for own
 	defer timer.Stop()
+	if err := l.await(ctx, otherDone, other, timer, own); err != nil {
+		// SYNC: pairs with wake, which hands the lock over and then loads waiting.
+		l.waiting.Add(-1)
+		if l.takeBack() {
+			l.wake()
+		}
+		return err
+	}
+	l.waiting.Add(-1)
+	return nil
+}
+
+// await is lock for a goroutine that is counted as waiting.
+func (l *briefLock) await(ctx context.Context, otherDone <-chan struct{}, other context.Context, timer *time.Timer, own *call) error {
 	for !l.tryLock() {
 		select {
 		case <-l.token:
@@ -67,7 +81,22 @@ func (l *briefLock) unlock() {
 
 // wake hands the lock, if it is free, to a waiter, if there is one.
 func (l *briefLock) wake() {
-	if l.waiting.Load() > 0 && l.tryLock() {
+	for l.waiting.Load() > 0 && l.tryLock() {
 		l.token <- struct{}{} // there is none, for the lock was free
+		// SYNC: pairs with lock, whose waiter leaves and then looks for a token.
+		if l.waiting.Load() > 0 || !l.takeBack() {
+			return
+		}
+	}
+}
+
+// takeBack releases the lock if it was handed to a waiter that has left.
+func (l *briefLock) takeBack() bool {
+	select {
+	case <-l.token:
+		atomic.StoreUint32(&l.held, 0)
+		return true
+	default:
+		return false
 	}
 }

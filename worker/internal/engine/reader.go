@@ -251,7 +251,7 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 		if r.lastHandler != nil && f.Method == r.lastID { // handlers are never removed
 			return r.lastHandler
 		}
-		if h := s.config.Handlers.find(f.Method); h != nil {
+		if h := s.config.Handlers.find(f.Method); h != nil && h.Stream == nil {
 			r.lastID, r.lastHandler = f.Method, h
 			return h
 		}

@@ -43,7 +43,7 @@ func (st *Stream) Claim(ctx context.Context, n int) ([]byte, error) {
 // claim is Claim with the lock.
 func (st *Stream) claim(ctx context.Context, n int) ([]byte, error) {
 	o, s := &st.out, st.session
-	if o.closed {
+	if o.closed || o.gone.Load() {
 		return nil, st.notSendable()
 	}
 	if span := drivers.ItemSpan(n); span <= s.maxGathered {
@@ -61,13 +61,14 @@ func (st *Stream) claim(ctx context.Context, n int) ([]byte, error) {
 	if err := st.sendGathered(ctx); err != nil {
 		return nil, err
 	}
-	o.claim.large = true
 	if s.claimer != nil && n <= drivers.MaxPiece && st.ended() == nil {
 		b, err := st.claimLink(ctx, n)
 		if b != nil || err != nil {
+			o.claim.large = err == nil
 			return b, err
 		}
 	}
+	o.claim.large = true
 	o.claim.own = slices.Grow(o.claim.own[:0], n)
 	return o.claim.own[:n:n], nil
 }
@@ -119,7 +120,7 @@ func (st *Stream) Commit(ctx context.Context, n int) error {
 }
 
 // commit is Commit with the lock, which it leaves held.
-func (st *Stream) commit(ctx context.Context, n int) error {
+func (st *Stream) commit(ctx context.Context, n int) (err error) {
 	o, s := &st.out, st.session
 	b, large, inLink := o.claim.b, o.claim.large, o.claim.inLink
 	o.claim.b, o.claim.large, o.claim.inLink = nil, false, false
@@ -137,10 +138,10 @@ func (st *Stream) commit(ctx context.Context, n int) error {
 	case inLink:
 		s.claimer.Abort()
 	case n >= 0:
-		return st.sendLarge(ctx, b[:n])
+		err = st.sendLarge(ctx, b[:n])
 	}
 	if cap(o.claim.own) > maxKept {
 		o.claim.own = nil
 	}
-	return nil
+	return err
 }

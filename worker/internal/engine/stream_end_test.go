@@ -422,3 +422,66 @@ func TestGatheredItemsWaitForTheWindow(t *testing.T) {
 	l.push(windowOf(st.tx, 16))
 	require.Equal(t, listOf("x"), frameOf(l, drivers.KindItems).Payload)
 }
+
+// An item of which only a part has come is no end without an error, whoever is at fault: the
+// handler that has given it up and says nothing, or the peer.
+func TestItemThatIsCutShortIsNoEndInOrder(t *testing.T) {
+	reg := new(Registry)
+	handleStream(reg, func(ctx context.Context, st *Stream) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		_ = st.Send(ctx, make([]byte, 20<<10)) // for which the window has no room
+		return nil
+	})
+	s, l := newTestSession(t, reg)
+	open := drivers.AppendOpening(nil, &drivers.Opening{Window: drivers.InitialStreamWindow, Sent: true})
+	l.push(drivers.Frame{Kind: drivers.KindOpen, Tx: 3, Method: raw.Info().ID, Payload: open})
+	end := frameOf(l, drivers.KindEnd)
+	require.Equal(t, drivers.EndFailed, end.Payload[0])
+	require.ErrorContains(t, ipc.ParseError(end.Payload[1:]), "deadline")
+	settles(t, s)
+
+	st := openRaw(t, s, &ipc.StreamOpening{})
+	l.push(drivers.Frame{Kind: drivers.KindItems, Tx: st.tx, Method: drivers.ItemPiece, Payload: make([]byte, 4<<10)})
+	l.push(endOfStream(st.tx, drivers.EndReturned))
+	_, err := st.Receive(t.Context())
+	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.ErrorContains(t, err, "cut short")
+	settles(t, s)
+}
+
+// A request for the handler of a stream finds none, and so does a notification.
+func TestRequestForTheHandlerOfAStream(t *testing.T) {
+	reg := new(Registry)
+	handleStream(reg, func(context.Context, *Stream) error { return nil })
+	s, l := newTestSession(t, reg)
+	for range 2 { // also when the reader knows the method
+		l.push(drivers.Frame{Kind: drivers.KindNotify, Method: raw.Info().ID})
+		l.push(drivers.Frame{Kind: drivers.KindRequest, Tx: 3, Method: raw.Info().ID})
+		require.Equal(t, ipc.CodeUnimplemented, ipc.CodeOf(ipc.ParseError(frameOf(l, drivers.KindError).Payload)))
+	}
+	settles(t, s)
+}
+
+// Header and trailer are those of one stream, though another one had the same place for them.
+func TestMetadataIsOfOneStream(t *testing.T) {
+	s, l := newTestSession(t, new(Registry))
+	header, trailer := ipc.Pairs("of", "another"), ipc.Pairs("of", "another")
+	inv := rawCall()
+	inv.Header, inv.Trailer = &header, &trailer
+	for range 2 {
+		st, err := s.OpenStream(t.Context(), inv, &ipc.StreamOpening{})
+		require.NoError(t, err)
+		tx := frameOf(l, drivers.KindOpen).Tx
+		l.push(drivers.Frame{Kind: drivers.KindItems, Tx: tx, Payload: listOf("x"), Meta: drivers.NewMetadata(ipc.Pairs("a", "1"), nil)})
+		end := endOfStream(tx, drivers.EndReturned)
+		end.Meta = drivers.NewMetadata(nil, ipc.Pairs("b", "2"))
+		l.push(end)
+		_, err = st.Receive(t.Context())
+		require.NoError(t, err)
+		_, err = st.Receive(t.Context())
+		require.Equal(t, io.EOF, err)
+		require.Equal(t, ipc.Pairs("a", "1"), header)
+		require.Equal(t, ipc.Pairs("b", "2"), trailer)
+	}
+}

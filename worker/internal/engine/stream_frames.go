@@ -67,8 +67,17 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 // receive takes items that have come.
 func (st *Stream) receive(f *drivers.Frame) error {
 	cost := drivers.ItemsCost(f)
-	if f.Method > drivers.ItemPiece || f.Method != drivers.ItemWhole && len(f.Payload) == 0 || f.Method == 0 && len(f.Payload)%drivers.ItemHeader != 0 {
-		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, len(f.Payload), f.Method)
+	n, formed := len(f.Payload), false
+	switch f.Method {
+	case 0:
+		formed = n > 0 && n%drivers.ItemHeader == 0
+	case drivers.ItemWhole:
+		formed = true
+	case drivers.ItemPiece:
+		formed = n >= drivers.MinPiece // so that what it takes here is no more than a few times that
+	}
+	if !formed {
+		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, n, f.Method)
 	}
 	mixed, err := st.take(f, cost)
 	if mixed {
@@ -135,7 +144,7 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 		st.in.waiter.complete()
 		st.mu.Unlock()
 		if cut {
-			_ = st.broken(fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)) // it says so to others
+			_ = st.broken(errCutShort) // it says so to others
 		}
 		return nil
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
@@ -157,11 +166,14 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 		if ok {
 			s.streams.places.refill(1)
 		}
+		st.mu.Lock()
 		if f.Meta != nil {
-			st.mu.Lock()
 			st.in.lastMeta = f.Meta
-			st.mu.Unlock()
 		}
+		if st.in.begun && err == io.EOF {
+			err = errCutShort
+		}
+		st.mu.Unlock()
 		st.finish(err, false)
 		return nil
 	case (code == drivers.EndGivenUp || code == drivers.EndDeadline) && st.handler != nil:
@@ -175,3 +187,5 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	}
 	return fmt.Errorf("%w: a stream (%#x) ends with code %d", ipc.ErrProtocol, st.tx, code)
 }
+
+var errCutShort = fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)

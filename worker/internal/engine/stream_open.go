@@ -72,6 +72,7 @@ func endOf(ctx context.Context) error {
 // open opens a stream, and sends its first item if there is one. late is the error of a stream
 // whose context has a deadline that has passed.
 func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, from *requestContext, late error) (*Stream, error) {
+	deliver(nil, inv) // there may be some of another stream
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	var remaining time.Duration
 	if deadline, ok := ctx.Deadline(); ok {
 		if remaining = time.Until(deadline); remaining <= 0 {
-			return nil, context.DeadlineExceeded
+			return nil, late
 		}
 	}
 	t := &s.streams

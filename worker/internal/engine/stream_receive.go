@@ -47,13 +47,19 @@ type chunk struct {
 	owned bool // b came from the link
 }
 
-var chunkPool = sync.Pool{New: func() any { return new(chunk) }}
+// chunkPool and largeChunks are chunks to be used again. A small frame gets no memory that a
+// large one has had: it may lie there for long.
+var chunkPool, largeChunks = sync.Pool{New: newChunk}, sync.Pool{New: newChunk}
+
+func newChunk() any { return new(chunk) }
 
 const (
 	// joinedChunk is up to which size frames share a chunk.
 	joinedChunk = 16 << 10
 	// ownedChunk is from which size a chunk keeps the memory of the link.
 	ownedChunk = 2 << 10
+	// maxSmallChunk is the largest memory of a chunk that frames share: it may have grown.
+	maxSmallChunk = 2 * joinedChunk
 	// maxKeptChunk is the largest memory that is kept for later chunks.
 	maxKeptChunk = drivers.MaxPiece + 4<<10
 )
@@ -83,7 +89,11 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	// A small frame always joins the last, so that what is received takes little more memory
 	// than it counts for.
 	if c == nil || c.owned || c.cost+cost > joinedChunk || c.how != drivers.ItemPiece && c.how+how != 0 {
-		c = chunkPool.Get().(*chunk)
+		if cost > joinedChunk {
+			c = largeChunks.Get().(*chunk)
+		} else {
+			c = chunkPool.Get().(*chunk)
+		}
 		*c = chunk{b: c.b[:0]}
 		in.push(c)
 	}
@@ -112,8 +122,11 @@ func (c *chunk) free(s *Session) {
 		s.link.Recycle(c.b)
 		c.b = nil
 	}
-	if cap(c.b) <= maxKeptChunk {
+	switch {
+	case cap(c.b) <= maxSmallChunk:
 		chunkPool.Put(c)
+	case cap(c.b) <= maxKeptChunk:
+		largeChunks.Put(c)
 	}
 }
 

@@ -31,6 +31,7 @@ type streamOut struct {
 	last   time.Duration // when the last frame was sent, by monotonic
 	frames uint64        // that were sent
 	closed bool          // nothing more is sent
+	cut    error         // why an item was sent in part only, which ends the stream; or nil
 	header int           // fields of the header that were sent
 	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
 	listed bool          // the flusher looks after the stream
@@ -261,7 +262,7 @@ func (st *Stream) cutShort(begun bool, err error) {
 	if !begun {
 		return
 	}
-	st.out.closed = true
+	st.out.closed, st.out.cut = true, err
 	if st.handler == nil {
 		st.abandon(err)
 	} else {

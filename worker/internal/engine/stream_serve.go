@@ -124,7 +124,7 @@ func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool 
 	r := &b.request
 	r.session, r.handler, r.ctx, r.stream, r.background = s, h, st.handler, true, b
 	timed := b.beginRun(s)
-	b.copied.Store(b.run) // nobody needs the frame any more
+	b.requestRead(s) // nobody needs the frame any more
 	var start time.Time
 	if timed {
 		start = time.Now()
@@ -191,7 +191,11 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
-		if unsent := st.sendGathered(st.ctx); unsent != nil && err == nil {
+		unsent := st.sendGathered(st.ctx)
+		if unsent == nil {
+			unsent = o.cut
+		}
+		if err == nil {
 			err = unsent // the peer must not take that for all
 		}
 		o.closed = true

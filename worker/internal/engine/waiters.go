@@ -27,11 +27,13 @@ func (s *Session) await(ctx context.Context, c *call, timeout time.Duration, fro
 			s.poll(ctx, c, timeout)
 		} else if !looked {
 			looked = true
-			if s.lookOn(c) && (c.settled() || s.acquire(from)) {
-				if c.done() { // settled
+			if s.lookOn(c) {
+				if c.settled() {
 					return nil
 				}
-				s.poll(ctx, c, timeout)
+				if s.acquire(from) { // it may be over now, but then the state has to be released
+					s.poll(ctx, c, timeout)
+				}
 			}
 		}
 		if !c.park() {
