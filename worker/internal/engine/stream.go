@@ -86,10 +86,8 @@ func (t *streams) add(st *Stream, side uint64) error {
 	return nil
 }
 
-// pending counts the streams that we have opened and that go on, and the goroutines that
-// wait for others.
+// pending counts the streams that we have opened and that go on.
 func (t *streams) pending() (n int) {
-	n = int(t.reading.Load())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, st := range t.own {
