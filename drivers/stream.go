@@ -99,6 +99,7 @@ const (
 	EndFailed   byte = 2 // the handler has failed, and the stream is over
 	EndGivenUp  byte = 3 // the side that opened the stream has given it up
 	EndDeadline byte = 4 // the same, because its deadline has passed
+	EndTaken    byte = 5 // the handler takes no further items; what it sends is to come
 )
 
 // ParseWindow returns how many bytes more the sender of a frame of [KindWindow] takes.

@@ -46,7 +46,7 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 			t.recent = st
 			return st, nil
 		}
-		if ok && f.Kind == drivers.KindEnd && len(f.Payload) > 0 && f.Payload[0] != drivers.EndSent {
+		if ok && f.Kind == drivers.KindEnd && len(f.Payload) > 0 && f.Payload[0] != drivers.EndSent && f.Payload[0] != drivers.EndTaken {
 			delete(t.own, f.Tx) // the handler of a stream that we have given up
 			t.places.refill(1)
 		}
@@ -90,6 +90,9 @@ func (st *Stream) take(f *drivers.Frame, cost int64) (mixed bool, err error) {
 		return false, fmt.Errorf("%w: items of a stream (%#x) after their end", ipc.ErrProtocol, st.tx)
 	case in.received+cost > in.granted:
 		return false, fmt.Errorf("%w: %d bytes of items for a stream (%#x) that takes %d", ipc.ErrProtocol, cost, st.tx, in.granted-in.received)
+	case in.deaf:
+		in.received += cost
+		return false, nil
 	case in.begun && f.Method == 0:
 		return true, nil
 	}
@@ -125,13 +128,20 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	switch {
 	case code == drivers.EndSent:
 		st.mu.Lock()
-		cut := st.in.begun
+		cut := st.in.begun && !st.in.deaf
 		st.in.ended = true
 		st.in.waiter.complete()
 		st.mu.Unlock()
 		if cut {
 			_ = st.broken(fmt.Errorf("%w: malformed items: the last one is cut short", ipc.ErrProtocol)) // it says so to others
 		}
+		return nil
+	case code == drivers.EndTaken && st.handler == nil:
+		st.out.refused.Store(true)
+		st.out.gone.Store(true)
+		st.mu.Lock()
+		st.out.waiter.complete()
+		st.mu.Unlock()
 		return nil
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
 		// When this side has ended the session the peer's handlers fail because of that.

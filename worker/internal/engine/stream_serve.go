@@ -117,6 +117,9 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
+		if o.buffer != nil && o.granted.Load()-o.sent < int64(len(o.buffer.b)) {
+			st.TakeNoMore() // the peer may not read before it has sent all
+		}
 		if unsent := st.sendGathered(st.ctx); unsent != nil && err == nil {
 			err = unsent // the peer must not take that for all
 		}
@@ -144,6 +147,20 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	s.streams.ending--
 	s.streams.mu.Unlock()
 	st.handler.cancel(drivers.ReasonGivenUp)
+}
+
+// TakeNoMore says that the handler takes no further items. What the peer sends is dropped, and
+// its Send returns io.EOF, so that it comes to read what the handler sends.
+func (st *Stream) TakeNoMore() {
+	st.mu.Lock()
+	known := st.over || st.in.ended || st.in.deaf
+	st.in.deaf = true
+	st.in.drop(st.session)
+	st.mu.Unlock()
+	if !known {
+		f := &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{drivers.EndTaken}}
+		_ = st.session.link.Send(st.ctx, f) // or the stream has ended
+	}
 }
 
 // Codec returns the codec of the link.
