@@ -24,8 +24,6 @@ const (
 	MaxStreams = 16 << 10
 	// MaxPiece is the largest payload of a frame of KindItems that is no list of items.
 	MaxPiece = 64 << 10
-	// MinPiece is the smallest payload of a frame of KindItems with a piece that others follow.
-	MinPiece = 2 << 10
 	// MaxGathered is the largest payload of a frame of KindItems that is a list of items.
 	MaxGathered = 4 << 10
 )
@@ -101,6 +99,7 @@ const (
 	EndFailed   byte = 2 // the handler has failed, and the stream is over
 	EndGivenUp  byte = 3 // the side that opened the stream has given it up
 	EndDeadline byte = 4 // the same, because its deadline has passed
+	EndTaken    byte = 5 // the handler takes no further items; what it sends is to come
 )
 
 // ParseWindow returns how many bytes more the sender of a frame of [KindWindow] takes.

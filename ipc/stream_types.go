@@ -215,8 +215,8 @@ func formOf(c Codec) form {
 //
 // Send waits while the peer has as many bytes of items as it takes, until ctx or the stream
 // ends. Its errors are those of [Method.Call], an error that wraps [ErrClosed] after Close,
-// and io.EOF if the handler has returned without an error, so that nobody takes the item. If
-// ctx ends while a large item is being sent, that ends the stream.
+// and io.EOF if the handler takes no further items, as it has returned or is about to: Receive
+// tells how that has ended. If ctx ends while a large item is being sent, that ends the stream.
 func (s *Sender[T]) Send(ctx context.Context, item T) error {
 	switch s.form {
 	case memory:

@@ -20,7 +20,7 @@ import (
 func HandleServerStream[Req, Item any](r Registrar, m *ipc.ServerStream[Req, Item], f func(ctx context.Context, req Req, out *ipc.Sender[Item]) error, opts ...HandlerOption) {
 	checkHandler("HandleServerStream", m == nil, f == nil)
 	name := m.Info().Name
-	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, st ipc.Stream) error {
+	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, _ *engine.Stream, st ipc.Stream) error {
 		req, err := receiveRequest[Req](ctx, codec, st, name)
 		if err != nil {
 			return err
@@ -35,11 +35,12 @@ func HandleServerStream[Req, Item any](r Registrar, m *ipc.ServerStream[Req, Ite
 func HandleClientStream[Item, Res any](r Registrar, m *ipc.ClientStream[Item, Res], f func(ctx context.Context, in *ipc.Receiver[Item]) (Res, error), opts ...HandlerOption) {
 	checkHandler("HandleClientStream", m == nil, f == nil)
 	name := m.Info().Name
-	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, st ipc.Stream) error {
+	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, own *engine.Stream, st ipc.Stream) error {
 		res, err := f(ctx, ipc.NewReceiver[Item](st, codec, name))
 		if err != nil {
 			return err
 		}
+		own.TakeNoMore()
 		return ipc.NewSender[Res](st, codec, name).Send(ctx, res)
 	}, opts)
 }
@@ -50,7 +51,7 @@ func HandleClientStream[Item, Res any](r Registrar, m *ipc.ClientStream[Item, Re
 func HandleBidiStream[Out, In any](r Registrar, m *ipc.BidiStream[Out, In], f func(ctx context.Context, in *ipc.Receiver[Out], out *ipc.Sender[In]) error, opts ...HandlerOption) {
 	checkHandler("HandleBidiStream", m == nil, f == nil)
 	name := m.Info().Name
-	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, st ipc.Stream) error {
+	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, _ *engine.Stream, st ipc.Stream) error {
 		return f(ctx, ipc.NewReceiver[Out](st, codec, name), ipc.NewSender[In](st, codec, name))
 	}, opts)
 }
@@ -61,9 +62,11 @@ type streamMethod interface {
 	Codec(link ipc.Codec) ipc.Codec
 }
 
-func handleStream(r Registrar, m streamMethod, serve func(context.Context, ipc.Codec, ipc.Stream) error, opts []HandlerOption) {
+func handleStream(r Registrar, m streamMethod, serve func(context.Context, ipc.Codec, *engine.Stream, ipc.Stream) error, opts []HandlerOption) {
 	h := &engine.Handler{Info: m.Info()}
-	h.Stream = func(ctx context.Context, link ipc.Codec, st ipc.Stream) error { return serve(ctx, m.Codec(link), st) }
+	h.Stream = func(ctx context.Context, own *engine.Stream, st ipc.Stream) error {
+		return serve(ctx, m.Codec(own.Codec()), own, st)
+	}
 	register(r, h, opts)
 }
 

@@ -27,13 +27,17 @@ var slowReader = flag.Duration("stream.slow", 3*time.Second, "how long TestSlowR
 var (
 	endless  = ipc.NewServerStream[[]byte, []byte]("test.endless", ipc.WithCodec(ipc.Raw)) // the request, again and again
 	lasting  = ipc.NewBidiStream[[]byte, []byte]("test.lasting", ipc.WithCodec(ipc.Raw))
-	limited  = ipc.NewBidiStream[int, int]("test.limited") // two at a time; each says how many there are
+	limited  = ipc.NewBidiStream[int, int]("test.limited")                               // two at a time; each says how many there are
+	early    = ipc.NewClientStream[[]byte, []byte]("test.early", ipc.WithCodec(ipc.Raw)) // answers with the first item
+	talking  = ipc.NewBidiStream[[]byte, []byte]("test.talking", ipc.WithCodec(ipc.Raw)) // sends as the window has room, and fails
 	nestDown = ipc.NewBidiStream[int, int]("test.nest_down")
 	nestUp   = ipc.NewBidiStream[int, int]("test.nest_up")
 	// flows asks for what the worker has of streams.
 	flows = ipc.NewMethod[struct{}, flowState]("test.flows")
 	// openBack opens streams at the host, reads the first item of each, and leaves them.
 	openBack = ipc.NewMethod[int, int]("test.open_back")
+	// keepBack opens a stream at the host and returns, and reads it to its end.
+	keepBack = ipc.NewMethod[int, int]("test.keep_back")
 )
 
 type flowState struct {
@@ -86,11 +90,40 @@ func serveStreamFlows(s *worker.Server) {
 		}
 		return err
 	}, worker.WithConcurrency(2))
+	worker.HandleClientStream(s, early, func(ctx context.Context, in *ipc.Receiver[[]byte]) ([]byte, error) {
+		b, err := in.Receive(ctx)
+		return bytes.Clone(b), err
+	})
+	worker.HandleBidiStream(s, talking, func(ctx context.Context, in *ipc.Receiver[[]byte], out *ipc.Sender[[]byte]) error {
+		if _, err := in.Receive(ctx); err != nil {
+			return err
+		}
+		for range 11 { // 11,088 bytes: more than the first window, the last of which are gathered
+			own, cancel := context.WithTimeout(ctx, soon)
+			_ = out.Send(own, make([]byte, 1000))
+			cancel()
+		}
+		return errors.New("enough")
+	})
 	worker.HandleBidiStream(s, nestDown, func(ctx context.Context, in *ipc.Receiver[int], out *ipc.Sender[int]) error {
 		return passOn(ctx, nestUp, worker.Host(ctx), in, out)
 	})
 	worker.Handle(s, flows, func(context.Context, struct{}) (flowState, error) {
 		return flowState{sent.Load(), heap(), runs.Load(), canceled.Load(), exceeded.Load(), held.Load()}, nil
+	})
+	worker.Handle(s, keepBack, func(ctx context.Context, n int) (int, error) {
+		st, err := doubles.Open(context.Background(), worker.Host(ctx))
+		if err != nil {
+			return 0, err
+		}
+		go func() {
+			for {
+				if _, err := st.Receive(context.Background()); err != nil {
+					return
+				}
+			}
+		}()
+		return n, st.Send(ctx, n)
 	})
 	worker.Handle(s, openBack, func(ctx context.Context, n int) (int, error) {
 		for range n {
@@ -439,6 +472,40 @@ func TestConcurrencyOfStreams(t *testing.T) {
 			require.Equal(t, io.EOF, err)
 		}
 		require.EqualValues(t, 5, flowsOf(t, w).Runs)
+	})
+}
+
+// A handler that returns early gives its answer, however large that and what it has sent are,
+// though the other side reads nothing before it has sent all.
+func TestHandlerReturnsEarly(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		for _, size := range []int{10, 8000, 8200, 100_000, 1 << 20} {
+			up, err := early.Open(t.Context(), w)
+			require.NoError(t, err)
+			for n := 0; err == nil; n++ {
+				err = up.Send(t.Context(), make([]byte, max(size, n%3*1000)))
+			}
+			require.Equal(t, io.EOF, err)
+			got, err := up.CloseAndReceive(t.Context())
+			require.NoError(t, err)
+			require.Len(t, got, size)
+		}
+		for _, size := range []int{10, 1000, 20_000} {
+			st, err := talking.Open(t.Context(), w)
+			for err == nil {
+				err = st.Send(t.Context(), make([]byte, size))
+			}
+			require.Equal(t, io.EOF, err, "it takes no more, whatever it returns")
+			got := 0
+			for _, err = range st.All(t.Context()) {
+				if err == nil {
+					got++
+				}
+			}
+			require.ErrorContains(t, err, "enough")
+			require.GreaterOrEqual(t, got, 7)
+		}
 	})
 }
 

@@ -220,6 +220,26 @@ func TestCloseAndStreams(t *testing.T) {
 	})
 }
 
+// Close waits for the streams that the host has opened, and not for those of the worker, whose
+// handlers run in the host.
+func TestCloseAndStreamsOfTheWorker(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t, worker.WithGrace(10*time.Minute))
+		handleStreams(w)
+		_, err := keepBack.Call(t.Context(), w, 1)
+		require.NoError(t, err)
+		closed := make(chan error, 1)
+		go func() { closed <- w.Close() }()
+		select {
+		case err := <-closed:
+			require.NoError(t, err)
+		case <-time.After(time.Minute):
+			require.NoError(t, syscall.Kill(w.PID(), syscall.SIGKILL))
+			t.Error("Close waits for a stream of the worker")
+		}
+	})
+}
+
 // A worker that drains goes on with its streams, and refuses others.
 func TestDrainingWorkerAndStreams(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {

@@ -119,7 +119,7 @@ func FuzzSession(f *testing.F) {
 				windowOf(theirs, 1), endOfStream(theirs, drivers.EndSent), endOfStream(theirs, drivers.EndGivenUp), open, endOfStream(theirs, drivers.EndDeadline))
 		}
 		script(kind, itemsOf(ours, drivers.ItemWhole, []byte("x")), itemsOf(ours, 0, listOf("x")), windowOf(ours, 255), endOfStream(ours, drivers.EndSent), endOfStream(ours, drivers.EndReturned), endOfStream(ours, drivers.EndReturned))
-		for _, code := range []byte{drivers.EndFailed, drivers.EndGivenUp, 99} {
+		for _, code := range []byte{drivers.EndFailed, drivers.EndGivenUp, drivers.EndTaken, 99} {
 			script(kind, itemsOf(ours, drivers.ItemPiece, []byte("x")), endOfStream(ours, code, 0xa0))
 		}
 		script(kind, openingOf(theirs, 0), openingOf(ours, drivers.InitialStreamWindow))
@@ -160,8 +160,8 @@ func FuzzSession(f *testing.F) {
 			func(ctx context.Context, st *Stream) error { return st.Send(ctx, make([]byte, 20_000)) },
 			func(ctx context.Context, _ *Stream) error { _, err := stuck(ctx, nil); return err },
 		} {
-			reg.Register(&Handler{Info: fuzzStreams[i].Info(), Stream: func(ctx context.Context, _ ipc.Codec, st ipc.Stream) error {
-				return f(ctx, st.(*Stream))
+			reg.Register(&Handler{Info: fuzzStreams[i].Info(), Stream: func(ctx context.Context, own *Stream, _ ipc.Stream) error {
+				return f(ctx, own)
 			}})
 		}
 

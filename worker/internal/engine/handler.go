@@ -20,8 +20,9 @@ type Handler struct {
 	InPlace bool
 	// Invoke runs the handler, and returns the encoded response.
 	Invoke func(*Request) (response []byte, err error)
-	// Stream runs the handler of a stream, in the place of Invoke.
-	Stream func(context.Context, ipc.Codec, ipc.Stream) error
+	// Stream runs the handler of a stream, in the place of Invoke. own is the stream, and st
+	// what interceptors have made of it.
+	Stream func(ctx context.Context, own *Stream, st ipc.Stream) error
 
 	fixed     bool          // an option has set the score for good
 	semaphore *semaphore    // of a concurrent handler

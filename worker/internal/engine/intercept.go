@@ -47,6 +47,6 @@ func (st *Stream) intercept(h *Handler) error {
 				call.Header, call.Trailer = meta.Header(), meta.Trailer()
 			}
 		}()
-		return h.Stream(ctx, st.session.config.Codec, wrapped)
+		return h.Stream(ctx, st, wrapped)
 	})
 }

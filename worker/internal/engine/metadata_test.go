@@ -173,7 +173,7 @@ func TestMetadataOfStreamsIsBounded(t *testing.T) {
 	reg := new(Registry)
 	m := ipc.NewBidiStream[int, int]("m")
 	begun, block := make(chan int, 10_000), make(chan struct{})
-	reg.Register(&Handler{Info: m.Info(), Stream: func(ctx context.Context, _ ipc.Codec, _ ipc.Stream) error {
+	reg.Register(&Handler{Info: m.Info(), Stream: func(ctx context.Context, _ *Stream, _ ipc.Stream) error {
 		begun <- ipc.MetadataOf(ctx).Size()
 		select {
 		case <-block:

@@ -185,7 +185,10 @@ func (s *Session) Close(grace time.Duration) {
 	<-s.lifetime.done
 	idle := make(chan struct{})
 	go func() {
-		s.Idle(forever, nil) // so that no caller reads any more
+		s.Idle(forever, nil) // so that no caller reads any more, and
+		for pause := minPoll; s.streams.reading.Load() > 0; pause = min(2*pause, maxPoll) {
+			wait.Pause(pause) // nobody who waits for a stream
+		}
 		s.handling.Wait()
 		s.link.Close()
 		close(idle)

@@ -47,8 +47,6 @@ type Stream struct {
 	stop   func()      // frees what watches ctx; nil if nothing does
 	meta   int64       // what the metadata counts for that it was opened with, on the handler's side
 	onEnd  func(error) // called when it is over, or nil
-
-	isOver atomic.Bool // what over says, for who does not hold mu
 }
 
 // streams are those of one session.
@@ -92,10 +90,8 @@ func (t *streams) add(st *Stream, side uint64) error {
 	return nil
 }
 
-// pending counts the streams that we have opened and that go on, and the goroutines that
-// wait for others.
+// pending counts the streams that we have opened and that go on.
 func (t *streams) pending() (n int) {
-	n = int(t.reading.Load())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, st := range t.own {
@@ -163,7 +159,6 @@ func (st *Stream) finish(err error, drop bool) bool {
 		return false
 	}
 	st.over, st.err = true, err
-	st.isOver.Store(true)
 	st.out.gone.Store(true)
 	if drop {
 		st.in.drop(st.session)
@@ -227,7 +222,7 @@ func (st *Stream) sendGivenUp(reason byte) {
 
 // ended returns why the stream is over, or nil. That is io.EOF if the handler has returned.
 func (st *Stream) ended() error {
-	if !st.isOver.Load() { // the usual case, and the quickest
+	if !st.out.gone.Load() { // the usual case, and the quickest
 		return nil
 	}
 	st.mu.Lock()

@@ -485,3 +485,39 @@ func TestMetadataIsOfOneStream(t *testing.T) {
 		require.Equal(t, ipc.Pairs("b", "2"), trailer)
 	}
 }
+
+// The handler of the other side says that it takes no more: Send, also one that waits, in the
+// middle of an item, returns io.EOF, and what the handler has sent is received.
+func TestHandlerTakesNoMore(t *testing.T) {
+	for _, size := range []int{10, 1000, 100_000} {
+		s, l := newTestSession(t, new(Registry))
+		st := openRaw(t, s, &ipc.StreamOpening{})
+		<-l.sent
+		ends := make(chan error, 1)
+		go func() {
+			for {
+				if err := st.Send(context.Background(), make([]byte, size)); err != nil {
+					ends <- err
+					return
+				}
+			}
+		}()
+		await(t, "it waits", func() bool {
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			return st.out.waiter.call != nil
+		})
+		l.push(endOfStream(st.tx, drivers.EndTaken))
+		require.Equal(t, io.EOF, <-ends)
+		require.Equal(t, io.EOF, st.Send(t.Context(), nil))
+		require.NoError(t, st.CloseSend(t.Context()))
+		l.push(itemsOf(st.tx, 0, listOf("an answer")))
+		l.push(endOfStream(st.tx, drivers.EndReturned))
+		b, err := st.Receive(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "an answer", string(b))
+		_, err = st.Receive(t.Context())
+		require.Equal(t, io.EOF, err)
+		settles(t, s)
+	}
+}

@@ -46,7 +46,7 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 			t.recent = st
 			return st, nil
 		}
-		if ok && f.Kind == drivers.KindEnd && len(f.Payload) > 0 && f.Payload[0] != drivers.EndSent {
+		if ok && f.Kind == drivers.KindEnd && len(f.Payload) > 0 && f.Payload[0] != drivers.EndSent && f.Payload[0] != drivers.EndTaken {
 			delete(t.own, f.Tx) // the handler of a stream that we have given up
 			t.places.refill(1)
 		}
@@ -67,17 +67,8 @@ func (s *Session) findStream(f *drivers.Frame) (*Stream, error) {
 // receive takes items that have come.
 func (st *Stream) receive(f *drivers.Frame) error {
 	cost := drivers.ItemsCost(f)
-	n, formed := len(f.Payload), false
-	switch f.Method {
-	case 0:
-		formed = n > 0 && n%drivers.ItemHeader == 0
-	case drivers.ItemWhole:
-		formed = true
-	case drivers.ItemPiece:
-		formed = n >= drivers.MinPiece // so that what it takes here is no more than a few times that
-	}
-	if !formed {
-		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, n, f.Method)
+	if f.Method > drivers.ItemPiece || f.Method != drivers.ItemWhole && len(f.Payload) == 0 || f.Method == 0 && len(f.Payload)%drivers.ItemHeader != 0 {
+		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, len(f.Payload), f.Method)
 	}
 	mixed, err := st.take(f, cost)
 	if mixed {
@@ -101,6 +92,9 @@ func (st *Stream) take(f *drivers.Frame, cost int64) (mixed bool, err error) {
 		return false, fmt.Errorf("%w: %d bytes of items for a stream (%#x) that takes %d", ipc.ErrProtocol, cost, st.tx, in.granted-in.received)
 	case in.headed && f.Meta != nil:
 		return false, fmt.Errorf("%w: metadata with items of a stream (%#x) for the second time", ipc.ErrProtocol, st.tx)
+	case in.deaf:
+		in.received += cost
+		return false, nil
 	case in.begun && f.Method == 0:
 		return true, nil
 	}
@@ -139,13 +133,20 @@ func (st *Stream) receiveEnd(f *drivers.Frame) error {
 	switch {
 	case code == drivers.EndSent:
 		st.mu.Lock()
-		cut := st.in.begun
+		cut := st.in.begun && !st.in.deaf
 		st.in.ended = true
 		st.in.waiter.complete()
 		st.mu.Unlock()
 		if cut {
 			_ = st.broken(errCutShort) // it says so to others
 		}
+		return nil
+	case code == drivers.EndTaken && st.handler == nil:
+		st.out.refused.Store(true)
+		st.out.gone.Store(true)
+		st.mu.Lock()
+		st.out.waiter.complete()
+		st.mu.Unlock()
 		return nil
 	case (code == drivers.EndReturned || code == drivers.EndFailed) && st.handler == nil:
 		// When this side has ended the session the peer's handlers fail because of that.

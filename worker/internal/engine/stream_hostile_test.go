@@ -67,6 +67,7 @@ func TestHostileStreamFrames(t *testing.T) {
 		"an unknown end":                      {[]drivers.Frame{endOfStream(2, 99)}, "a stream (0x2) ends with code 99", ""},
 		"our stream is given up by the peer":  {[]drivers.Frame{endOfStream(2, drivers.EndGivenUp)}, "a stream (0x2) ends with code 3", ""},
 		"the peer returns from its stream":    {[]drivers.Frame{openingOf(3, open), endOfStream(3, drivers.EndReturned)}, "a stream (0x3) ends with code 1", ""},
+		"the opener takes no more":            {[]drivers.Frame{openingOf(3, open), endOfStream(3, drivers.EndTaken)}, "a stream (0x3) ends with code 5", ""},
 		"an item that is cut short":           {[]drivers.Frame{itemsOf(2, 0, []byte{9, 0, 0, 0, 0, 0, 0, 0})}, "", "malformed items: one is cut short"},
 		"an item of a negative size":          {[]drivers.Frame{itemsOf(2, 0, []byte{0, 0, 0, 0, 0, 0, 0, 255})}, "", "malformed items: one is cut short"},
 		"items after the piece of one":        {[]drivers.Frame{itemsOf(2, drivers.ItemPiece, make([]byte, 8)), itemsOf(2, 0, make([]byte, 8))}, "", "others follow the piece of one"},

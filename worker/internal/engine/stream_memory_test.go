@@ -31,8 +31,8 @@ func TestUnreadItemsTakeMemoryByTheirSize(t *testing.T) {
 	}
 	cost := int64(0)
 	forms := map[string][]drivers.Frame{
-		"pieces":    {{Method: drivers.ItemPiece, Payload: make([]byte, drivers.MinPiece)}, {Method: drivers.ItemWhole}},
-		"and lists": {{Method: drivers.ItemPiece, Payload: make([]byte, drivers.MinPiece)}, {Method: drivers.ItemWhole}, {Payload: make([]byte, 8)}},
+		"pieces":    {{Method: drivers.ItemPiece, Payload: make([]byte, ownedChunk)}, {Method: drivers.ItemWhole}},
+		"and lists": {{Method: drivers.ItemPiece, Payload: make([]byte, ownedChunk)}, {Method: drivers.ItemWhole}, {Payload: make([]byte, 8)}},
 		"owned":     {{Method: drivers.ItemWhole, Payload: make([]byte, ownedChunk), Owned: true}, {Payload: make([]byte, 8)}},
 	}
 	for name, frames := range forms {
@@ -54,13 +54,4 @@ func TestUnreadItemsTakeMemoryByTheirSize(t *testing.T) {
 		await(t, "all has come", func() bool { unread.mu.Lock(); defer unread.mu.Unlock(); return unread.in.received == cost })
 		require.Less(t, unread.held(), 4*int(cost), name)
 	}
-}
-
-// A piece is no smaller than it may be.
-func TestPieceThatIsTooSmall(t *testing.T) {
-	s, l := newTestSession(t, new(Registry))
-	st := openRaw(t, s, &ipc.StreamOpening{})
-	l.push(drivers.Frame{Kind: drivers.KindItems, Tx: st.tx, Method: drivers.ItemPiece, Payload: make([]byte, drivers.MinPiece-1)})
-	_, err := st.Receive(t.Context())
-	require.ErrorIs(t, err, ipc.ErrProtocol)
 }

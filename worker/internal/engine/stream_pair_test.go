@@ -107,7 +107,7 @@ var raw = ipc.NewBidiStream[[]byte, []byte]("engine.raw", ipc.WithCodec(ipc.Raw)
 // handleStream registers a handler of raw.
 func handleStream(reg *Registry, f func(context.Context, *Stream) error, opts ...func(*Handler)) {
 	h := &Handler{Info: raw.Info()}
-	h.Stream = func(ctx context.Context, _ ipc.Codec, st ipc.Stream) error { return f(ctx, st.(*Stream)) }
+	h.Stream = func(ctx context.Context, own *Stream, _ ipc.Stream) error { return f(ctx, own) }
 	for _, opt := range opts {
 		opt(h)
 	}

@@ -22,6 +22,7 @@ type streamIn struct {
 	first    int
 	begun    bool              // the last frame was a piece, and more of its item follows
 	ended    bool              // the peer sends no further items
+	deaf     bool              // the handler takes no further items
 	granted  int64             // how many bytes the peer may send in all
 	received int64             // of these
 	limit    int64             // the window: of what was received and not read

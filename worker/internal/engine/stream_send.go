@@ -40,7 +40,8 @@ type streamOut struct {
 
 	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
 	starved atomic.Bool  // something is gathered that the peer does not take yet
-	gone    atomic.Bool  // the stream is over
+	gone    atomic.Bool  // the stream is over, or
+	refused atomic.Bool  // the handler on the other side takes no further items
 
 	waiter waitPlace // for granted to grow
 }
@@ -155,6 +156,9 @@ func (st *Stream) notSendable() error {
 	if err := st.ended(); err != nil {
 		return st.sendError(err)
 	}
+	if st.out.refused.Load() {
+		return io.EOF
+	}
 	return errSendClosed
 }
 
@@ -259,7 +263,7 @@ func (st *Stream) sendLarge(ctx context.Context, item []byte) error {
 
 // cutShort ends the stream if an item was sent in part: nothing can follow it.
 func (st *Stream) cutShort(begun bool, err error) {
-	if !begun {
+	if !begun || st.out.refused.Load() {
 		return
 	}
 	st.out.closed, st.out.cut = true, err
@@ -274,12 +278,12 @@ func (st *Stream) cutShort(begun bool, err error) {
 func (st *Stream) awaitWindow(ctx context.Context, n int64) error {
 	o := &st.out
 	for o.granted.Load()-o.sent < n {
-		err := st.wait(ctx, &o.waiter, func() bool { return o.granted.Load()-o.sent >= n })
-		if err != nil {
+		err := st.wait(ctx, &o.waiter, func() bool { return o.gone.Load() || o.granted.Load()-o.sent >= n })
+		switch {
+		case err != nil:
 			return st.whyNot(ctx, err)
-		}
-		if err := st.ended(); err != nil {
-			return st.sendError(err)
+		case o.gone.Load():
+			return st.notSendable()
 		}
 	}
 	o.most = max(o.most, o.granted.Load()-o.sent)
@@ -348,7 +352,7 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 		return st.whyNot(ctx, err)
 	}
 	defer o.lock.unlock()
-	if o.closed {
+	if o.closed || o.gone.Load() {
 		return nil
 	}
 	if err := st.sendGathered(ctx); err != nil {

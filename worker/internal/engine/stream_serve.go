@@ -176,7 +176,7 @@ func (st *Stream) serve(h *Handler) {
 	if chain := st.session.config.Chain; chain.HandlesStreams() {
 		err = st.intercept(h)
 	} else {
-		err = h.Stream(st.ctx, st.session.config.Codec, st)
+		err = h.Stream(st.ctx, st, st)
 	}
 	returned = true
 	st.returned(err)
@@ -191,6 +191,9 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
+		if o.buffer != nil && o.granted.Load()-o.sent < int64(len(o.buffer.b)) {
+			st.TakeNoMore() // the peer may not read before it has sent all
+		}
 		unsent := st.sendGathered(st.ctx)
 		if unsent == nil {
 			unsent = o.cut
@@ -224,6 +227,23 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	s.streams.mu.Unlock()
 	st.handler.cancel(drivers.ReasonGivenUp)
 }
+
+// TakeNoMore says that the handler takes no further items. What the peer sends is dropped, and
+// its Send returns io.EOF, so that it comes to read what the handler sends.
+func (st *Stream) TakeNoMore() {
+	st.mu.Lock()
+	known := st.over || st.in.ended || st.in.deaf
+	st.in.deaf = true
+	st.in.drop(st.session)
+	st.mu.Unlock()
+	if !known {
+		f := &drivers.Frame{Kind: drivers.KindEnd, Tx: st.tx, Payload: []byte{drivers.EndTaken}}
+		_ = st.session.link.Send(st.ctx, f) // or the stream has ended
+	}
+}
+
+// Codec returns the codec of the link.
+func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
 
 // sendEnd sends the last frame of a stream. Nothing but the end of the link can keep it from
 // arriving.
