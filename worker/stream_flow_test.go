@@ -456,9 +456,11 @@ func TestManyIdleStreams(t *testing.T) {
 			open = append(open, st)
 		}
 		eventually(t, "all handlers run", func() bool { return flowsOf(t, w).Holding == many })
-		// The drivers run at the same time in this process.
-		require.Less(t, heap()-heapBefore, int64(2*many*3<<10), "bytes of the host")
-		require.Less(t, flowsOf(t, w).Heap-before.Heap, int64(many*10<<10), "bytes of the worker, with the goroutines of the handlers")
+		if !raceEnabled {
+			// The drivers run at the same time in this process.
+			require.Less(t, heap()-heapBefore, int64(2*many*3<<10), "bytes of the host")
+			require.Less(t, flowsOf(t, w).Heap-before.Heap, int64(many*10<<10), "bytes of the worker, with the goroutines of the handlers")
+		}
 		for _, st := range open {
 			go func() {
 				_, err := st.Receive(context.Background())

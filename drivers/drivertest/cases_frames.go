@@ -25,6 +25,7 @@ var frameCases = []testCase{
 	{"Large", testLarge},
 	{"Header", testHeader},
 	{"Metadata", testMetadata},
+	{"Streams", testStreams},
 	{"PayloadStays", testPayloadStays},
 	{"Concurrent", testConcurrent},
 	{"ConcurrentLarge", testConcurrentLarge},
@@ -106,9 +107,9 @@ func testLarge(t *testing.T, s *suite) {
 // testHeader: everything in a frame survives, whatever the kind.
 func testHeader(t *testing.T, s *suite) {
 	p := s.start(t, script{Do: "mirror"})
-	for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindResponse, drivers.KindError, drivers.KindNotify, drivers.KindCancel, 6, 9, drivers.KindGoodbye, 15} {
+	for _, kind := range []drivers.Kind{drivers.KindRequest, drivers.KindResponse, drivers.KindError, drivers.KindNotify, drivers.KindCancel, drivers.KindOpen, drivers.KindItems, drivers.KindWindow, drivers.KindEnd, drivers.KindGoodbye, 15} {
 		for _, tx := range []uint64{0, 1, 1 << 32, math.MaxUint64} {
-			for _, method := range []uint64{0, 1, math.MaxUint64} {
+			for _, method := range []uint64{0, drivers.ItemWhole, drivers.ItemPiece, math.MaxUint64} {
 				for _, remaining := range []time.Duration{0, 1, time.Minute, math.MaxInt64} {
 					for _, size := range []int{0, 10} {
 						want := drivers.Frame{Kind: kind, Tx: tx, Method: method, Remaining: remaining, Payload: payload(tx, size)}
@@ -118,6 +119,41 @@ func testHeader(t *testing.T, s *suite) {
 							t.Fatalf("got %+v, want %+v", got, want)
 						}
 					}
+				}
+			}
+		}
+	}
+	p.end()
+}
+
+// testStreams: the frames of streams arrive as they were sent, in their order, whatever their
+// items are: lists, whole ones and pieces, up to the largest.
+func testStreams(t *testing.T, s *suite) {
+	p := s.start(t, script{Do: "mirror"})
+	for i, n := range []int{0, 1, 40, 2000, drivers.MaxGathered - drivers.ItemHeader, drivers.MaxPiece} {
+		tx := uint64(2 * i)
+		item := payload(tx, n)
+		list := drivers.AppendItem(drivers.AppendItem(nil, item[:min(n, 1000)]), nil)
+		frames := []drivers.Frame{
+			{Kind: drivers.KindOpen, Tx: tx, Method: math.MaxUint64, Remaining: time.Minute, Payload: append(drivers.AppendOpening(nil, &drivers.Opening{Window: drivers.InitialStreamWindow, Sent: n > 0}), list...)},
+			{Kind: drivers.KindItems, Tx: tx, Payload: list},
+			{Kind: drivers.KindItems, Tx: tx, Method: drivers.ItemWhole, Payload: item},
+			{Kind: drivers.KindItems, Tx: tx, Method: drivers.ItemPiece, Payload: item},
+			{Kind: drivers.KindItems, Tx: tx, Method: drivers.ItemWhole, Payload: nil},
+			{Kind: drivers.KindWindow, Tx: tx, Payload: list[:8]},
+			{Kind: drivers.KindItems, Tx: tx, Payload: list},
+			{Kind: drivers.KindEnd, Tx: tx, Payload: []byte{drivers.EndSent}},
+			{Kind: drivers.KindEnd, Tx: tx, Payload: append([]byte{drivers.EndFailed}, item...)},
+		}
+		for range 50 {
+			for _, want := range frames {
+				p.send(want)
+			}
+			for j, want := range frames {
+				got := p.receive()
+				if got.Kind != want.Kind || got.Tx != tx || got.Method != want.Method || got.Remaining != want.Remaining || string(got.Payload) != string(want.Payload) {
+					t.Fatalf("frame %d, with an item of %d bytes: got %v with tx %d, method %d and %d bytes, want %v with tx %d, method %d and %d bytes",
+						j, n, got.Kind, got.Tx, got.Method, len(got.Payload), want.Kind, tx, want.Method, len(want.Payload))
 				}
 			}
 		}

@@ -38,6 +38,9 @@ func TestSuiteFindsFaults(t *testing.T) {
 		"loses method":     "Frames",
 		"loses metadata":   "Frames/Metadata",
 		"keeps metadata":   "Frames/Metadata",
+		"loses form":       "Frames/Streams",
+		"cuts pieces":      "Frames/Streams",
+		"end overtakes":    "Frames/Streams",
 		"limit is silent":  "Frames",
 		"busy sleep":       "Wait/IdleCostsNoCPU",
 		"ends early":       "Death",
@@ -146,6 +149,21 @@ func (l *faultyLink) Send(ctx context.Context, sent *drivers.Frame) error {
 			l.meta = f.Meta
 		}
 		f.Meta = l.meta
+	case l.fault == "loses form" && f.Kind == drivers.KindItems:
+		f.Method = 0
+	case l.fault == "cuts pieces" && f.Kind == drivers.KindItems && len(f.Payload) == drivers.MaxPiece:
+		f.Payload = f.Payload[:len(f.Payload)-1]
+	case l.fault == "end overtakes" && f.Kind == drivers.KindItems && f.Method == 0 && l.sent%2 == 1:
+		f.Payload = bytes.Clone(f.Payload)
+		l.held = &f
+		return nil
+	case l.fault == "end overtakes" && l.held != nil:
+		held := *l.held
+		l.held = nil
+		if err := l.Link.Send(ctx, &f); err != nil {
+			return err
+		}
+		return l.Link.Send(ctx, &held)
 	case l.fault == "keeps payload" && l.sent%2 == 1 && len(f.Payload) < 300 && f.Kind == drivers.KindNotify:
 		l.held = &f
 		return nil

@@ -81,6 +81,30 @@ var metadataRows = []row{
 			p.send(drivers.Frame{Kind: drivers.KindNotify, Method: told.Info().ID, Meta: theMost})
 		}
 	}), serves: true, end: right},
+	{name: "metadata: in floods of openings", act: func(p *peer) error {
+		if _, err := p.request(); err != nil {
+			return err
+		}
+		for {
+			f := opening(p.nextTx(), initial, nil)
+			if f.Meta = theMany; !p.send(f) {
+				return nil
+			}
+		}
+	}, end: protocol, also: []string{timeout}, memory: 320},
+	{name: "metadata: with each of the items", streams: true, act: onStream(func(tx uint64) (all []drivers.Frame) {
+		for range 2 {
+			f := items(tx, 0, drivers.AppendItem(nil, []byte("x")))
+			f.Meta = theMost
+			all = append(all, f)
+		}
+		return all
+	}), end: protocol},
+	{name: "metadata: with items and the end", streams: true, act: onStream(func(tx uint64) []drivers.Frame {
+		f, end := items(tx, 0, drivers.AppendItem(nil, []byte("x"))), ended(tx, drivers.EndReturned)
+		f.Meta, end.Meta = theMost, theMany
+		return []drivers.Frame{f, end, end}
+	}), end: right},
 	// They count for what they take, so no more of them wait than the window has room for.
 	{name: "metadata: requests with the most, beyond the window", act: floodOf(drivers.Frame{Kind: drivers.KindRequest, Method: stuck.Info().ID, Meta: theMany}), end: protocol, memory: 128},
 	{name: "metadata: notifications with the most, beyond the window", act: floodOf(drivers.Frame{Kind: drivers.KindNotify, Method: stuck.Info().ID, Meta: theMany}), end: protocol, memory: 128},
