@@ -348,7 +348,7 @@ func (st *Stream) flushLocked(ctx context.Context) {
 		return
 	}
 	if n := int64(len(o.buffer.b)); o.granted.Load()-o.sent < n {
-		// SYNC: pairs with Session.widen, which adds to granted and then loads starved.
+		// SYNC: pairs with Stream.widened, which adds to granted and then loads starved.
 		o.starved.Store(true)
 		if o.granted.Load()-o.sent < n {
 			return
