@@ -18,7 +18,7 @@ func BenchmarkStreamSend(b *testing.B) {
 	}{{"fixed", ipc.Fixed}, {"raw", ipc.Raw}} {
 		b.Run(c.name, func(b *testing.B) {
 			s, _ := newEndlessSession(new(Registry), drivers.Frame{})
-			send := func() error { return nil }
+			var send func() error
 			if c.codec == ipc.Fixed {
 				up, err := ipc.NewClientStream[tick64, tick64]("m", ipc.WithCodec(c.codec)).Open(b.Context(), s)
 				if err != nil {
