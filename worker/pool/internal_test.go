@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,6 +48,9 @@ func (w *fakeWorker) Exit() *ipc.ExitError {
 	return &ipc.ExitError{PID: w.pid, Program: w.program, Code: 1}
 }
 func (w *fakeWorker) OpenStream(_ context.Context, _ *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if w.opened == nil {
+		panic("an interceptor")
+	}
 	w.opened <- o.OnEnd
 	return nil, nil
 }
@@ -410,4 +414,30 @@ func TestStreamsThatAreGivenUp(t *testing.T) {
 		require.Zero(t, p.stats().Running)
 		require.Equal(t, failed, p.stats().Failed, "%v", end)
 	}
+}
+
+// An interceptor that panics, or ends its goroutine, leaves no place of its worker taken.
+func TestPanicsLeaveNoPlaceTaken(t *testing.T) {
+	var f fakes
+	end := func() { panic("oops") }
+	f.invoke = func(context.Context) error { end(); return nil }
+	p := f.pool(t, 1)
+	until(t, "there is a worker", func() bool { return p.stats().Size == 1 })
+	f.all()[0].opened = nil
+	for n := uint64(1); n <= 2; n++ {
+		require.Panics(t, func() { _, _ = p.attempts(t.Context(), &ipc.Invocation{}, nil, nil, 0, scheduler.First) })
+		require.Panics(t, func() {
+			_, _ = p.openStream(t.Context(), &ipc.Invocation{}, &ipc.StreamOpening{}, 0, scheduler.First)
+		})
+		require.Zero(t, p.stats().Running)
+		require.Equal(t, 2*n, p.stats().Failed)
+	}
+	end = runtime.Goexit
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = p.attempts(t.Context(), &ipc.Invocation{}, nil, nil, 0, scheduler.First)
+	}()
+	<-done
+	require.Zero(t, p.stats().Running)
 }

@@ -59,7 +59,8 @@ func (p *pool) openStreamAt(ctx context.Context, call *ipc.Invocation, o *ipc.St
 			numbered.Attempt = n
 			call = &numbered
 		}
-		st, err := m.Client.OpenStream(ctx, call, &own)
+		var st ipc.Stream
+		p.guard(m, start, func() { st, err = m.Client.OpenStream(ctx, call, &own) })
 		if err == nil {
 			return st, nil
 		}
