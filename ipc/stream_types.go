@@ -245,7 +245,8 @@ func (s *Sender[T]) Send(ctx context.Context, item T) error {
 // copied. It is for items that are encoded already: those of the codec [Raw]. What the bytes
 // hold at first is undefined. Claim waits as Send does. It panics if n is negative.
 //
-// Until Commit, which has to follow, other senders of this stream wait. With shared memory an
+// Until Commit, which has to follow, other senders of this stream wait; where building the item
+// fails, commit with a negative n. With shared memory an
 // item of a few KiB or more may lie where the peer sees it at once, and then all senders of
 // the link wait. So be quick, and use the link for nothing else.
 func (s *Sender[T]) Claim(ctx context.Context, n int) ([]byte, error) { return s.stream.Claim(ctx, n) }

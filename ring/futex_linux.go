@@ -33,8 +33,6 @@ var sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.
 // happen (EINVAL, EFAULT, ENOMEM, ENOSYS or EPERM in a sandbox, ...), for EINTR, and
 // for EAGAIN when the word has not changed; when it has, polling ends at once.
 func futexWait(word *uint32, value uint32, timeout time.Duration) (timedOut bool) {
-	// Goroutines in this P's run queue would wait until the scheduler's
-	// monitor takes the P away from the blocked thread; let them go first.
 	errno := sysFutexWait(word, value, timeout)
 	if errno == unix.ETIMEDOUT && timeout > 0 {
 		return true

@@ -9,7 +9,8 @@ import (
 
 // HandleServerStream makes f answer requests of m, each with as many items as it sends to
 // out. When f returns, what it has sent arrives, and then the end of the stream, or the error
-// of f. Each run of f has a goroutine of its own.
+// of f. Each run of f has a goroutine of its own, unless f has been quick lately: then the
+// goroutine that reads the link runs it, as with [Handle].
 //
 // The context of f ends when the other side gives the stream up, when its deadline
 // passes, when f has returned, or when the link ends. f may not use out after it has

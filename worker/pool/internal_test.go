@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,6 +38,7 @@ type fakeWorker struct {
 	events  func(worker.Event)
 	invoke  func(context.Context) error
 	memory  func([]byte)
+	opened  chan func(error) // what is called at the end of the streams that were opened
 }
 
 func (w *fakeWorker) Process() drivers.Process { return w }
@@ -45,8 +47,12 @@ func (w *fakeWorker) Done() <-chan struct{}    { return w.done }
 func (w *fakeWorker) Exit() *ipc.ExitError {
 	return &ipc.ExitError{PID: w.pid, Program: w.program, Code: 1}
 }
-func (w *fakeWorker) OpenStream(context.Context, *ipc.Invocation, *ipc.StreamOpening) (ipc.Stream, error) {
-	return nil, ipc.ErrUnsupported
+func (w *fakeWorker) OpenStream(_ context.Context, _ *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if w.opened == nil {
+		panic("an interceptor")
+	}
+	w.opened <- o.OnEnd
+	return nil, nil
 }
 
 func (w *fakeWorker) Active() bool { return !wait.Closed(w.done) }
@@ -92,7 +98,7 @@ func (f *fakes) spawn(ctx context.Context, cmd *exec.Cmd, settings worker.Settin
 	f.mu.Lock()
 	n := len(f.workers)
 	program := filepath.Base(cmd.Path) // a pool makes it absolute
-	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke, memory: f.memory, events: settings.Events}
+	w := &fakeWorker{program: program, pid: n + 1, done: make(chan struct{}), invoke: f.invoke, memory: f.memory, events: settings.Events, opened: make(chan func(error), 1)}
 	f.workers = append(f.workers, w)
 	f.mu.Unlock()
 	if f.start != nil {
@@ -389,4 +395,49 @@ func TestResidentMemory(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, bytes, int64(1<<20))
 	require.Less(t, bytes, int64(10<<30))
+}
+
+// A stream has a place of its worker until it is over. To close it is no failure.
+func TestStreamsThatAreGivenUp(t *testing.T) {
+	var f fakes
+	p := f.pool(t, 1)
+	until(t, "there is a worker", func() bool { return p.stats().Size == 1 })
+	failed := uint64(0)
+	for _, end := range []error{nil, ipc.ErrClosed, fmt.Errorf("why: %w", ipc.ErrClosed), context.Canceled, &ipc.TimeoutError{}, ipc.Errorf(ipc.CodeInternal, "a handler")} {
+		_, err := p.openStream(t.Context(), &ipc.Invocation{}, &ipc.StreamOpening{}, 0, scheduler.First)
+		require.NoError(t, err)
+		require.Equal(t, 1, p.stats().Running)
+		(<-f.all()[0].opened)(end)
+		if end != nil && !errors.Is(end, ipc.ErrClosed) {
+			failed++
+		}
+		require.Zero(t, p.stats().Running)
+		require.Equal(t, failed, p.stats().Failed, "%v", end)
+	}
+}
+
+// An interceptor that panics, or ends its goroutine, leaves no place of its worker taken.
+func TestPanicsLeaveNoPlaceTaken(t *testing.T) {
+	var f fakes
+	end := func() { panic("oops") }
+	f.invoke = func(context.Context) error { end(); return nil }
+	p := f.pool(t, 1)
+	until(t, "there is a worker", func() bool { return p.stats().Size == 1 })
+	f.all()[0].opened = nil
+	for n := uint64(1); n <= 2; n++ {
+		require.Panics(t, func() { _, _ = p.attempts(t.Context(), &ipc.Invocation{}, nil, nil, 0, scheduler.First) })
+		require.Panics(t, func() {
+			_, _ = p.openStream(t.Context(), &ipc.Invocation{}, &ipc.StreamOpening{}, 0, scheduler.First)
+		})
+		require.Zero(t, p.stats().Running)
+		require.Equal(t, 2*n, p.stats().Failed)
+	}
+	end = runtime.Goexit
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = p.attempts(t.Context(), &ipc.Invocation{}, nil, nil, 0, scheduler.First)
+	}()
+	<-done
+	require.Zero(t, p.stats().Running)
 }

@@ -254,7 +254,8 @@ func (p *pool) attempts(ctx context.Context, call *ipc.Invocation, request, memo
 			numbered.Attempt = n
 			call = &numbered
 		}
-		response, err := m.Client.Invoke(ctx, call, request, memory)
+		var response []byte
+		p.guard(m, began, func() { response, err = m.Client.Invoke(ctx, call, request, memory) })
 		if err == nil {
 			p.scheduler.Release(m, began, p.now(), scheduler.Outcome{})
 			return response, nil
@@ -275,6 +276,19 @@ func (p *pool) attempts(ctx context.Context, call *ipc.Invocation, request, memo
 		}
 		began, e = now, scheduler.Again
 	}
+}
+
+// guard calls f, which uses a place of m since began, and gives the place back if f panics or
+// ends its goroutine: interceptors may.
+func (p *pool) guard(m *scheduler.Member, began time.Duration, f func()) {
+	returned := false
+	defer func() {
+		if !returned {
+			p.scheduler.Release(m, began, p.now(), scheduler.Outcome{Failed: true, Unknown: true})
+		}
+	}()
+	f()
+	returned = true
 }
 
 // acquire takes a place of a worker for a call that begun, and waits for one if need be. It

@@ -15,7 +15,8 @@ type Stats struct {
 	Running, Queued int
 
 	// Calls is how many calls have ended in a worker; each attempt counts as one.
-	// Failed is how many of them returned an error, including handlers' errors.
+	// Failed is how many of them returned an error, including handlers' errors. A stream
+	// counts as a call, and has not failed if who has opened it has closed it.
 	Calls, Failed uint64
 	// Retried is how many calls were made once more on another worker.
 	Retried uint64

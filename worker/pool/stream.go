@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -58,7 +59,8 @@ func (p *pool) openStreamAt(ctx context.Context, call *ipc.Invocation, o *ipc.St
 			numbered.Attempt = n
 			call = &numbered
 		}
-		st, err := m.Client.OpenStream(ctx, call, &own)
+		var st ipc.Stream
+		p.guard(m, start, func() { st, err = m.Client.OpenStream(ctx, call, &own) })
 		if err == nil {
 			return st, nil
 		}
@@ -77,5 +79,6 @@ func (p *pool) leave(m *scheduler.Member, err error, began time.Duration, again 
 	if again || err != nil && !m.Client.Active() {
 		p.scheduler.Lose(m, err, now)
 	}
-	p.scheduler.Release(m, began, now, scheduler.Outcome{Failed: err != nil, Again: again})
+	closed := errors.Is(err, ipc.ErrClosed) && m.Client.Active() // by who has opened it
+	p.scheduler.Release(m, began, now, scheduler.Outcome{Failed: err != nil && !closed, Again: again, Unknown: closed || isUnanswered(err)})
 }

@@ -143,6 +143,40 @@ func TestEmptyChain(t *testing.T) {
 	require.False(t, New([]ipc.Interceptor{{Handle: pass}}).Calls())
 }
 
+// closing is a stream that knows whether it was closed.
+type closing struct {
+	ipc.Stream
+	closed bool
+}
+
+func (c *closing) Close() { c.closed = true }
+
+// A stream that nobody gets, since a function that wraps it panics, is closed.
+func TestStreamIsClosedIfWrappingItPanics(t *testing.T) {
+	for _, panics := range []bool{false, true} {
+		st := new(closing)
+		c := New([]ipc.Interceptor{{Stream: func(_ context.Context, _ *ipc.Call, s ipc.Stream) ipc.Stream {
+			if panics {
+				panic("oops")
+			}
+			return s
+		}}})
+		open := func() {
+			got, err := c.OpenStream(t.Context(), &ipc.Invocation{}, ipc.Peer{}, &ipc.StreamOpening{}, func(context.Context, *ipc.Invocation, *ipc.StreamOpening) (ipc.Stream, error) {
+				return st, nil
+			})
+			require.NoError(t, err)
+			require.Same(t, st, got)
+		}
+		if panics {
+			require.PanicsWithValue(t, "oops", open)
+		} else {
+			open()
+		}
+		require.Equal(t, panics, st.closed)
+	}
+}
+
 // BenchmarkInvoke is what functions that do nothing add to a call.
 func BenchmarkInvoke(b *testing.B) {
 	pass := func(ctx context.Context, _ *ipc.Call, next func(context.Context) error) error { return next(ctx) }

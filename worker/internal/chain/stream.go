@@ -150,10 +150,17 @@ func (c *Chain) OpenStream(ctx context.Context, inv *ipc.Invocation, peer ipc.Pe
 	if err != nil || len(c.Stream) == 0 {
 		return st, err
 	}
+	wrapped, opened := false, st
+	defer func() {
+		if !wrapped { // a function has panicked: nobody gets the stream
+			opened.Close()
+		}
+	}()
 	call := &ipc.Call{Method: inv.Method, Stream: true, Peer: peer, Metadata: inv.Metadata, RequestSize: len(o.First)}
 	for i := len(c.Stream) - 1; i >= 0; i-- { // the outermost is next to the caller
 		st = c.Stream[i](ctx, call, st)
 	}
+	wrapped = true
 	return st, nil
 }
 

@@ -30,8 +30,8 @@ import (
 // follow each other closely the state is therefore left unarmed: free, but the link is
 // not armed. The watchdog arms it when a tick has passed without a call. This is done
 // where nothing but answers is expected, so nothing is late by it, and where the goroutine
-// that reads a stream has come back within microseconds lately, so something is late by a
-// tick or two only if that goroutine then stops.
+// that reads a stream has come back within microseconds lately, so something is late, by a
+// tick or two, or a rareTick after a pause, only if that goroutine then stops.
 //
 // While the background reader runs a handler it does not touch the link, so another
 // goroutine may take the state over: the handler's own calls do that, and so does the

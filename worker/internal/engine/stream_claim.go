@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -109,6 +110,9 @@ func (st *Stream) claimLink(ctx context.Context, n int) ([]byte, error) {
 func (st *Stream) Commit(ctx context.Context, n int) error {
 	o := &st.out
 	if o.claim.b == nil {
+		if o.gone.Load() { // the handler has panicked meanwhile
+			return st.notSendable()
+		}
 		panic("tandem: commit without a claim")
 	}
 	if n > len(o.claim.b) {
@@ -144,4 +148,30 @@ func (st *Stream) commit(ctx context.Context, n int) (err error) {
 		o.claim.own = nil
 	}
 	return err
+}
+
+// claimGrace is how long another goroutine of a handler that has panicked may take to commit.
+const claimGrace = 100 * time.Millisecond
+
+// leaveClaim ends the claim that a handler has left when it panicked, if there is one: while it
+// lasts the stream cannot end, and if it is in the link nobody can send.
+func (st *Stream) leaveClaim() {
+	o := &st.out
+	if !o.lock.tryLock() {
+		ctx, cancel := context.WithTimeout(context.Background(), claimGrace)
+		defer cancel()
+		if o.lock.lock(ctx, nil, nil) != nil {
+			if o.claim.b == nil {
+				return // another goroutine waits to send its item
+			}
+			if !o.claim.large { // the memory is not used again: who knows who has it
+				kept := gatherBuffers.Get().(*gatherBuffer)
+				kept.b = append(kept.b[:0], o.buffer.b...)
+				o.buffer = kept
+			}
+			o.claim.own = nil
+			_ = st.commit(ctx, -1) // which sends nothing
+		}
+	}
+	o.lock.unlock()
 }

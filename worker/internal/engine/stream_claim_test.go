@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +15,8 @@ import (
 // claimLink is a fake link in which frames can be built in place.
 type claimLink struct {
 	*fakeLink
-	frame drivers.Frame
+	frame   drivers.Frame
+	aborted atomic.Int32
 }
 
 func (l *claimLink) Claim(ctx context.Context, f *drivers.Frame, n int) ([]byte, error) {
@@ -30,7 +33,7 @@ func (l *claimLink) Commit(n int) {
 	_ = l.Send(context.Background(), &l.frame)
 }
 
-func (l *claimLink) Abort() {}
+func (l *claimLink) Abort() { l.aborted.Add(1) }
 
 // openClaiming opens a stream of a link in which items can be built.
 func openClaiming(t *testing.T) (*Stream, *claimLink) {
@@ -95,5 +98,36 @@ func TestClaimedMemoryIsFreed(t *testing.T) {
 		require.Len(t, b, 4<<20)
 		require.NoError(t, st.Commit(t.Context(), n))
 		require.LessOrEqual(t, cap(st.out.claim.own), maxKept)
+	}
+}
+
+// A handler that panics, or ends its goroutine, while it builds an item holds up nobody: its
+// stream ends with the error, after what was sent before, and the link goes on.
+func TestHandlerPanicsWhileItBuildsAnItem(t *testing.T) {
+	for _, n := range []int{1, drivers.MaxGathered, 2 * drivers.MaxPiece} { // gathered, in the link, in memory of its own
+		for _, ends := range []func(){func() { panic("oops") }, runtime.Goexit} {
+			reg := new(Registry)
+			handleStream(reg, func(ctx context.Context, st *Stream) error {
+				st.out.last, st.out.most = monotonic()+forever, drivers.DefaultStreamWindow
+				if err := st.Send(ctx, []byte("before")); err != nil {
+					return err
+				}
+				if _, err := st.Claim(ctx, n); err != nil {
+					return err
+				}
+				ends()
+				return nil
+			})
+			link := &claimLink{fakeLink: newFakeLink()}
+			s := newSessionOn(t, reg, link)
+			open := drivers.AppendOpening(nil, &drivers.Opening{Window: drivers.DefaultStreamWindow, Sent: true})
+			link.push(drivers.Frame{Kind: drivers.KindOpen, Tx: 1<<8 + 1 - s.config.Side, Method: raw.Info().ID, Payload: open})
+			require.Equal(t, listOf("before"), frameOf(link.fakeLink, drivers.KindItems).Payload)
+			end := frameOf(link.fakeLink, drivers.KindEnd)
+			require.Equal(t, drivers.EndFailed, end.Payload[0])
+			require.Equal(t, ipc.CodeInternal, ipc.CodeOf(ipc.ParseError(end.Payload[1:])))
+			require.Equal(t, n == drivers.MaxGathered, link.aborted.Load() == 1)
+			settles(t, s)
+		}
 	}
 }

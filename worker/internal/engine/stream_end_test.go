@@ -521,3 +521,38 @@ func TestHandlerTakesNoMore(t *testing.T) {
 		settles(t, s)
 	}
 }
+
+// While a sender waits for the window nobody looks after its stream. What it leaves behind is
+// sent all the same.
+func TestFlusherRestsWhileASenderWaits(t *testing.T) {
+	for _, givesUp := range []bool{false, true} {
+		s, l := newTestSession(t, new(Registry))
+		st := openRaw(t, s, &ipc.StreamOpening{})
+		fillWindow(t, st, l)
+		require.NoError(t, st.Send(t.Context(), []byte("gathered")))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		sent := make(chan error)
+		go func() { sent <- st.Send(ctx, make([]byte, drivers.MaxGathered-drivers.ItemHeader)) }()
+		resting := func() bool {
+			s.streams.flush.mu.Lock()
+			defer s.streams.flush.mu.Unlock()
+			return !s.streams.flush.running
+		}
+		await(t, "the sender waits", func() bool { return st.out.blocks.Load() != windowOpen })
+		await(t, "the flusher rests", resting)
+		if givesUp {
+			cancel()
+			require.ErrorIs(t, <-sent, context.Canceled)
+		}
+		l.push(windowOf(st.tx, 16))
+		require.Equal(t, listOf("gathered"), frameOf(l, drivers.KindItems).Payload)
+		l.push(windowOf(st.tx, 16))
+		if !givesUp {
+			require.NoError(t, <-sent)
+			require.Len(t, frameOf(l, drivers.KindItems).Payload, drivers.MaxGathered)
+		}
+		l.push(endOfStream(st.tx, drivers.EndReturned))
+		settles(t, s)
+	}
+}

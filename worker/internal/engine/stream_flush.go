@@ -55,7 +55,8 @@ func (f *streamFlusher) run(s *Session) {
 func (st *Stream) pausedSince(s *Session) (again bool) {
 	o := &st.out
 	if !o.lock.tryLock() {
-		return true
+		// Who waits for the window sends what is gathered, or hands it back.
+		return !o.blocks.CompareAndSwap(windowAwaited, windowUnwatched) && o.blocks.Load() != windowUnwatched
 	}
 	defer o.lock.unlock()
 	switch {

@@ -43,8 +43,17 @@ type streamOut struct {
 	gone    atomic.Bool  // the stream is over, or
 	refused atomic.Bool  // the handler on the other side takes no further items
 
-	waiter waitPlace // for granted to grow
+	waiter waitPlace     // for granted to grow
+	blocks atomic.Uint32 // windowOpen, or one of the others
 }
+
+// Whether a goroutine with the lock waits for the window. The flusher then looks no more until
+// that goroutine goes on: a reader may be slow for hours.
+const (
+	windowOpen uint32 = iota
+	windowAwaited
+	windowUnwatched // the same, and the flusher has forgotten the stream
+)
 
 // gatherBuffer is memory for gathered items.
 type gatherBuffer struct{ b []byte }
@@ -277,6 +286,15 @@ func (st *Stream) cutShort(begun bool, err error) {
 // awaitWindow waits until the peer takes n bytes more than were sent.
 func (st *Stream) awaitWindow(ctx context.Context, n int64) error {
 	o := &st.out
+	o.blocks.Store(windowAwaited)
+	defer func() {
+		if o.blocks.Swap(windowOpen) != windowUnwatched {
+			return
+		}
+		if o.listed = o.buffer != nil; o.listed {
+			st.session.streams.flush.add(st.session, st)
+		}
+	}()
 	for o.granted.Load()-o.sent < n {
 		err := st.wait(ctx, &o.waiter, func() bool { return o.gone.Load() || o.granted.Load()-o.sent >= n })
 		switch {
@@ -336,7 +354,7 @@ func (st *Stream) flushLocked(ctx context.Context) {
 		return
 	}
 	if n := int64(len(o.buffer.b)); o.granted.Load()-o.sent < n {
-		// SYNC: pairs with Session.widen, which adds to granted and then loads starved.
+		// SYNC: pairs with Stream.widened, which adds to granted and then loads starved.
 		o.starved.Store(true)
 		if o.granted.Load()-o.sent < n {
 			return

@@ -170,7 +170,9 @@ func (st *Stream) serve(h *Handler) {
 		if returned {
 			return
 		}
-		st.returned(h.crashed(recover()))
+		err := h.crashed(recover())
+		st.leaveClaim()
+		st.returned(err)
 	}()
 	var err error
 	if chain := st.session.config.Chain; chain.HandlesStreams() {

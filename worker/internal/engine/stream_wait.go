@@ -19,7 +19,8 @@ func (st *Stream) wait(ctx context.Context, p *waitPlace, ready func() bool) err
 	c.soon = now-p.last < soonTime
 	p.last = now
 	reading := &st.session.streams.reading
-	reading.Add(1) // before over is looked at: the session's end waits for us
+	// SYNC: pairs with Session.Close, which ends all streams and then loads reading.
+	reading.Add(1)
 	defer reading.Add(-1)
 	st.mu.Lock()
 	if ready() || st.over {

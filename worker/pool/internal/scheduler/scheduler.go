@@ -114,6 +114,7 @@ type Outcome struct {
 	Failed       bool
 	Again        bool // it comes again
 	Unresponsive bool // it was given up without an answer
+	Unknown      bool // it was given up, with an answer or without
 }
 
 // Acquire gives a call to a member, or puts it into the queue. key is 0 for a
@@ -214,9 +215,10 @@ func (s *Scheduler) Release(m *Member, began, now time.Duration, o Outcome) {
 	} else if o.Failed {
 		s.counts.failed++
 	}
-	if o.Unresponsive {
+	switch {
+	case o.Unresponsive:
 		m.unresponsive++
-	} else {
+	case !o.Unknown:
 		m.unresponsive = 0
 	}
 	if m.calls++; m.calls == s.recycleAfter {

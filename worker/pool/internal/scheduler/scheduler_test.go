@@ -274,3 +274,25 @@ func TestArea(t *testing.T) {
 	require.Equal(t, 50*time.Nanosecond, a.until(30))
 	require.Equal(t, 50*time.Nanosecond, a.until(100))
 }
+
+// A member that has left calls without an answer is the last to get others until it answers. What
+// was given up, and may have had an answer, changes nothing of that.
+func TestUnresponsiveMembersAreLast(t *testing.T) {
+	s := New(2, 0, 0, func() {})
+	slow, other := newMember(0), newMember(1)
+	s.Join(slow, 0)
+	run := func(o Outcome) *Member {
+		m, _, err := s.Acquire(0, First, 0)
+		require.NoError(t, err)
+		s.Release(m, 0, 0, o)
+		return m
+	}
+	require.Same(t, slow, run(Outcome{Failed: true, Unresponsive: true}))
+	require.Same(t, slow, run(Outcome{Unknown: true}))
+	s.Join(other, 0)
+	require.Same(t, other, run(Outcome{Unknown: true}))
+	s.Leave(other, 0)
+	require.Same(t, slow, run(Outcome{}))
+	s.Join(other, 0)
+	require.Same(t, slow, run(Outcome{}), "it has answered")
+}
