@@ -296,6 +296,7 @@ func serveTest(s *worker.Server) error {
 	serveCallGated(s)
 	handleStreams(s)
 	serveStreamFlows(s)
+	serveAllocs(s)
 	return s.Serve(context.Background())
 }
 
