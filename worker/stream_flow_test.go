@@ -410,7 +410,7 @@ func TestNestedStreams(t *testing.T) {
 						if err == nil {
 							var n int
 							if n, err = st.Receive(t.Context()); err == nil && n != i+depth+1 {
-								err = errWrong
+								err = errors.New("another item")
 							}
 						}
 					}

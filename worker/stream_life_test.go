@@ -5,7 +5,10 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -268,5 +271,36 @@ func TestDrainingWorkerAndStreams(t *testing.T) {
 		_, err = st.Receive(t.Context())
 		require.Equal(t, io.EOF, err)
 		_ = w.Close()
+	})
+}
+
+// Open streams on which nothing happens make the worker do nothing: there is a while in which
+// none of its threads runs.
+func TestIdleStreamsCostNothing(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		for i := range 1000 {
+			st, err := lasting.Open(t.Context(), w)
+			require.NoError(t, err)
+			defer st.Close()
+			if i%2 == 0 { // and has been used
+				require.NoError(t, st.Send(t.Context(), make([]byte, 10)))
+			}
+		}
+		eventually(t, "all handlers run", func() bool { return flowsOf(t, w).Holding == 1000 })
+		threads := func() (all string) {
+			files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", w.PID()))
+			require.NoError(t, err)
+			for _, file := range files {
+				b, _ := os.ReadFile(file)
+				all += file + string(b)
+			}
+			return all
+		}
+		eventually(t, "no thread runs", func() bool {
+			before := threads()
+			time.Sleep(soon)
+			return threads() == before
+		})
 	})
 }
