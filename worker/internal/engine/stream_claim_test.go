@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -128,6 +129,38 @@ func TestHandlerPanicsWhileItBuildsAnItem(t *testing.T) {
 			require.Equal(t, ipc.CodeInternal, ipc.CodeOf(ipc.ParseError(end.Payload[1:])))
 			require.Equal(t, n == drivers.MaxGathered, link.aborted.Load() == 1)
 			settles(t, s)
+		}
+	}
+}
+
+// A handler that returns between a claim and its commit ends its stream, and holds up nobody
+// else: the claim is dropped, and what was sent before it arrives.
+func TestHandlerReturnsWithAClaim(t *testing.T) {
+	for how, end := range map[string]func() error{
+		"returns": func() error { return nil },
+		"fails":   func() error { return errors.New("failed") },
+	} {
+		for _, size := range []int{8, 16 << 10, 500_000} {
+			reg := new(Registry)
+			handleStream(reg, func(ctx context.Context, st *Stream) error {
+				if err := st.Send(ctx, []byte("before")); err != nil {
+					return err
+				}
+				st.out.most = 1 << 20 // so that a claim of some size is the link's
+				if _, err := st.Claim(ctx, size); err != nil {
+					return err
+				}
+				return end()
+			})
+			fake := &claimLink{fakeLink: newFakeLink()}
+			s := newSessionOn(t, reg, fake)
+			f := openingOf(3, 1<<20)
+			fake.push(f)
+			require.Equal(t, "before", string(frameOf(fake.fakeLink, drivers.KindItems).Payload[drivers.ItemHeader:][:6]))
+			f = frameOf(fake.fakeLink, drivers.KindEnd)
+			require.Equal(t, how == "returns", f.Payload[0] == drivers.EndReturned, how)
+			settles(t, s)
+			require.Equal(t, size == 16<<10, fake.aborted.Load() == 1, "the link's memory was given back")
 		}
 	}
 }

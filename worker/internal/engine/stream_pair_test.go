@@ -18,14 +18,63 @@ import (
 // has. Its larger frames are the receiver's own.
 type narrowLink struct {
 	*fakeLink
-	peer *fakeLink
-	room int
+	peer    *fakeLink
+	room    int
+	claimed *claimedFrame
+}
+
+// claimedFrame is a frame that is being built in a link; guarded by the peer's mu.
+type claimedFrame struct {
+	is    bool
+	frame drivers.Frame
 }
 
 func (l narrowLink) Send(ctx context.Context, sent *drivers.Frame) error {
 	f := *sent
 	f.Payload = append([]byte(nil), f.Payload...)
 	f.Owned = len(f.Payload) >= ownedChunk
+	return l.await(ctx, func() {
+		l.peer.in = append(l.peer.in, f)
+		l.peer.change.Broadcast()
+	})
+}
+
+// Claim implements [drivers.Claimer].
+func (l narrowLink) Claim(ctx context.Context, f *drivers.Frame, n int) ([]byte, error) {
+	if n > 20_000 {
+		return nil, &ipc.SizeError{Size: n, Limit: 20_000}
+	}
+	b := make([]byte, n)
+	err := l.await(ctx, func() {
+		l.claimed.is, l.claimed.frame = true, *f
+		l.claimed.frame.Payload = b
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Commit implements [drivers.Claimer].
+func (l narrowLink) Commit(n int) {
+	l.peer.mu.Lock()
+	defer l.peer.mu.Unlock()
+	f := l.claimed.frame
+	f.Payload = append([]byte(nil), f.Payload[:n]...)
+	l.claimed.is = false
+	l.peer.in = append(l.peer.in, f)
+	l.peer.change.Broadcast()
+}
+
+// Abort implements [drivers.Claimer].
+func (l narrowLink) Abort() {
+	l.peer.mu.Lock()
+	l.claimed.is = false
+	l.peer.mu.Unlock()
+}
+
+// await calls do when there is room, and nothing is claimed.
+func (l narrowLink) await(ctx context.Context, do func()) error {
 	for pause := time.Microsecond; ; pause = min(2*pause, 100*time.Microsecond) {
 		l.mu.Lock()
 		end := l.end
@@ -34,9 +83,8 @@ func (l narrowLink) Send(ctx context.Context, sent *drivers.Frame) error {
 			return end
 		}
 		l.peer.mu.Lock()
-		if len(l.peer.in) < l.room {
-			l.peer.in = append(l.peer.in, f)
-			l.peer.change.Broadcast()
+		if len(l.peer.in) < l.room && !l.claimed.is {
+			do()
 			l.peer.mu.Unlock()
 			return nil
 		}
@@ -78,7 +126,7 @@ func newStreamPair(c pairConfig, reg *Registry) (host, worker *Session) {
 	a.volatile, b.volatile = true, true
 	newSide := func(side uint64, l, peer *fakeLink) *Session {
 		s := New(Config{
-			Link: narrowLink{l, peer, c.room}, Side: side, Codec: ipc.CBOR, Timeout: time.Minute, AgreedTimeout: time.Minute,
+			Link: narrowLink{l, peer, c.room, new(claimedFrame)}, Side: side, Codec: ipc.CBOR, Timeout: time.Minute, AgreedTimeout: time.Minute,
 			MaxMessage: c.maxMessage, Window: c.window, StreamWindow: c.streamWindow, Handlers: reg, Log: slog.New(slog.DiscardHandler),
 		})
 		s.Open()

@@ -33,12 +33,13 @@ type sending struct {
 	flush bool
 	brief bool // the context of Send ends at once, or soon
 	pause bool
+	claim string // how the item is built in place: "", "commit", "part" or "drop"
 }
 
 func drawProgram(opener bool) *rapid.Generator[program] {
 	return rapid.Custom(func(t *rapid.T) program {
 		p := program{first: -1}
-		most := rapid.SampledFrom([]int{10, 300, 5000, 70_000, 300 << 10}).Draw(t, "most")
+		most := rapid.SampledFrom([]int{10, 300, 5000, 12_000, 70_000, 300 << 10}).Draw(t, "most")
 		n := rapid.SampledFrom([]int{0, 1, 10, 300}).Draw(t, "n")
 		brief := rapid.SampledFrom([]int{30, 2}).Draw(t, "brief")
 		for range min(n, max(3, 2<<20/most)) {
@@ -47,6 +48,7 @@ func drawProgram(opener bool) *rapid.Generator[program] {
 				flush: rapid.IntRange(0, 20).Draw(t, "flush") == 0,
 				brief: rapid.IntRange(0, brief).Draw(t, "brief") == 0,
 				pause: rapid.IntRange(0, 30).Draw(t, "pause") == 0,
+				claim: rapid.SampledFrom([]string{"", "", "", "commit", "part", "drop"}).Draw(t, "claim"),
 			})
 		}
 		p.reads = rapid.SampledFrom([]int{-1, -1, 0, 1, 20}).Draw(t, "reads")
@@ -85,20 +87,26 @@ func (h *half) wrong(format string, args ...any) {
 // send sends all that the program says.
 func (h *half) send(ctx context.Context, st *Stream) {
 	for _, s := range h.sends {
-		item := make([]byte, s.size)
-		pattern(item, h.id, h.sent)
+		item := pattern(make([]byte, s.size), h.id, h.sent)
 		own, cancel := ctx, context.CancelFunc(func() {})
 		if s.brief {
 			own, cancel = context.WithTimeout(ctx, time.Duration(s.size%3)*100*time.Microsecond)
 		}
-		err := st.Send(own, item)
-		clear(item) // Send has kept nothing
+		var err error
+		if s.claim == "" {
+			err = st.Send(own, item)
+			clear(item) // Send has kept nothing
+		} else {
+			err = s.build(own, st, item)
+		}
 		var tooLarge *ipc.SizeError
 		switch {
 		case err == nil:
-			h.sent++
+			if s.claim != "drop" {
+				h.sent++
+			}
 		case errors.As(err, &tooLarge):
-			if s.size <= h.most {
+			if s.size+100 <= h.most {
 				h.wrong("an item of %d bytes: %w", s.size, err)
 			}
 		case own.Err() != nil && ctx.Err() == nil: // it was not sent, or the stream is over
@@ -117,6 +125,23 @@ func (h *half) send(ctx context.Context, st *Stream) {
 	if !h.leave {
 		_ = st.CloseSend(ctx)
 	}
+}
+
+// build builds an item in place.
+func (s *sending) build(ctx context.Context, st *Stream, item []byte) error {
+	more := 0
+	if s.claim == "part" {
+		more = 100
+	}
+	b, err := st.Claim(ctx, len(item)+more)
+	if err != nil {
+		return err
+	}
+	copy(b, item)
+	if s.claim == "drop" {
+		return st.Commit(ctx, -1)
+	}
+	return st.Commit(ctx, len(item))
 }
 
 // receive reads as the program says. It returns true if it is to end then.

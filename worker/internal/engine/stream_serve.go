@@ -191,6 +191,10 @@ func (st *Stream) returned(err error) { st.conclude(err, st.handler.failureOf) }
 // conclude is returned for an error that failure encodes.
 func (st *Stream) conclude(err error, failure func(error) []byte) {
 	o, s := &st.out, st.session
+	if o.claim.b != nil { // the handler has left it, and the lock with it
+		_ = st.commit(st.ctx, -1)
+		o.lock.unlock()
+	}
 	locked := o.lock.lock(st.ctx, nil, nil) == nil
 	if locked {
 		if o.buffer != nil && o.granted.Load()-o.sent < int64(len(o.buffer.b)) {
