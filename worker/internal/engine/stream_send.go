@@ -32,11 +32,14 @@ type streamOut struct {
 	frames uint64        // that were sent
 	closed bool          // nothing more is sent
 	cut    error         // why an item was sent in part only, which ends the stream; or nil
-	header int           // fields of the header that were sent
-	frame  drivers.Frame // that is sent; a link would make any other escape to the heap
-	listed bool          // the flusher looks after the stream
-	claim  streamClaim
-	seen   uint64 // frames when the flusher has looked last
+	// sending is how long it took a handler's side to send the first frame and the last: what
+	// that takes depends on whether the peer sleeps, and says nothing about the handler.
+	sending time.Duration
+	header  int           // fields of the header that were sent
+	frame   drivers.Frame // that is sent; a link would make any other escape to the heap
+	listed  bool          // the flusher looks after the stream
+	claim   streamClaim
+	seen    uint64 // frames when the flusher has looked last
 
 	granted atomic.Int64 // bytes of items that the peer takes in all; the reader writes it
 	starved atomic.Bool  // something is gathered that the peer does not take yet
@@ -208,13 +211,19 @@ func (st *Stream) transmit(ctx context.Context, how uint64, payload []byte) erro
 		return st.sendError(err)
 	}
 	o.frame.Method, o.frame.Payload = how, payload
-	if st.handler != nil && o.frames == 0 {
+	first := st.handler != nil && o.frames == 0
+	var begun time.Duration
+	if first {
 		st.addHeader()
+		begun = monotonic()
 	}
 	c := sendContexts.Get().(*sendContext)
 	err := s.link.Send(c.bindAll(ctx, [2]context.Context{st.ctx}, 0), &o.frame)
 	c.release()
 	sendContexts.Put(c)
+	if first {
+		o.sending += monotonic() - begun
+	}
 	cost := drivers.ItemsCost(&o.frame)
 	o.frame.Payload = nil
 	if err != nil {

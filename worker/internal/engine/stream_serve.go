@@ -100,7 +100,7 @@ func (s *Session) startStream(st *Stream, h *Handler, refusal error) {
 		defer s.inFlight.exit()
 		start := time.Now()
 		st.serve(h)
-		h.took(time.Since(start))
+		h.took(time.Since(start) - st.out.sending)
 	})
 }
 
@@ -139,7 +139,7 @@ func (s *Session) serveInBackground(b *backgroundReader, f *drivers.Frame) bool 
 	st.serve(h)
 	returned = true
 	if timed {
-		h.took(time.Since(start))
+		h.took(time.Since(start) - st.out.sending)
 	}
 	if s.reader.state.CompareAndSwap(b.word, b.word+readerPolling-readerHandling) {
 		r.clear()
@@ -227,7 +227,9 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 	s.streams.meta -= st.meta
 	s.streams.ending++
 	s.streams.mu.Unlock()
+	begun := monotonic()
 	st.sendEnd(end, st.endMeta())
+	o.sending += monotonic() - begun
 	s.streams.mu.Lock()
 	s.streams.ending--
 	s.streams.mu.Unlock()
