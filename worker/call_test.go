@@ -109,7 +109,7 @@ func TestQuickHandlerTurnsSlow(t *testing.T) {
 			passed++
 		}
 		<-done
-		require.Greater(t, passed, 10)
+		require.Greater(t, passed, 1, "calls while it runs")
 	})
 }
 

@@ -163,7 +163,7 @@ func (st *Stream) finish(err error, drop bool) bool {
 	if drop {
 		st.in.drop(st.session)
 	}
-	st.session.streams.budget.put(st.in.limit - drivers.InitialStreamWindow)
+	st.session.streams.budget.put(st.in.limit - drivers.InitialStreamWindow + st.in.kept)
 	st.in.waiter.complete()
 	st.out.waiter.complete()
 	stop, onEnd := st.stop, st.onEnd

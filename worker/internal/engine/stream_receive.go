@@ -26,6 +26,7 @@ type streamIn struct {
 	granted  int64             // how many bytes the peer may send in all
 	received int64             // of these
 	limit    int64             // the window: of what was received and not read
+	kept     int64             // of memory for items in pieces, beside the window
 	waiter   waitPlace         // of the goroutine that receives
 	headed   bool              // metadata has come with items, which it does once
 	meta     *drivers.Metadata // that came so and nobody has got, or nil
@@ -178,12 +179,25 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 		if c.how == drivers.ItemWhole {
 			item = in.assembled
 			in.assembled = in.assembled[:0]
-			if int64(cap(item)) > 2*in.limit { // what windows have together is bounded
+			if !st.keep(int64(cap(item))) {
 				in.assembled = nil
 			}
 			return item, true, nil
 		}
 	}
+}
+
+// keep reports whether memory of this size, in which an item was put together, may be kept for
+// the next one. What all streams keep so comes out of the budget of their windows.
+func (st *Stream) keep(size int64) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	more := size - st.in.kept
+	if st.over || more > 0 && !st.session.streams.budget.take(more) {
+		return false
+	}
+	st.in.kept += max(more, 0)
+	return true
 }
 
 // nextChunk gives the current chunk back and returns the next one, when it is there.

@@ -7,7 +7,8 @@ import (
 )
 
 // wait waits until ready, which is called with st.mu, may have become true, or the stream is
-// over. It reads the link if nobody else does.
+// over. It reads the link if nobody else does, unless it waits to send on the side of the handler:
+// there the background reader reads, which runs quick handlers itself.
 func (st *Stream) wait(ctx context.Context, p *waitPlace, ready func() bool) error {
 	c := streamCalls.Get().(*call)
 	c.word.Store(c.word.Load()&^callState + 8 | callWaiting)
@@ -16,7 +17,7 @@ func (st *Stream) wait(ctx context.Context, p *waitPlace, ready func() bool) err
 		ctx, c.also = context.Background(), nil
 	}
 	now := monotonic()
-	c.soon = now-p.last < soonTime
+	c.soon = now-p.last < st.session.soonTime()
 	p.last = now
 	reading := &st.session.streams.reading
 	// SYNC: pairs with Session.Close, which ends all streams and then loads reading.
@@ -30,7 +31,12 @@ func (st *Stream) wait(ctx context.Context, p *waitPlace, ready func() bool) err
 	}
 	p.call = c
 	st.mu.Unlock()
-	err := st.session.await(ctx, c, 0, st.waitsFor())
+	var err error
+	if p == &st.out.waiter && st.handler != nil && st.handler.word == 0 {
+		err = st.session.awaitOthers(ctx, c)
+	} else {
+		err = st.session.await(ctx, c, 0, st.waitsFor())
+	}
 	st.mu.Lock()
 	p.call = nil
 	st.mu.Unlock()
@@ -50,8 +56,14 @@ type waitPlace struct {
 // complete ends the waiting. Stream.mu is held.
 func (p *waitPlace) complete() { p.call.complete() }
 
-// soonTime is how long ago a goroutine has waited that will wait again soon.
-const soonTime = 20 * time.Microsecond
+// soonTime is how long ago a goroutine has waited that will wait again soon. Where there are no
+// handlers nothing is late that comes meanwhile: who waits for it would read it.
+func (s *Session) soonTime() time.Duration {
+	if s.config.Handlers.serves() {
+		return 20 * time.Microsecond
+	}
+	return tick
+}
 
 // waitsFor returns the context of the handler that waits for this stream, if the background
 // reader may run it: then nobody else would read.

@@ -69,6 +69,24 @@ func (s *Session) await(ctx context.Context, c *call, timeout time.Duration, fro
 	}
 }
 
+// awaitOthers is await for a goroutine that leaves the reading to others.
+func (s *Session) awaitOthers(ctx context.Context, c *call) error {
+	for {
+		if !c.park() {
+			return nil
+		}
+		err := s.sleep(ctx, c, 0)
+		switch {
+		case err == nil && c.settled():
+			return nil
+		case err != nil && c.giveUp():
+			return err
+		case err != nil:
+			return nil
+		}
+	}
+}
+
 // looksOn is how often a caller looks, while another goroutine reads, before it parks: a few
 // microseconds, which is less than it takes to be woken.
 const looksOn = 2000
