@@ -15,7 +15,7 @@ const (
 	InitialStreamWindow = 8 << 10
 	// DefaultStreamWindow is how many bytes of items one side takes of a stream, that its
 	// reader has not read, where nothing else is said.
-	DefaultStreamWindow = 256 << 10
+	DefaultStreamWindow = 1 << 20
 	// MaxStreamWindow is the most that a side may choose.
 	MaxStreamWindow = 1 << 30
 	// MaxStreamBytes is how many bytes of items cross in one direction of a stream at most.

@@ -133,7 +133,7 @@ func WithWindow(bytes int) Option {
 }
 
 // WithStreamWindow sets how many bytes of items each side takes of a stream that its reader has
-// not read; the default is [drivers.DefaultStreamWindow], 256 KiB. An item counts for its
+// not read; the default is [drivers.DefaultStreamWindow], 1 MiB. An item counts for its
 // size, rounded up to a multiple of 8, and 8 bytes. Each stream begins with
 // [drivers.InitialStreamWindow], 8 KiB, and grows while its reader reads. What all streams of
 // a link have beyond that is bounded by the window of the link ([WithWindow]). So a stream

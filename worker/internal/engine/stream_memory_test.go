@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,6 +23,8 @@ func (st *Stream) held() (n int) {
 // What a peer sends on a stream that nobody reads takes memory by what it counts for, whatever
 // it has sent on another one before, and however it cuts its items.
 func TestUnreadItemsTakeMemoryByTheirSize(t *testing.T) {
+	runtime.GC()
+	runtime.GC() // twice, so that nothing is left in the pools of other tests
 	s, l := newTestSession(t, new(Registry))
 	read, unread := openRaw(t, s, &ipc.StreamOpening{}), openRaw(t, s, &ipc.StreamOpening{})
 	for _, st := range []*Stream{read, unread} {
