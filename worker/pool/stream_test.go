@@ -104,7 +104,7 @@ func uploadTooLarge(t *testing.T, c ipc.Caller) (ipc.Stream, error) {
 // Streams of a key go to the same worker.
 func TestStreamsByKey(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, _ := p.start(t, 3)
+		w, _ := p.start(t, 3, pool.WithConcurrency(4))
 		for _, key := range []string{"a", "b", "c", "d"} {
 			who, err := pid.Call(t.Context(), w.For(key), 0)
 			require.NoError(t, err)
@@ -156,7 +156,7 @@ func TestStreamsOfKilledWorkers(t *testing.T) {
 // the old ones, which end when the streams have.
 func TestStreamsOfReplacedWorkers(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, pids := p.start(t, 1)
+		w, pids := p.start(t, 1, pool.WithConcurrency(4))
 		st, old := openChat(t, w)
 		require.NoError(t, w.Replace(t.Context(), worker.Self("test")))
 		require.NotEqual(t, old, pids()[0])
@@ -172,7 +172,7 @@ func TestStreamsOfReplacedWorkers(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, _ := p.start(t, 1, pool.WithRecycle(pool.Recycle{Calls: 2}))
+		w, _ := p.start(t, 1, pool.WithConcurrency(4), pool.WithRecycle(pool.Recycle{Calls: 2}))
 		first, old := openChat(t, w)
 		second, _ := openChat(t, w)
 		endChat(t, second)
@@ -193,7 +193,7 @@ func TestStreamsOfReplacedWorkers(t *testing.T) {
 // A worker that drains goes on with its streams. It refuses others, and is replaced for that.
 func TestStreamsOfDrainingWorkers(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, _ := p.start(t, 1)
+		w, _ := p.start(t, 1, pool.WithConcurrency(4))
 		st, old := openChat(t, w)
 		require.NoError(t, syscall.Kill(old, syscall.SIGTERM))
 		eventually(t, "another worker serves", func() bool {
@@ -217,7 +217,7 @@ func TestStreamsOfDrainingWorkers(t *testing.T) {
 // Close of a pool waits for streams within the grace, and ends the others.
 func TestPoolCloseAndStreams(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, _ := p.start(t, 2, pool.WithWorkers(worker.WithGrace(100*time.Millisecond)))
+		w, _ := p.start(t, 2, pool.WithConcurrency(4), pool.WithWorkers(worker.WithGrace(100*time.Millisecond)))
 		st, _ := openChat(t, w)
 		var ended atomic.Int64
 		over, err := w.(ipc.StreamCaller).OpenStream(t.Context(), &ipc.Invocation{Method: chat.Info()}, &ipc.StreamOpening{OnEnd: func(err error) {
