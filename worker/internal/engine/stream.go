@@ -102,17 +102,22 @@ func (t *streams) pending() (n int) {
 	return n
 }
 
+// live returns the streams that we have opened and that go on. t.mu is held.
+func (t *streams) live() (own []*Stream) {
+	for _, st := range t.own {
+		if st != nil {
+			own = append(own, st)
+		}
+	}
+	return own
+}
+
 // failStreams ends all streams, and those that are opened later, with err.
 func (s *Session) failStreams(err error) {
 	t := &s.streams
 	t.mu.Lock()
 	t.ended, t.over = err, true
-	all := make([]*Stream, 0, len(t.own)+len(t.peers))
-	for _, st := range t.own {
-		if st != nil {
-			all = append(all, st)
-		}
-	}
+	all := t.live()
 	for _, st := range t.peers {
 		all = append(all, st)
 	}
@@ -131,12 +136,7 @@ func (s *Session) failOwnStreams(err error) {
 	t := &s.streams
 	t.mu.Lock()
 	t.ended = err
-	var own []*Stream
-	for _, st := range t.own {
-		if st != nil {
-			own = append(own, st)
-		}
-	}
+	own := t.live()
 	t.mu.Unlock()
 	for _, st := range own {
 		st.abandon(err)
