@@ -155,33 +155,6 @@ func TestOnEndOfStreamsThatWereNotOpened(t *testing.T) {
 	})
 }
 
-// A stream that is given up while it is opened is ended at the peer after it was opened.
-func TestStreamIsGivenUpWhileItOpens(t *testing.T) {
-	l := &failingLink{fakeLink: newFakeLink(), kind: drivers.KindOpen}
-	s := newSessionOn(t, new(Registry), l)
-	l.first = func(context.Context) error {
-		s.FailCalls(ipc.ErrClosed)
-		return nil
-	}
-	_, err := s.OpenStream(t.Context(), rawCall(), &ipc.StreamOpening{})
-	require.ErrorIs(t, err, ipc.ErrClosed)
-	first, second := <-l.sent, <-l.sent
-	require.Equal(t, []drivers.Kind{drivers.KindOpen, drivers.KindEnd}, []drivers.Kind{first.Kind, second.Kind})
-	l.push(endOfStream(first.Tx, drivers.EndReturned))
-	settles(t, s)
-}
-
-// The end of a stream that was given up arrives, however long there is no room for it.
-func TestGivenUpStreamsReachTheirHandlers(t *testing.T) {
-	l := &failingLink{fakeLink: newFakeLink(), kind: drivers.KindEnd}
-	l.first = func(context.Context) error { return nil }
-	s := newSessionOn(t, new(Registry), l)
-	st := openRaw(t, s, &ipc.StreamOpening{})
-	st.Close()
-	require.Equal(t, st.tx, frameOf(l.fakeLink, drivers.KindEnd).Tx)
-	require.False(t, l.bounded.Load(), "it is dropped if there is no room in time")
-}
-
 // What a handler has sent is there before an end without an error. If it could not be sent
 // the end is an error.
 func TestNothingIsMissingBeforeAnEndInOrder(t *testing.T) {
