@@ -82,7 +82,8 @@ func (k Kind) String() string {
 //
 // Extensions are a list of {type u8, size u16, value}; size counts all of them
 // in bytes. Those of unknown type are skipped. Type 1 is the time that remains
-// to the caller, in nanoseconds, u64. Types 2 and 3 are metadata: see [Metadata].
+// to the caller, in nanoseconds, u64. Types 2 and 3 are metadata: see [Metadata]. Type 4 says
+// what is attached to the frame: see [Handle].
 type Frame struct {
 	Kind Kind
 	// Owned says of a received frame that the receiver may keep Payload. It is
@@ -105,6 +106,16 @@ type Frame struct {
 	Payload []byte
 	// Meta is the metadata, or nil. Nobody changes it once it is in a frame.
 	Meta *Metadata
+	// Attached are the buffers and files that travel beside the frame, or nil. Only a link
+	// that is a [Sharer] takes or yields them. A received frame has them for its receiver, who takes them
+	// out, or else releases them.
+	Attached *ipc.Attachments
+	// Handles says on the wire what is attached: a list of [Handle], encoded. The link writes
+	// it for Attached, and the link's user where the link is no Sharer. Of a received frame it
+	// is valid for as long as Payload.
+	Handles []byte
+	// Inline is how many bytes of buffers the payload of a received frame had behind its end.
+	Inline int
 }
 
 const (
@@ -115,6 +126,7 @@ const (
 	extRemaining = 1
 	extHeader    = 2
 	extTrailer   = 3
+	extHandles   = 4
 
 	extPrefix     = 3 // type and size
 	remainingSize = 8
@@ -129,25 +141,36 @@ func (f *Frame) Tag() byte {
 	if f.Method != 0 {
 		t |= tagMethod
 	}
-	if f.Remaining > 0 || f.Meta != nil {
+	if f.Remaining > 0 || f.Meta != nil || len(f.Handles) > 0 {
 		t |= tagExtension
 	}
 	return t
 }
 
 // AppendHeader appends the header of f, all but the payload, to dst. It adds
-// at most MaxHeader bytes, and those of the metadata ([Metadata.EncodedSize]).
+// at most MaxHeader bytes, those of the metadata ([Metadata.EncodedSize]), and Handles.
 func (f *Frame) AppendHeader(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, f.Tx)
 	if f.Method != 0 {
 		dst = binary.LittleEndian.AppendUint64(dst, f.Method)
 	}
-	if f.Meta != nil {
+	if f.Meta != nil || len(f.Handles) > 0 {
 		size := f.Meta.EncodedSize()
 		if f.Remaining > 0 {
 			size += extPrefix + remainingSize
 		}
+		if len(f.Handles) > 0 {
+			size += extPrefix + len(f.Handles)
+		}
 		dst = f.appendRemaining(binary.LittleEndian.AppendUint16(dst, uint16(size)))
+		if len(f.Handles) > 0 {
+			dst = append(dst, extHandles)
+			dst = binary.LittleEndian.AppendUint16(dst, uint16(len(f.Handles)))
+			dst = append(dst, f.Handles...)
+		}
+		if f.Meta == nil {
+			return dst
+		}
 		return f.Meta.append(dst)
 	}
 	if f.Remaining > 0 {
@@ -172,6 +195,9 @@ func (f *Frame) Parse(tag byte, body []byte) error {
 	f.Kind, f.Method, f.Remaining, f.Owned, f.More = Kind(tag&tagKind), 0, 0, false, false
 	if f.Meta != nil {
 		f.Meta = nil
+	}
+	if f.Handles != nil {
+		f.Handles, f.Inline = nil, 0
 	}
 	if tag&^(tagKind|tagMethod|tagExtension) != 0 {
 		return frameError(tag, body, "reserved bits of the tag are set")
@@ -233,6 +259,11 @@ func (f *Frame) parseExtensions(tag byte, ext []byte) error {
 			if err := f.Meta.parse(kind, ext[:n]); err != nil {
 				return frameError(tag, ext, err.Error())
 			}
+		case extHandles:
+			if f.Handles != nil || n == 0 || n > MaxHandles {
+				return frameError(tag, ext, fmt.Sprintf("handles of %d bytes, or for the second time", n))
+			}
+			f.Handles = ext[:n:n]
 		}
 		ext = ext[n:]
 	}

@@ -57,8 +57,13 @@ func (m *Metadata) Size() int {
 	return m.size
 }
 
-// EncodedSize returns how many bytes m takes in a header.
-func (m *Metadata) EncodedSize() int { return encodedSize(m.header) + encodedSize(m.trailer) }
+// EncodedSize returns how many bytes m takes in a header. m may be nil.
+func (m *Metadata) EncodedSize() int {
+	if m == nil {
+		return 0
+	}
+	return encodedSize(m.header) + encodedSize(m.trailer)
+}
 
 func encodedSize(fields ipc.Metadata) int {
 	if len(fields) == 0 {

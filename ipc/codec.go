@@ -66,7 +66,8 @@ var (
 	// UTF-8, times in zones with seconds, integers beyond 2^53 in an any, an empty json.Number.
 	// Its name is "json".
 	JSON Codec = jsonCodec{}
-	// Raw passes []byte on as it is, and takes no other type. Its name is "raw".
+	// Raw passes []byte on as it is, and takes no other type but [Buffer] and [File]. Its name is
+	// "raw".
 	Raw Codec = rawCodec{}
 )
 
@@ -182,13 +183,19 @@ func (rawCodec) Append(dst []byte, v any) ([]byte, error) {
 	case *[]byte:
 		return append(dst, *b...), nil
 	}
-	return dst, fmt.Errorf("tandem: codec raw carries []byte, not %T", v)
+	if b, ok := rawNumber(dst, v); ok {
+		return b, nil
+	}
+	return dst, fmt.Errorf("tandem: codec raw carries []byte, Buffer and File, not %T", v)
 }
 
 func (rawCodec) Decode(data []byte, v any) error {
 	b, ok := v.(*[]byte)
 	if !ok {
-		return fmt.Errorf("tandem: codec raw carries []byte, not what %T points to", v)
+		if ok, err := decodeRawNumber(data, v); ok {
+			return err
+		}
+		return fmt.Errorf("tandem: codec raw carries []byte, Buffer and File, not what %T points to", v)
 	}
 	*b = slices.Clone(data)
 	return nil

@@ -107,10 +107,10 @@ func TestRawRoundTrip(t *testing.T) {
 
 func TestRawTakesBytesOnly(t *testing.T) {
 	b, err := ipc.Raw.Append([]byte("dst"), "text")
-	assert.EqualError(t, err, "tandem: codec raw carries []byte, not string")
+	assert.EqualError(t, err, "tandem: codec raw carries []byte, Buffer and File, not string")
 	assert.Equal(t, "dst", string(b))
 	var s string
-	assert.EqualError(t, ipc.Raw.Decode([]byte("x"), &s), "tandem: codec raw carries []byte, not what *string points to")
+	assert.EqualError(t, ipc.Raw.Decode([]byte("x"), &s), "tandem: codec raw carries []byte, Buffer and File, not what *string points to")
 }
 
 func TestFindCodec(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 )
 
 // Starter is a [Caller] that can have many calls in flight without a goroutine for
@@ -61,14 +62,16 @@ var ErrAbandoned = errors.New("tandem: the call was abandoned")
 
 // Future is a call that [Method.Go] has started. It is safe for concurrent use.
 type Future[Res any] struct {
-	method string
-	codec  Codec
+	method   string
+	codec    Codec
+	carries  bool
+	received Attachments // came with the response
 
 	mu      sync.Mutex    // guards the following
 	waited  bool          // by a goroutine
 	free    chan struct{} // closed when waited becomes false, if anybody waits for that
 	pending Pending       // nil when the call is over
-	out     *buffer
+	out     *scratch
 	res     Res
 	err     error
 }
@@ -88,14 +91,21 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	if err != nil {
 		return nil, err
 	}
-	defer putBuffer(in)
-	f := &Future[Res]{method: m.call.Method.Name, codec: codec}
+	defer putScratch(in)
+	f := &Future[Res]{method: m.call.Method.Name, codec: codec, carries: m.carries}
 	var memory []byte
 	if codec != Raw {
-		f.out = getBuffer()
+		f.out = getScratch()
 		memory = f.out.b
 	}
 	call := m.call.with(opts)
+	if m.carries {
+		escaped := req // so that req itself does not
+		if call, err = call.attach(&escaped); err != nil {
+			return nil, err
+		}
+		call.Received = &f.received
+	}
 	if s, ok := c.(Starter); ok {
 		f.pending, err = s.Start(ctx, call, request, memory)
 	} else {
@@ -138,12 +148,16 @@ func (f *Future[Res]) setResult(response []byte, err error) {
 		*raw = response
 		return
 	}
-	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err != nil {
+	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err == nil && f.carries {
+		f.err = f.received.give(&f.res)
+	}
+	if f.err != nil {
+		f.received.Release()
 		f.err = notDecoded(f.method, f.err)
 	}
 	if f.out != nil {
 		f.out.b = response
-		putBuffer(f.out)
+		putScratch(f.out)
 		f.out = nil
 	}
 }
@@ -206,25 +220,35 @@ type invoked struct {
 	done     chan struct{}
 	response []byte
 	err      error
+	over     atomic.Bool // it was abandoned, or has ended
 
 	// The metadata of the answer, and what wants it: after Abandon nobody does, though the
 	// call may go on for a moment.
 	header, trailer Metadata
+	received        Attachments
 	call            *Invocation
 }
 
 func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory []byte) *invoked {
 	p := &invoked{done: make(chan struct{}), call: call}
 	ctx, p.cancel = context.WithCancel(ctx)
-	if call.Header != nil || call.Trailer != nil {
+	if call.Header != nil || call.Trailer != nil || call.Received != nil {
 		own := *call
 		own.Header, own.Trailer = &p.header, &p.trailer
+		if own.Received != nil {
+			own.Received = &p.received
+		}
 		call = &own
 	}
 	go func() {
-		defer close(p.done)
 		defer p.cancel()
 		p.response, p.err = c.Invoke(ctx, call, request, memory)
+		if p.over.CompareAndSwap(false, true) {
+			close(p.done)
+			return
+		}
+		p.received.Release() // nobody wants it
+		close(p.done)
 	}()
 	return p
 }
@@ -238,6 +262,9 @@ func (p *invoked) Wait(ctx context.Context) ([]byte, bool, error) {
 		}
 		if p.call.Trailer != nil {
 			*p.call.Trailer = p.trailer
+		}
+		if p.call.Received != nil {
+			*p.call.Received = p.received
 		}
 		return p.response, true, p.err
 	case <-ctx.Done():
@@ -256,4 +283,9 @@ func (p *invoked) Done() bool {
 }
 
 // Abandon implements [Pending].
-func (p *invoked) Abandon() { p.cancel() }
+func (p *invoked) Abandon() {
+	p.cancel()
+	if !p.over.CompareAndSwap(false, true) {
+		p.received.Release()
+	}
+}

@@ -84,6 +84,9 @@ func (l look) check(v reflect.Value, depth int, copied bool) error {
 
 // held fails if an any cannot hold v: its type is not known before.
 func (l look) held(v reflect.Value) error {
+	if Carries(v.Type()) {
+		return fmt.Errorf("tandem: an any holds a %v, and a Buffer or a File in an any would not arrive: use a type instead", v.Type())
+	}
 	if err := travelsOf(v.Type(), l.json, true).err; err != nil {
 		return fmt.Errorf("tandem: value in an any: %w", err)
 	}

@@ -44,6 +44,11 @@ type Invocation struct {
 	Attempt int
 	// Metadata goes with the request. See [WithMetadata].
 	Metadata Metadata
+	// Attached are the buffers and files that the request has, or nil. They stay the caller's.
+	Attached *Attachments
+	// Received, if it is not nil, is where those of the answer go, as with Header. They are the
+	// caller's then. Where it is nil they are released.
+	Received *Attachments
 	// Header and Trailer, if they are not nil, are where the metadata of the answer goes,
 	// before Invoke, or Wait of a [Pending], returns. See [WithHeader].
 	Header, Trailer *Metadata
@@ -94,6 +99,8 @@ type declaration struct {
 	bounded []Codec
 	// call is the invocation of calls that have no options of their own.
 	call Invocation
+	// carries says that messages may have attachments.
+	carries bool
 }
 
 // declare makes d the declaration of a method of these types, or of a stream of some kind. It
@@ -118,6 +125,9 @@ func (d *declaration) declare(name, kind string, opts []MethodOption, types ...r
 	if o.maxDecoded > 0 {
 		d.bounded = []Codec{cborCodec{o.maxDecoded}, jsonCodec{o.maxDecoded}}
 	}
+	for _, t := range types {
+		d.carries = d.carries || Carries(t)
+	}
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	if kind != "" {
@@ -125,6 +135,13 @@ func (d *declaration) declare(name, kind string, opts []MethodOption, types ...r
 	}
 	if o.codec != nil {
 		h.Write([]byte("\x00" + o.codec.Name()))
+	}
+	if o.codec == Raw {
+		for _, t := range types {
+			if Carries(t) { // which is a number, where it would be bytes
+				h.Write([]byte("\x00" + t.Name()))
+			}
+		}
 	}
 	if o.codec == Fixed {
 		for _, t := range types {
@@ -143,8 +160,8 @@ func checkCarries(codec Codec, t reflect.Type) error {
 	case nil, CBOR, JSON:
 		return checkTravels(t, codec == JSON)
 	case Raw:
-		if t != reflect.TypeFor[[]byte]() {
-			return fmt.Errorf("codec raw carries []byte, not %v", t)
+		if t != reflect.TypeFor[[]byte]() && t != bufferType && t != fileType {
+			return fmt.Errorf("codec raw carries []byte, Buffer and File, not %v", t)
 		}
 	case Fixed:
 		_, err := fixedLayout(t)
@@ -207,8 +224,11 @@ func (m *Method[Req, Res]) Call(ctx context.Context, c Caller, req Req, opts ...
 		res, _ = any(b).(Res)
 		return res, err
 	}
-	out := getBuffer()
-	defer putBuffer(out)
+	if m.carries {
+		return m.callAttached(ctx, c, call, codec, req)
+	}
+	out := getScratch()
+	defer putScratch(out)
 	if err = m.exchange(ctx, c, call, codec, req, out); err != nil {
 		return res, err
 	}
@@ -232,8 +252,12 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 		*out, err = c.Invoke(ctx, call, any(req).([]byte), (*out)[:0])
 		return err
 	}
-	out := getBuffer()
-	defer putBuffer(out)
+	if m.carries {
+		*res, err = m.callAttached(ctx, c, call, codec, req)
+		return err
+	}
+	out := getScratch()
+	defer putScratch(out)
 	if err = m.exchange(ctx, c, call, codec, req, out); err != nil {
 		return err
 	}
@@ -249,13 +273,13 @@ func (m *Method[Req, Res]) CallInto(ctx context.Context, c Caller, req Req, res 
 }
 
 // exchange makes a call of req, and leaves the encoded response in out.
-func (m *Method[Req, Res]) exchange(ctx context.Context, c Caller, call *Invocation, codec Codec, req Req, out *buffer) error {
+func (m *Method[Req, Res]) exchange(ctx context.Context, c Caller, call *Invocation, codec Codec, req Req, out *scratch) error {
 	request, in, err := m.encode(codec, req)
 	if err != nil {
 		return err
 	}
 	response, err := c.Invoke(ctx, call, request, out.b)
-	putBuffer(in)
+	putScratch(in)
 	if err == nil {
 		out.b = response
 	}
@@ -264,15 +288,15 @@ func (m *Method[Req, Res]) exchange(ctx context.Context, c Caller, call *Invocat
 
 // encode encodes req, into the memory of in. That is nil if req is sent as it is, without
 // a copy.
-func (m *Method[Req, Res]) encode(codec Codec, req Req) (request []byte, in *buffer, err error) {
+func (m *Method[Req, Res]) encode(codec Codec, req Req) (request []byte, in *scratch, err error) {
 	if codec == Raw {
 		if b, ok := any(req).([]byte); ok {
 			return b, nil, nil
 		}
 	}
-	in = getBuffer()
+	in = getScratch()
 	if in.b, err = Marshal(codec, in.b, req); err != nil {
-		putBuffer(in)
+		putScratch(in)
 		return nil, nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", m.call.Method.Name, err)
 	}
 	return in.b, in, nil
@@ -302,7 +326,14 @@ func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts .
 	if err != nil {
 		return err
 	}
-	_, err = c.Invoke(ctx, m.notification.with(opts), request, nil)
-	putBuffer(in)
+	call := m.notification.with(opts)
+	if m.carries {
+		escaped := req // so that req itself does not
+		call, err = call.attach(&escaped)
+	}
+	if err == nil {
+		_, err = c.Invoke(ctx, call, request, nil)
+	}
+	putScratch(in)
 	return err
 }

@@ -17,6 +17,8 @@ type StreamCaller interface {
 type StreamOpening struct {
 	// First, if not nil, is the first item. It was sent or copied when OpenStream returns.
 	First []byte
+	// Attached are the attachments of First, or nil.
+	Attached *Attachments
 	// Only says that First is the only item of the side that opens the stream.
 	Only bool
 	// OnEnd, if not nil, is called once when the stream is over in both directions: with
@@ -63,3 +65,16 @@ func openStream(ctx context.Context, c Caller, call *Invocation, o *StreamOpenin
 	}
 	return nil, Errorf(CodeUnimplemented, "open the stream %q: %w: a %T opens no streams", call.Method.Name, ErrUnsupported, c)
 }
+
+// AttachedStream is a [Stream] whose items may have attachments. What is one end of a link
+// is an AttachedStream.
+type AttachedStream interface {
+	Stream
+	// SendAttached is Send for an item with attachments, which stay the caller's.
+	SendAttached(ctx context.Context, item []byte, a *Attachments) error
+	// Attachments returns those of the item that Receive has returned last, or nil. They are
+	// the caller's from now on.
+	Attachments() *Attachments
+}
+
+var errNoAttachments = Errorf(CodeUnimplemented, "%w: the stream was wrapped by an interceptor and is no AttachedStream, so its items have no buffers or files", ErrUnsupported)

@@ -46,8 +46,8 @@ func (s *ServerStream[Req, Item]) Stream(ctx context.Context, c Caller, req Req,
 func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, opts ...CallOption) (*ServerStreamCall[Item], error) {
 	s.check(ctx, c)
 	codec := s.Codec(c.Codec())
-	b := getBuffer()
-	defer putBuffer(b)
+	b := getScratch()
+	defer putScratch(b)
 	var err error
 	if b.b, err = Marshal(codec, b.b, req); err != nil {
 		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", s.call.Method.Name, err)
@@ -56,11 +56,17 @@ func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, o
 	if first == nil {
 		first = []byte{}
 	}
-	st, err := openStream(ctx, c, s.call.with(opts), &StreamOpening{First: first, Only: true})
+	o := &StreamOpening{First: first, Only: true}
+	if s.carries {
+		if o.Attached, err = Attach(&req); err != nil {
+			return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", s.call.Method.Name, err)
+		}
+	}
+	st, err := openStream(ctx, c, s.call.with(opts), o)
 	if err != nil {
 		return nil, err
 	}
-	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
+	return &ServerStreamCall[Item]{Receiver[Item]{st, codec, formOf[Item](codec), s.call.Method.Name}}, nil
 }
 
 // ServerStreamCall is an open stream of answers, on the side that has opened it.
@@ -91,7 +97,7 @@ func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...Ca
 	if err != nil {
 		return nil, err
 	}
-	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, formOf(codec), s.call.Method.Name}}, nil
+	return &ClientStreamCall[Item, Res]{Sender: Sender[Item]{st, codec, formOf[Item](codec), s.call.Method.Name}}, nil
 }
 
 // ClientStreamCall is an open stream of requests, on the side that has opened it.
@@ -109,7 +115,7 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 		return res, err
 	}
 	if s.response == nil {
-		r := Receiver[Res]{s.stream, s.codec, s.form, s.method}
+		r := Receiver[Res]{s.stream, s.codec, formOf[Res](s.codec), s.method}
 		res, err = r.Receive(ctx)
 		if err == io.EOF {
 			return res, Errorf(CodeInternal, "the handler of %q has returned no response", s.method)
@@ -157,7 +163,7 @@ func (s *BidiStream[Out, In]) Open(ctx context.Context, c Caller, opts ...CallOp
 	if err != nil {
 		return nil, err
 	}
-	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, formOf(codec), name}, Receiver[In]{st, codec, formOf(codec), name}}, nil
+	return &BidiStreamCall[Out, In]{Sender[Out]{st, codec, formOf[Out](codec), name}, Receiver[In]{st, codec, formOf[In](codec), name}}, nil
 }
 
 // BidiStreamCall is an open stream in both directions, on the side that has opened it. One
@@ -186,7 +192,7 @@ type Sender[T any] struct {
 // NewSender returns a sender of a stream for a method of this name. It is for packages that
 // serve streams.
 func NewSender[T any](s Stream, c Codec, method string) *Sender[T] {
-	return &Sender[T]{s, c, formOf(c), method}
+	return &Sender[T]{s, c, formOf[T](c), method}
 }
 
 // form says how values become items. To compare codecs would cost a good part of what sending
@@ -194,12 +200,16 @@ func NewSender[T any](s Stream, c Codec, method string) *Sender[T] {
 type form uint8
 
 const (
-	encoded form = iota // by the codec
-	asIs                // they are []byte
-	memory              // they are copied as they are
+	encoded  form = iota // by the codec
+	asIs                 // they are []byte
+	memory               // they are copied as they are
+	attached             // by the codec, and they may have attachments
 )
 
-func formOf(c Codec) form {
+func formOf[T any](c Codec) form {
+	if Carries(reflect.TypeFor[T]()) {
+		return attached
+	}
 	switch c {
 	case Raw:
 		return asIs
@@ -230,14 +240,18 @@ func (s *Sender[T]) Send(ctx context.Context, item T) error {
 			return s.stream.Send(ctx, b)
 		}
 	}
-	b := getBuffer()
+	b := getScratch()
 	var err error
 	if b.b, err = Marshal(s.codec, b.b, item); err == nil {
-		err = s.stream.Send(ctx, b.b)
+		if s.form == attached {
+			err = s.sendAttached(ctx, b.b, item)
+		} else {
+			err = s.stream.Send(ctx, b.b)
+		}
 	} else {
 		err = Errorf(CodeInvalidArgument, "encode an item of %q: %w", s.method, err)
 	}
-	putBuffer(b)
+	putScratch(b)
 	return err
 }
 
@@ -270,7 +284,7 @@ type Receiver[T any] struct {
 // NewReceiver returns a receiver of a stream for a method of this name. It is for packages that
 // serve streams.
 func NewReceiver[T any](s Stream, c Codec, method string) *Receiver[T] {
-	return &Receiver[T]{s, c, formOf(c), method}
+	return &Receiver[T]{s, c, formOf[T](c), method}
 }
 
 // Receive returns the next item. After the last one it returns io.EOF, if the other side has
@@ -296,7 +310,10 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 		}
 		return item, r.notDecoded(err)
 	}
-	if item, err = Unmarshal[T](r.codec, b); err != nil {
+	if item, err = Unmarshal[T](r.codec, b); err == nil && r.form == attached {
+		err = r.attach(&item)
+	}
+	if err != nil {
 		return item, r.notDecoded(err)
 	}
 	return item, nil

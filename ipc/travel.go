@@ -118,6 +118,9 @@ func (w *typeWalk) walk(t reflect.Type, path string, copied bool) error {
 		if err := w.checkKey(t.Key(), path+"[key]"); err != nil {
 			return err
 		}
+		if Carries(t.Key()) {
+			return fmt.Errorf("%s[key] is a Buffer or a File, which is another one on the other side: use a value", path)
+		}
 		return w.walk(t.Elem(), path+"[]", true)
 	case reflect.Struct:
 		return w.walkStruct(t, path, copied)

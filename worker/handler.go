@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"reflect"
 
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
@@ -45,16 +46,29 @@ type Registrar interface{ handlers() *engine.Registry }
 func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx context.Context, req Req) (Res, error), opts ...HandlerOption) {
 	checkHandler("Handle", m == nil, f == nil)
 	h := &engine.Handler{Info: m.Info()}
+	carries := ipc.Carries(reflect.TypeFor[Req]()) || ipc.Carries(reflect.TypeFor[Res]())
 	h.Invoke = func(r *engine.Request) ([]byte, error) {
 		codec := m.Codec(r.Codec())
 		req, err := engine.Decode[Req](codec, r)
 		if err != nil {
 			return nil, notDecoded(m.Info().Name, err)
 		}
+		if carries {
+			if err := ipc.Resolve(&req, r.Attached()); err != nil {
+				return nil, notDecoded(m.Info().Name, err)
+			}
+		}
 		r.Release()
 		res, err := f(r.Context(), req)
 		if err != nil {
 			return nil, err
+		}
+		if carries {
+			a, err := ipc.Attach(&res)
+			if err != nil {
+				return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
+			}
+			r.SetAttached(a)
 		}
 		if codec == ipc.Raw {
 			if raw, ok := any(res).([]byte); ok {

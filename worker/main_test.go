@@ -301,6 +301,7 @@ func serveTest(s *worker.Server) error {
 	handleToldBack(s)
 	handleStreamBenchmarks(s)
 	serveStreamFlows(s)
+	serveBuffers(s)
 	serveAllocs(s)
 	return s.Serve(context.Background())
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"reflect"
 
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
@@ -22,10 +23,11 @@ func HandleServerStream[Req, Item any](r Registrar, m *ipc.ServerStream[Req, Ite
 	checkHandler("HandleServerStream", m == nil, f == nil)
 	name := m.Info().Name
 	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, _ *engine.Stream, st ipc.Stream) error {
-		req, err := receiveRequest[Req](ctx, codec, st, name)
+		req, attached, err := receiveRequest[Req](ctx, codec, st, name)
 		if err != nil {
 			return err
 		}
+		defer attached.Release()
 		return f(ctx, req, ipc.NewSender[Item](st, codec, name))
 	}, opts)
 }
@@ -71,14 +73,22 @@ func handleStream(r Registrar, m streamMethod, serve func(context.Context, ipc.C
 	register(r, h, opts)
 }
 
-// receiveRequest receives the one request of a stream of answers.
-func receiveRequest[Req any](ctx context.Context, codec ipc.Codec, st ipc.Stream, name string) (req Req, err error) {
+// receiveRequest receives the one request of a stream of answers, and its attachments, which may
+// be nil.
+func receiveRequest[Req any](ctx context.Context, codec ipc.Codec, st ipc.Stream, name string) (req Req, a *ipc.Attachments, err error) {
 	b, err := st.Receive(ctx)
 	if err != nil {
-		return req, ipc.Errorf(ipc.CodeInvalidArgument, "receive the request of %q: %w", name, err)
+		return req, nil, ipc.Errorf(ipc.CodeInvalidArgument, "receive the request of %q: %w", name, err)
 	}
-	if req, err = ipc.Unmarshal[Req](codec, b); err != nil {
-		return req, notDecoded(name, err)
+	if req, err = ipc.Unmarshal[Req](codec, b); err == nil && ipc.Carries(reflect.TypeFor[Req]()) {
+		if st, ok := st.(ipc.AttachedStream); ok {
+			a = st.Attachments()
+		}
+		err = ipc.Resolve(&req, a)
 	}
-	return req, nil
+	if err != nil {
+		a.Release()
+		return req, nil, notDecoded(name, err)
+	}
+	return req, a, nil
 }

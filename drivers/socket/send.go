@@ -111,6 +111,9 @@ func (l *link) fits(f *drivers.Frame) error {
 	if f.Meta != nil {
 		size += f.Meta.EncodedSize()
 	}
+	if f.Handles != nil {
+		size += len(f.Handles)
+	}
 	if size > l.limit-drivers.MaxHeader { // the header is not known yet
 		var header [drivers.MaxHeader]byte
 		if size = len(f.Payload) + len(f.AppendHeader(header[:0])); size > l.limit {

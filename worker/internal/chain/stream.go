@@ -229,6 +229,28 @@ func (c *counted) Send(ctx context.Context, item []byte) error {
 	return err
 }
 
+// SendAttached implements [ipc.AttachedStream].
+func (c *counted) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
+	st, ok := c.Stream.(ipc.AttachedStream)
+	if !ok {
+		return ipc.ErrUnsupported
+	}
+	err := st.SendAttached(ctx, item, a)
+	if err == nil {
+		c.sent.add(len(item))
+	}
+	c.note(ctx, err)
+	return err
+}
+
+// Attachments implements [ipc.AttachedStream].
+func (c *counted) Attachments() *ipc.Attachments {
+	if st, ok := c.Stream.(ipc.AttachedStream); ok {
+		return st.Attachments()
+	}
+	return nil
+}
+
 // Claim implements [ipc.Stream].
 func (c *counted) Claim(ctx context.Context, n int) ([]byte, error) {
 	b, err := c.Stream.Claim(ctx, n)

@@ -97,16 +97,19 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 			if s.heard(); !s.serveInBackground(b, f) {
 				return s.returned(b.generation)
 			}
+			discard(f)
 			continue
 		}
 		h := s.receive(f)
 		switch {
 		case h == nil:
+			discard(f)
 			f.Payload = nil // so that it does not keep the memory
 			b.flush(s)
 		case !h.quick() || f.Kind == drivers.KindNotify && s.laneIsBusy(h):
 			b.flush(s)
 			s.dispatch(h, f)
+			discard(f)
 		case !s.runInBackground(b, h, f):
 			return s.returned(b.generation)
 		}

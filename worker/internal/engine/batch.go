@@ -83,7 +83,11 @@ func (b *batch) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory
 		if err != nil {
 			return nil, err
 		}
-		return nil, b.gather(ctx, inv, &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request, Meta: meta})
+		f := &drivers.Frame{Kind: drivers.KindNotify, Method: inv.Method.ID, Payload: request, Meta: meta}
+		if err := b.session.attach(f, inv.Attached); err != nil {
+			return nil, err
+		}
+		return nil, b.gather(ctx, inv, f)
 	}
 	if err := b.flush(ctx, nil, nil); err != nil {
 		return nil, err
@@ -107,7 +111,7 @@ func (b *batch) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Stre
 // join puts a notification into the last frame that was gathered, and returns true, if the
 // two may share one. b.mu is held.
 func (b *batch) join(inv *ipc.Invocation, request []byte) bool {
-	if len(b.items) == 0 || b.gathered == nil || len(inv.Metadata) > 0 {
+	if len(b.items) == 0 || b.gathered == nil || len(inv.Metadata) > 0 || inv.Attached != nil {
 		return false
 	}
 	return b.items[len(b.items)-1].timeout == b.session.timeoutOf(inv) && b.gathered.join(inv.Method.ID, request)
@@ -120,7 +124,7 @@ func (b *batch) gather(ctx context.Context, inv *ipc.Invocation, f *drivers.Fram
 	}
 	defer b.mu.unlock()
 	timeout := b.session.timeoutOf(inv)
-	if f.Kind == drivers.KindNotify && b.join(inv, f.Payload) {
+	if f.Kind == drivers.KindNotify && b.join(inv, f.Payload) { // which has no attachments
 		return nil // another goroutine had the lock just now
 	}
 	if b.gathered != nil {

@@ -25,9 +25,9 @@ const (
 // maxPackedBytes bounds what one frame packs, so that every peer takes it.
 const maxPackedBytes = drivers.MinMaxMessage - drivers.MaxHeader
 
-// fits reports whether f can be appended.
+// fits reports whether f can be appended. One with attachments goes alone.
 func (g *frames) fits(f *drivers.Frame) bool {
-	return len(g.list) < maxFrames && len(g.payload)+drivers.ItemSpan(len(f.Payload)) <= maxGathered
+	return f.Handles == nil && f.Attached == nil && len(g.list) < maxFrames && len(g.payload)+drivers.ItemSpan(len(f.Payload)) <= maxGathered
 }
 
 // append takes f and a copy of its payload.

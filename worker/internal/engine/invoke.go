@@ -64,6 +64,12 @@ func (s *Session) notify(ctx context.Context, inv *ipc.Invocation, request []byt
 		}
 		f.Meta = meta
 	}
+	if inv.Attached != nil {
+		if err := s.attach(f, inv.Attached); err != nil {
+			f.Payload, f.Meta = nil, nil
+			return err
+		}
+	}
 	return retry.NotSent(s.send(ctx, c, s.timeoutOf(inv), inv.Method.Name, &s.notificationWindow))
 }
 
@@ -90,11 +96,16 @@ func (s *Session) sendRequest(ctx context.Context, inv *ipc.Invocation, request,
 	if meta != nil {
 		f.Meta = meta
 	}
-	if b != nil {
+	if inv.Attached != nil {
+		err = s.attach(f, inv.Attached)
+	}
+	if err != nil {
+		c.send.release()
+	} else if b != nil {
 		err = b.gather(ctx, inv, f)
 		f.Payload = nil // it is not ours
-		if meta != nil {
-			f.Meta = nil
+		if meta != nil || inv.Attached != nil {
+			f.Meta, f.Handles, f.Attached = nil, nil, nil
 		}
 	} else {
 		err = s.send(ctx, &c.send, timeout, inv.Method.Name, &s.requestWindow)
@@ -176,6 +187,9 @@ func isOverdue(err error) bool {
 func (s *Session) takeResult(c *call, inv *ipc.Invocation) ([]byte, error) {
 	response, err := c.response, c.err
 	deliver(c.meta, inv)
+	if c.attached != nil && inv.Received != nil {
+		*inv.Received, c.attached = *c.attached, nil
+	}
 	s.calls.release(c)
 	if err != nil {
 		return nil, nameMethod(err, &inv.Method)

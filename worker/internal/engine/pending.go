@@ -35,6 +35,7 @@ type call struct {
 	response []byte
 	err      error
 	meta     *drivers.Metadata // of the answer, or nil
+	attached *ipc.Attachments  // of the answer, or nil
 
 	// wake has a token when the state became callDone, or the call was handed the reader
 	// state, while it was parked.
@@ -155,6 +156,10 @@ func (t *pendingCalls) release(c *call) {
 	c.response, c.err, c.also = nil, nil, nil
 	if c.meta != nil {
 		c.meta = nil
+	}
+	if c.attached != nil {
+		c.attached.Release() // nobody wants them
+		c.attached = nil
 	}
 	if c.deadline.Load() != 0 {
 		c.deadline.Store(0)

@@ -185,6 +185,7 @@ func (s *Session) poll(ctx context.Context, c *call, timeout time.Duration) {
 				// A caller does not run the handlers of others.
 				s.dispatch(h, f)
 			}
+			discard(f)
 			f.Payload = nil // so that it does not keep the memory
 			// A caller still delivers what has arrived together with its own answer,
 			// for that takes less time than to hand the reader state on.
@@ -243,6 +244,14 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 		}
 		s.settle(f)
 	case drivers.KindRequest, drivers.KindNotify:
+		if f.Handles != nil {
+			a, err := s.attachmentsOf(f)
+			if err != nil {
+				s.Fail(err)
+				return nil
+			}
+			f.Attached = a
+		}
 		if err := s.admit(f); err != nil {
 			s.Fail(err)
 			return nil
@@ -306,6 +315,14 @@ func (s *Session) settle(f *drivers.Frame) {
 func (s *Session) fill(c *call, f *drivers.Frame) {
 	if f.Meta != nil {
 		c.meta = f.Meta
+	}
+	if f.Attached != nil || f.Handles != nil {
+		var err error
+		if c.attached, err = s.attachmentsOf(f); err != nil {
+			c.err = err
+			s.Fail(err)
+			return
+		}
 	}
 	switch {
 	case f.Kind == drivers.KindError:

@@ -29,8 +29,10 @@ type Request struct {
 	borrowed bool
 	owned    bool // payload is nobody else's
 	oneWay   bool
-	stream   bool   // it is no request, but a stream that the background reader serves
-	release  func() // gives borrowed memory back, if it was held
+	stream   bool             // it is no request, but a stream that the background reader serves
+	release  func()           // gives borrowed memory back, if it was held
+	attached *ipc.Attachments // of the request, or nil
+	reply    *ipc.Attachments // of the response, or nil
 
 	outer      context.Context   // the context that interceptors have made of ctx, nil if they have not
 	packed     packed            // the notifications of a frame of several
@@ -46,6 +48,9 @@ const maxKept = 64 << 10
 
 // clear makes r ready for the next request.
 func (r *Request) clear() {
+	if r.attached != nil || r.reply != nil {
+		r.releaseAttached()
+	}
 	in, out := r.in[:0], r.Out[:0]
 	if cap(in) > maxKept {
 		in = nil
@@ -69,6 +74,9 @@ func (r *Request) init(s *Session, h *Handler, f *drivers.Frame, c *requestConte
 	r.cost = costOf(f)
 	if f.Meta != nil {
 		c.exchange.Store(&exchange{request: f.Meta.Header()})
+	}
+	if f.Attached != nil {
+		r.attached, f.Attached = f.Attached, nil
 	}
 	if r.oneWay {
 		r.packed.n = f.Tx

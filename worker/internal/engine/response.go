@@ -50,6 +50,12 @@ func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 		r.abort()
 	default:
 		response, sent := r.commit(response)
+		if r.reply != nil {
+			if failure := r.attachReply(s, &response); failure != nil {
+				s.answer(r.fail(failure))
+				break
+			}
+		}
 		switch {
 		case sent:
 		case b != nil:
@@ -60,6 +66,9 @@ func (s *Session) runOne(r *Request, timed bool, b *backgroundReader) {
 	}
 	if r.owned {
 		s.link.Recycle(r.payload)
+	}
+	if r.attached != nil || r.reply != nil {
+		r.releaseAttached()
 	}
 }
 
@@ -81,6 +90,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 				r.freezeMeta()
 				s.answer(r.fail(failure))
 			}
+			r.releaseAttached()
 		}
 	}()
 	if r.background == nil {
@@ -132,7 +142,7 @@ func (r *Request) respond(response []byte) *drivers.Frame {
 // fail is respond for an error.
 func (r *Request) fail(failure []byte) *drivers.Frame {
 	f := r.respond(failure)
-	f.Kind = drivers.KindError
+	f.Kind, f.Handles, f.Attached = drivers.KindError, nil, nil
 	return f
 }
 
@@ -186,6 +196,9 @@ func (s *Session) answer(f *drivers.Frame) {
 	switch {
 	case err == nil:
 	case s.replay != nil && errors.Is(err, ipc.ErrDisconnected):
+		if f.Attached != nil { // which are released soon
+			f = &drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, errNotKept)}
+		}
 		s.replay.keep(callID{s.linkID(), f.Tx}, f)
 	case s.baseCtx.Err() == nil:
 		s.unsent(err)

@@ -66,6 +66,9 @@ func (c *sendContext) release() (ranOut bool) {
 	if c.frame.Meta != nil {
 		c.frame.Meta = nil
 	}
+	if c.frame.Handles != nil || c.frame.Attached != nil {
+		c.frame.Handles, c.frame.Attached = nil, nil
+	}
 	if c.others[0] != nil {
 		c.others = [2]context.Context{}
 	}

@@ -63,6 +63,7 @@ type Session struct {
 	link    drivers.Link
 	peer    ipc.Peer
 	claimer drivers.Claimer // the link, if it is one and no answer has to be kept
+	shares  sharing         // what the link carries beside frames
 	baseCtx context.Context // of handlers
 	cancel  context.CancelFunc
 
@@ -133,6 +134,7 @@ func New(config Config) *Session {
 	s.oneProcessor = runtime.GOMAXPROCS(0) == 1
 	s.maxGathered = min(drivers.MaxGathered, s.maxPayload)
 	s.claimer, _ = config.Link.(drivers.Claimer)
+	s.shares = sharingOf(config.Link)
 	s.baseCtx, s.cancel = context.WithCancel(context.Background())
 	return s
 }

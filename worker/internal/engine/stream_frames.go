@@ -70,6 +70,9 @@ func (st *Stream) receive(f *drivers.Frame) error {
 	if f.Method > drivers.ItemPiece || f.Method != drivers.ItemWhole && len(f.Payload) == 0 || f.Method == 0 && len(f.Payload)%drivers.ItemHeader != 0 {
 		return fmt.Errorf("%w: malformed frame: items of %d bytes, of form %d", ipc.ErrProtocol, len(f.Payload), f.Method)
 	}
+	if (f.Attached != nil || f.Handles != nil) && f.Method != drivers.ItemWhole {
+		return fmt.Errorf("%w: malformed frame: attachments that are not of one whole item", ipc.ErrProtocol)
+	}
 	mixed, err := st.take(f, cost)
 	if mixed {
 		_ = st.broken(fmt.Errorf("%w: malformed items: others follow the piece of one", ipc.ErrProtocol)) // it says so to others

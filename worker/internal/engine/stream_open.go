@@ -98,7 +98,7 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	}
 	opening := drivers.Opening{Window: st.in.limit}
 	var first []byte // that is sent with the opening
-	if span := drivers.ItemSpan(len(o.First)); o.First != nil && span <= min(drivers.InitialStreamWindow, s.maxPayload-drivers.OpeningHeader) {
+	if span := drivers.ItemSpan(len(o.First)); o.First != nil && o.Attached.Empty() && span <= min(drivers.InitialStreamWindow, s.maxPayload-drivers.OpeningHeader) {
 		first, opening.Sent, st.out.sent = o.First, o.Only, int64(span)
 	}
 	b := gatherBuffers.Get().(*gatherBuffer)
@@ -125,8 +125,8 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	if err := st.wasOpened(); err != nil {
 		return nil, err
 	}
-	if o.First != nil && first == nil { // it is large
-		if err = st.Send(ctx, o.First); err == nil && o.Only {
+	if o.First != nil && first == nil { // it is large, or has attachments
+		if err = st.SendAttached(ctx, o.First, o.Attached); err == nil && o.Only {
 			err = st.CloseSend(ctx)
 		}
 		if err != nil && (ctx.Err() != nil || st.ended() == nil) { // otherwise Receive tells how it has ended

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -33,10 +34,11 @@ type streamIn struct {
 	lastMeta *drivers.Metadata // that came with the end, or nil
 
 	// Of the goroutine that receives.
-	taken     int64  // bytes that were read in all
-	current   *chunk // that is being read, or nil
-	rest      []byte // of current, if that holds many items
-	assembled []byte // pieces of an item
+	taken     int64            // bytes that were read in all
+	current   *chunk           // that is being read, or nil
+	attached  *ipc.Attachments // of the item that was read last, or nil
+	rest      []byte           // of current, if that holds many items
+	assembled []byte           // pieces of an item
 	frame     drivers.Frame
 	grant     [8]byte
 }
@@ -44,9 +46,20 @@ type streamIn struct {
 // chunk is the payload of one or more frames with items.
 type chunk struct {
 	b     []byte
-	how   uint64 // as in the frame
 	cost  int64
-	owned bool // b came from the link
+	how   uint32           // as in the frame
+	owned bool             // b came from the link
+	with  *itemAttachments // of the item that ends here, nil if it has none
+}
+
+// How a chunk holds items, 0 for many.
+const itemWhole, itemPiece = uint32(drivers.ItemWhole), uint32(drivers.ItemPiece)
+
+// itemAttachments are what is attached to an item, and what says that it has more of them in its
+// bytes.
+type itemAttachments struct {
+	attached *ipc.Attachments
+	handles  []byte
 }
 
 // chunkPool and largeChunks are chunks to be used again. A small frame gets no memory that a
@@ -68,20 +81,22 @@ const (
 
 // put takes what a frame has brought. st.mu is held.
 func (in *streamIn) put(f *drivers.Frame, cost int64) {
-	how := f.Method
-	alone := how == drivers.ItemWhole && !in.begun // an item in no pieces
-	in.begun = how == drivers.ItemPiece
+	how := uint32(f.Method)
+	alone := how == itemWhole && !in.begun // an item in no pieces
+	in.begun = how == itemPiece
 	if f.Owned && len(f.Payload) >= ownedChunk {
 		c := chunkPool.Get().(*chunk)
 		old := c.b
-		*c = chunk{f.Payload, how, cost, true}
+		*c = chunk{b: f.Payload, how: how, cost: cost, owned: true}
+		c.attach(f)
 		if old != nil {
 			chunkPool.Put(&chunk{b: old})
 		}
 		in.push(c)
 		return
 	}
-	if alone && cost <= joinedChunk {
+	attached := f.Attached != nil || f.Handles != nil
+	if alone && cost <= joinedChunk && !attached {
 		how = 0
 	}
 	var c *chunk
@@ -90,7 +105,7 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	}
 	// A small frame always joins the last, so that what is received takes little more memory
 	// than it counts for.
-	if c == nil || c.owned || c.cost+cost > joinedChunk || c.how != drivers.ItemPiece && c.how+how != 0 {
+	if c == nil || c.owned || c.cost+cost > joinedChunk || c.how != itemPiece && c.how+how != 0 {
 		if cost > joinedChunk {
 			c = largeChunks.Get().(*chunk)
 		} else {
@@ -106,6 +121,15 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	} else {
 		c.b = bulk.Append(c.b, f.Payload)
 	}
+	if attached {
+		c.attach(f)
+	}
+}
+
+// attach takes the attachments of the last frame of an item.
+func (c *chunk) attach(f *drivers.Frame) {
+	c.with = &itemAttachments{f.Attached, slices.Clone(f.Handles)}
+	f.Attached = nil
 }
 
 // push puts a chunk behind the others.
@@ -120,6 +144,10 @@ func (in *streamIn) push(c *chunk) {
 
 // free gives the memory of a chunk back.
 func (c *chunk) free(s *Session) {
+	if c.with != nil {
+		c.with.attached.Release()
+		c.with = nil
+	}
 	if c.owned {
 		s.link.Recycle(c.b)
 		c.b = nil
@@ -143,8 +171,15 @@ func (in *streamIn) drop(s *Session) {
 // Receive implements [ipc.Stream].
 func (st *Stream) Receive(ctx context.Context) ([]byte, error) {
 	in := &st.in
+	if in.attached != nil {
+		in.attached.Release()
+		in.attached = nil
+	}
 	for len(in.rest) == 0 {
 		item, whole, err := st.next(ctx)
+		if whole && err == nil && in.current.with != nil {
+			return st.takeAttached(item)
+		}
 		if whole || err != nil {
 			return item, err
 		}
@@ -169,14 +204,14 @@ func (st *Stream) next(ctx context.Context) (item []byte, whole bool, err error)
 		case c.how == 0:
 			in.rest = c.b
 			return nil, false, nil
-		case c.how == drivers.ItemWhole && len(in.assembled) == 0:
+		case c.how == itemWhole && len(in.assembled) == 0:
 			return c.b, true, nil
 		}
 		if len(in.assembled)+len(c.b) > st.session.config.MaxMessage {
 			return nil, false, st.broken(fmt.Errorf("%w: an item of more than %d bytes", ipc.ErrProtocol, st.session.config.MaxMessage))
 		}
 		in.assembled = bulk.Append(in.assembled, c.b)
-		if c.how == drivers.ItemWhole {
+		if c.how == itemWhole {
 			item = in.assembled
 			in.assembled = in.assembled[:0]
 			if !st.keep(int64(cap(item))) {

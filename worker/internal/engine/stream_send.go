@@ -246,6 +246,12 @@ func (st *Stream) transmitted(cost int64) {
 
 // sendLarge sends an item that is too large to be gathered.
 func (st *Stream) sendLarge(ctx context.Context, item []byte) error {
+	return st.sendAlone(ctx, item, nil, nil)
+}
+
+// sendAlone sends an item in frames of its own, with its attachments and what says that it has
+// others in its bytes.
+func (st *Stream) sendAlone(ctx context.Context, item, handles []byte, a *ipc.Attachments) error {
 	o, s := &st.out, st.session
 	if len(item) > s.maxPayload {
 		return &ipc.SizeError{Size: len(item), Limit: s.maxPayload}
@@ -267,8 +273,13 @@ func (st *Stream) sendLarge(ctx context.Context, item []byte) error {
 		how := drivers.ItemPiece
 		if int(n) == len(item) {
 			how = drivers.ItemWhole
+			o.frame.Handles, o.frame.Attached = handles, a
 		}
-		if err := st.transmit(ctx, how, item[:n]); err != nil {
+		err := st.transmit(ctx, how, item[:n])
+		if handles != nil || a != nil {
+			o.frame.Handles, o.frame.Attached = nil, nil
+		}
+		if err != nil {
 			st.cutShort(begun, err)
 			return err
 		}

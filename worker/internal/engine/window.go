@@ -26,6 +26,9 @@ func costOf(f *drivers.Frame) int64 {
 	if f.Meta != nil {
 		cost += int64(f.Meta.Size())
 	}
+	if f.Handles != nil {
+		cost += int64(f.Inline)
+	}
 	if f.Kind == drivers.KindNotify {
 		return cost + drivers.NotifyCost*int64(notifications(f))
 	}

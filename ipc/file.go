@@ -1,0 +1,61 @@
+package ipc
+
+import (
+	"os"
+	"sync/atomic"
+)
+
+// File is an open file that crosses to another process: a file, a socket, a listener or a pipe, in
+// a field of a message with the codecs [CBOR] and [JSON], or as the payload with [Raw]. The
+// receiver gets a descriptor of its own of what was opened.
+//
+// A sender keeps its file. A receiver takes the file out with Take, and then has to close that. The
+// files of a request that nobody has taken are closed when the handler has returned, and those of a
+// response when the caller has closed them. A message has at most [MaxFiles].
+//
+// Copies of a File are the same file. The zero File is none, and may be sent. The methods
+// may be called by any goroutine.
+type File struct {
+	h  *fileHolder
+	id uint64
+}
+
+type fileHolder struct{ file atomic.Pointer[os.File] }
+
+// NewFile returns f as what can be sent. f stays the caller's, and has to be open until the message
+// was sent. It panics if f is nil.
+func NewFile(f *os.File) File {
+	if f == nil {
+		panic("tandem: NewFile(nil)")
+	}
+	h := new(fileHolder)
+	h.file.Store(f)
+	return File{h, lastID.Add(1)}
+}
+
+// Take returns the open file, which is the caller's from now on, and has to be closed. It returns nil
+// if f is the zero File, or was taken or closed before.
+func (f File) Take() *os.File {
+	if f.h == nil {
+		return nil
+	}
+	return f.h.file.Swap(nil)
+}
+
+// File returns the open file, which stays f's. It returns nil if there is none any more.
+func (f File) File() *os.File {
+	if f.h == nil {
+		return nil
+	}
+	return f.h.file.Load()
+}
+
+// Close closes the file, unless somebody has taken it.
+func (f File) Close() {
+	if file := f.Take(); file != nil {
+		file.Close()
+	}
+}
+
+// IsZero reports whether f is the zero File.
+func (f File) IsZero() bool { return f == File{} }
