@@ -162,24 +162,18 @@ func (a *Arena) tooLarge(n int) error {
 
 // makeSlab makes a slab for a class. grow is held.
 func (a *Arena) makeSlab(c *class, now int64) (*slab, error) {
-	s, err := a.carve(c, c.units, now)
-	if s != nil || err == ErrClosed {
-		return s, err
-	}
-	// The slabs that other classes do not use.
-	a.detach(math.MaxInt64)
-	if s, err = a.carve(c, c.units, now); s != nil {
-		return s, nil
-	}
+	var s *slab
+	var err error
 	try := func() bool {
 		s, err = a.carve(c, c.units, now)
-		return s != nil
+		return s != nil || err == ErrClosed
 	}
-	if a.giveBackUntil(try) {
-		return s, nil
+	if try() || a.detach(math.MaxInt64) > 0 && try() {
+		return s, err
 	}
-	if least := roundUp(c.size, unit) / unit; least < c.units {
-		s, err = a.carve(c, least, now) // with much unused, but there is nothing else
+	a.giveBackUntil(try)
+	if least := roundUp(c.size, unit) / unit; err == ErrFull && least < c.units {
+		return a.carve(c, least, now) // with much unused, but there is nothing else
 	}
 	return s, err
 }
@@ -271,5 +265,6 @@ func (a *Arena) Close() error {
 	a.stopClock()
 	a.grow.Lock()
 	defer a.grow.Unlock()
-	return a.giveBack(math.MaxInt64)
+	_, err := a.giveBack(math.MaxInt64)
+	return err
 }

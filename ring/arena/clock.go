@@ -64,7 +64,7 @@ func (a *Arena) tick() {
 	}
 	if a.idle > 0 {
 		// A tick more, since the time when a block was freed is that of the tick before.
-		_ = a.giveBack(now - int64(a.idle+a.period))
+		_, _ = a.giveBack(now - int64(a.idle+a.period))
 	}
 	counted := a.countAllocs()
 	busy := counted != a.counted

@@ -10,11 +10,12 @@ import (
 func (a *Arena) Trim() {
 	a.grow.Lock()
 	defer a.grow.Unlock()
-	_ = a.giveBack(math.MaxInt64) // as with the timer, there is nobody to tell
+	_, _ = a.giveBack(math.MaxInt64) // as with the timer, there is nobody to tell
 }
 
-// giveBack gives back what has had no block since the time cutoff. grow is held.
-func (a *Arena) giveBack(cutoff int64) error {
+// giveBack gives back what has had no block since the time cutoff, and returns how many
+// regions that were. grow is held.
+func (a *Arena) giveBack(cutoff int64) (int, error) {
 	a.detach(cutoff)
 	var regions []*Region
 	a.mu.Lock()
@@ -34,25 +35,28 @@ func (a *Arena) giveBack(cutoff int64) error {
 	for _, r := range regions {
 		errs = append(errs, a.drop(r))
 	}
-	return errors.Join(errs...)
+	return len(regions), errors.Join(errs...)
 }
 
 // detach takes the slabs that have had no block since the time cutoff from their classes, so
-// that their units can be used for other slabs. grow is held.
-func (a *Arena) detach(cutoff int64) {
+// that their units can be used for other slabs. It returns how many there were. grow is
+// held.
+func (a *Arena) detach(cutoff int64) (n int) {
 	for i := range a.classes {
 		slabs := a.classes[i].detach(cutoff)
+		n += len(slabs)
 		a.mu.Lock()
 		for _, s := range slabs {
 			s.region.free |= s.units
 		}
 		a.mu.Unlock()
 	}
+	return n
 }
 
 // giveBackUntil gives back what has no block, bit by bit and the oldest large ones first,
-// until try succeeds. grow is held.
-func (a *Arena) giveBackUntil(try func() bool) bool {
+// until try succeeds or nothing is left to give back. grow is held.
+func (a *Arena) giveBackUntil(try func() bool) {
 	for {
 		a.mu.Lock()
 		s := a.large.oldestIdle()
@@ -65,11 +69,12 @@ func (a *Arena) giveBackUntil(try func() bool) bool {
 		}
 		_ = a.drop(s.region)
 		if try() {
-			return true
+			return
 		}
 	}
-	_ = a.giveBack(math.MaxInt64)
-	return try()
+	if n, _ := a.giveBack(math.MaxInt64); n > 0 {
+		try()
+	}
 }
 
 // drop gives back a region that is in no list any more. grow is held.

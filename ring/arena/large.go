@@ -41,11 +41,13 @@ func (a *Arena) allocLarge(n int) (*Block, error) {
 	defer a.grow.Unlock()
 	try := func() bool {
 		b, err = a.tryLarge(n, now)
-		return b != nil
+		return b != nil || err == ErrClosed
 	}
-	if !try() {
-		a.giveBackUntil(try)
+	// What is on its way back has arrived now.
+	if err == ErrFull && try() {
+		return b, nil
 	}
+	a.giveBackUntil(try)
 	return b, err
 }
 
