@@ -83,6 +83,7 @@ var walls = map[string][]string{
 	"ipc":  {},
 	"ring": {"ring/bulk", "ring/sealed"},
 
+	"ring/arena":  {"ring/sealed"},
 	"ring/bulk":   {},
 	"ring/sealed": {},
 

@@ -1,0 +1,153 @@
+package arena
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// running reports whether there is a timer.
+func (a *Arena) running() bool {
+	a.timerMu.Lock()
+	defer a.timerMu.Unlock()
+	return a.timer != nil
+}
+
+// Memory is given back when it has been idle for as long as Options say, and not before; and
+// when all is given back no timer runs.
+func TestIdleMemoryIsGivenBack(t *testing.T) {
+	eachMemory(t, func(t *testing.T) {
+		for _, n := range []int{100, maxSmall, 3 * maxSmall} {
+			synctest.Test(t, func(t *testing.T) {
+				a := New(Options{Idle: 10 * time.Second})
+				defer a.Close()
+				dropped := 0
+				a.OnDrop(func(*Region) { dropped++ })
+				time.Sleep(time.Hour)
+				require.False(t, a.running())
+
+				kept, err := a.Alloc(n)
+				require.NoError(t, err)
+				require.True(t, a.running())
+				b, err := a.Alloc(n)
+				require.NoError(t, err)
+				time.Sleep(time.Hour)
+				require.False(t, a.running(), "there is nothing to give back")
+				b.Free()
+				kept.Free()
+				require.True(t, a.running())
+				for range 10 { // used again, it is not idle
+					time.Sleep(9 * time.Second)
+					b, err := a.Alloc(n)
+					require.NoError(t, err)
+					require.Same(t, kept, b)
+					b.Free()
+				}
+				time.Sleep(9900 * time.Millisecond)
+				require.NotZero(t, a.Stats().Reserved)
+				time.Sleep(2200 * time.Millisecond)
+				require.Zero(t, a.Stats().Reserved)
+				require.False(t, a.running())
+				if sharesMemory() {
+					require.NotZero(t, dropped)
+				}
+
+				// And all over again.
+				b, err = a.Alloc(n)
+				require.NoError(t, err)
+				b.Free()
+				time.Sleep(12100 * time.Millisecond)
+				require.Zero(t, a.Stats().Reserved)
+				require.False(t, a.running())
+			})
+		}
+	})
+}
+
+// One slab of many is given back to be used by other classes, and its region stays.
+func TestNothingIsGivenBackUnasked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Options{Idle: -1})
+		defer a.Close()
+		b, err := a.Alloc(100)
+		require.NoError(t, err)
+		b.Free()
+		time.Sleep(time.Hour)
+		require.NotZero(t, a.Stats().Reserved)
+		require.False(t, a.running())
+		a.Trim()
+		require.Zero(t, a.Stats().Reserved)
+	})
+}
+
+// After Close nothing runs, though blocks are freed.
+func TestNothingRunsAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Options{})
+		small, err := a.Alloc(100)
+		require.NoError(t, err)
+		large, err := a.Alloc(2 * maxSmall)
+		require.NoError(t, err)
+		require.True(t, a.running())
+		require.NoError(t, a.Close())
+		require.False(t, a.running())
+		require.EqualValues(t, regionSize+2*maxSmall, a.Stats().Reserved)
+		small.Free()
+		require.EqualValues(t, 2*maxSmall, a.Stats().Reserved)
+		large.Free()
+		require.Zero(t, a.Stats().Reserved)
+		require.False(t, a.running())
+	})
+}
+
+// The age of the oldest block is right to a second, whenever it is asked for.
+func TestAgeOfOldestBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Options{})
+		defer a.Close()
+		var blocks []*Block
+		var at []time.Time
+		for i := range 50 {
+			time.Sleep(time.Duration(i) * 137 * time.Millisecond)
+			b, err := a.Alloc(i % 3 * maxSmall)
+			require.NoError(t, err)
+			blocks, at = append(blocks, b), append(at, time.Now())
+		}
+		for i, b := range blocks {
+			time.Sleep(time.Duration(i) * 91 * time.Millisecond)
+			want, got := time.Since(at[i]), a.Stats().Oldest
+			require.GreaterOrEqual(t, got, want)
+			require.LessOrEqual(t, got, want+time.Second)
+			b.Free()
+		}
+		require.Zero(t, a.Stats().Oldest)
+	})
+}
+
+// Whatever the clock does at the moment when a block is freed, its memory is given back.
+func TestNoFreeIsMissedWhenTheClockStops(t *testing.T) {
+	for i := range 200 {
+		a := New(Options{Idle: 2 * time.Millisecond})
+		b, err := a.Alloc(i % 2 * (maxSmall + 1))
+		require.NoError(t, err)
+		switch i % 3 {
+		case 0:
+			for a.clock.Load() > 0 { // it stops while the block is held
+				runtime.Gosched()
+			}
+		case 1: // it is about to stop
+			for end := a.now() + int64(rand.IntN(3_000_000)); a.now() < end; {
+				runtime.Gosched()
+			}
+		}
+		b.Free()
+		for a.Stats().Reserved > 0 {
+			runtime.Gosched()
+		}
+		require.NoError(t, a.Close())
+	}
+}
