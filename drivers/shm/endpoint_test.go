@@ -244,7 +244,7 @@ func TestDataOnControlSocket(t *testing.T) {
 	defer other.Close()
 	l.watch()
 	require.NoError(t, other.Send(t.Context(), &drivers.Frame{Kind: drivers.KindGoodbye}))
-	_, err = b.Write([]byte{1})
+	_, err = b.Write(make([]byte, controlRecord))
 	require.NoError(t, err)
 	<-l.gone
 	f, ok, err := look(l)

@@ -31,6 +31,9 @@ type link struct {
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
 
+	out controlWriter
+	in  controlReader
+
 	row int // of frames without a pause; the reader's
 
 	// end is set once, when the link ends; gone is closed then.
@@ -56,24 +59,14 @@ func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMe
 		peer: peer, uid: -1, maxMessage: maxMessage, gone: make(chan struct{}),
 	}
 	l.send.Init()
+	if err := l.initControl(); err != nil {
+		return nil, err
+	}
 	producer.SetWait(wait)
 	consumer.SetWait(wait)
 	producer.SetMaxMessage(maxMessage)
 	consumer.SetMaxMessage(maxMessage)
 	return l, nil
-}
-
-// watch notices the end of the control socket, which is the end of the peer.
-func (l *link) watch() {
-	l.watching.Go(func() {
-		var b [1]byte
-		n, _ := l.control.Read(b[:])
-		if n > 0 {
-			l.finish(fmt.Errorf("%w: shm: data on the control socket", ipc.ErrProtocol))
-			return
-		}
-		l.finish(ipc.ErrPeerGone)
-	})
 }
 
 // finish ends the link with err, if it has not ended. The memory stays.
@@ -280,7 +273,7 @@ func (l *link) PeerUID() (uid int, known bool) { return l.uid, l.uid >= 0 }
 // Shutdown implements [drivers.Link].
 func (l *link) Shutdown() {
 	l.finish(ipc.ErrDisconnected)
-	l.control.Close() // tells the peer
+	l.closeControl()
 }
 
 // Close implements [drivers.Link].
@@ -288,6 +281,7 @@ func (l *link) Close() error {
 	l.closeOnce.Do(func() {
 		l.Shutdown()
 		l.watching.Wait()
+		l.dropControl()
 		// Senders leave as the producer is interrupted; later ones see the end.
 		l.send.Lock(context.Background(), nil)
 		defer l.send.Unlock()

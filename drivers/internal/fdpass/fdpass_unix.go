@@ -19,19 +19,52 @@ const maxFiles = 4
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
 func Send(conn *net.UnixConn, b []byte, f *os.File) error {
+	n, err := Pass(conn, b, f)
+	if err == nil && n < len(b) {
+		_, err = conn.Write(b[n:])
+	}
+	return err
+}
+
+// Pass writes b to conn with one system call, which may write less, and passes f with the
+// first byte, or nothing if f is nil. f stays the caller's, who may close it at any time.
+func Pass(conn *net.UnixConn, b []byte, f *os.File) (n int, err error) {
+	if f == nil {
+		n, _, err = conn.WriteMsgUnix(b, nil, nil)
+		return n, err
+	}
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var sendErr error
-	err = raw.Control(func(fd uintptr) {
-		var n int
-		n, _, sendErr = conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil)
-		if sendErr == nil && n < len(b) {
-			_, sendErr = conn.Write(b[n:])
+	err = raw.Control(func(fd uintptr) { n, _, sendErr = conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil) })
+	return n, errors.Join(err, sendErr)
+}
+
+// Receive reads once from the socket fd into b, without blocking, and returns the files that came
+// with the bytes: one more than most at most. lost says that there were some for which this
+// process has no descriptor, or that were too many. The error is EAGAIN if there is nothing
+// to read, and io.EOF at the end.
+func Receive(fd uintptr, b []byte, most int) (n int, files []*os.File, lost bool, err error) {
+	oob := make([]byte, unix.CmsgSpace(4*(most+1)))
+	n, oobn, flags, err := receive(int(fd), b, oob)
+	if err != nil {
+		return 0, nil, false, os.NewSyscallError("recvmsg", err)
+	}
+	if oobn > 0 {
+		fds, err := descriptors(oob[:oobn])
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
-	})
-	return errors.Join(err, sendErr)
+		if err != nil {
+			return n, files, false, err
+		}
+	}
+	if n == 0 && len(b) > 0 {
+		err = io.EOF
+	}
+	return n, files, flags&unix.MSG_CTRUNC != 0, err
 }
 
 // Read implements io.Reader. It fails with EMFILE, and the bytes are lost, if this process
@@ -88,4 +121,11 @@ func descriptors(oob []byte) (fds []int, err error) {
 		fds = append(fds, passed...)
 	}
 	return fds, nil
+}
+
+// HungUp reports whether the peer of the socket fd has closed it.
+func HungUp(fd uintptr) bool {
+	p := [1]unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(p[:], 0)
+	return err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }
