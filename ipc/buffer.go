@@ -1,7 +1,6 @@
 package ipc
 
 import (
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -45,16 +44,6 @@ type Backing interface {
 	// Free is called once, when the last holder in this process has released the memory.
 	// forgotten says that the garbage collector has found that.
 	Free(forgotten bool)
-}
-
-// Region is memory that other processes can map, and that only its maker can write.
-type Region interface {
-	// ID is the number of the region in this process. It is never used again.
-	ID() uint64
-	// File is the descriptor by which others map the region. It stays the region's.
-	File() *os.File
-	// Size is how many bytes the region has.
-	Size() int
 }
 
 // block is memory with its holders in this process.

@@ -63,6 +63,19 @@ func serveBuffers(s *worker.Server) {
 	})
 }
 
+// newArena returns an arena that has to have no buffers in the end.
+func newArena(t *testing.T, o ipc.ArenaOptions) *ipc.Arena {
+	t.Helper()
+	a := ipc.NewArena(o)
+	t.Cleanup(func() {
+		eventually(t, "all buffers are free", func() bool { return a.Stats().Buffers == 0 })
+		require.NoError(t, a.Close())
+		require.Zero(t, a.Stats().Reserved)
+		require.Zero(t, a.Stats().Forgotten)
+	})
+	return a
+}
+
 // filledBuffer returns a buffer whose bytes say which it is.
 func filledBuffer(t *testing.T, a *ipc.Arena, n, seed int) ipc.Buffer {
 	t.Helper()
@@ -88,7 +101,7 @@ func requireFilled(t *testing.T, b ipc.Buffer, n, seed int) {
 func TestBuffers(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		w := s.start(t)
-		arena := ipc.NewArena(ipc.ArenaOptions{})
+		arena := newArena(t, ipc.ArenaOptions{})
 		for seed, n := range []int{1, 8, 64, 1000, 4096, 70_000, 1 << 20, 5 << 20} {
 			t.Run(fmt.Sprint(n), func(t *testing.T) {
 				b := filledBuffer(t, arena, n, seed)

@@ -50,6 +50,7 @@ type Client[C drivers.Channel] struct {
 	copies      copies
 	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
 	notRetried  retry.Notice
+	arena       lazyArena
 
 	closing    atomic.Bool
 	ctx        context.Context // ends when the client is closed
@@ -142,6 +143,7 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 // newClient returns a client without a worker.
 func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
 	c := &Client[C]{settings: s, caps: caps, chain: chain.New(s.Interceptors), released: make(chan struct{}), supervised: make(chan struct{})}
+	c.arena.given = s.Arena
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
 	if s.Events != nil {

@@ -70,6 +70,7 @@ func (c *Client[C]) shutdown() error {
 	case exit.Code != 0:
 		err = exit
 	}
+	c.arena.close()
 	close(c.released)
 	<-c.supervised
 	c.events.Close(c.settings.Timeouts.Grace)

@@ -35,6 +35,8 @@ type Settings struct {
 	Handlers *Handlers
 	// Interceptors are those of [WithInterceptors].
 	Interceptors []ipc.Interceptor
+	// Arena is that of [WithArena]; nil stands for the client's own.
+	Arena *ipc.Arena
 
 	data          any
 	hasData       bool

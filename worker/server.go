@@ -30,6 +30,7 @@ type Server struct {
 	chain        *chain.Chain // of interceptors, since Serve
 
 	replay engine.Replay // of links that were disconnected
+	arena  lazyArena
 }
 
 // ServerOption is an option of [NewServer].
@@ -106,6 +107,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	serving.Store(true)
+	defer s.arena.close()
 	startup, err := drivers.LoadStartup()
 	if err != nil {
 		return err
@@ -234,7 +236,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	timeouts := startup.Timeouts
 	host := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
-		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log,
+		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log, Arena: s.arena.get,
 	})
 	s.replay.Adopt(host)
 	host.Open()

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -105,12 +107,12 @@ func startUnderShortage(ctx context.Context, dir string, args ...string) error {
 	var limits []func() uint64
 	limited := unix.RLIMIT_NOFILE
 	for free := range 26 {
-		limits = append(limits, func() uint64 { return drivertest.FilesFor(free) })
+		limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
 	}
 	if resource == "address space" {
 		limited, limits = unix.RLIMIT_AS, nil
 		for more := uint64(64 << 20); more <= 64<<20+4*largeRing; more += 32 << 20 {
-			limits = append(limits, func() uint64 { return drivertest.AddressSpace() + more })
+			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
 		}
 	}
 	base := drivertest.NewBaseline()
@@ -118,7 +120,7 @@ func startUnderShortage(ctx context.Context, dir string, args ...string) error {
 	for step, limit := range limits {
 		var w client
 		var err error
-		if err := drivertest.UnderLimit(limited, limit(), func() { w, err = start() }); err != nil {
+		if err := leaktest.UnderLimit(limited, limit(), func() { w, err = start() }); err != nil {
 			return err
 		}
 		if err == nil {
@@ -169,7 +171,7 @@ func poolUnderShortage(ctx context.Context, _ string, _ ...string) error {
 			}
 			base = drivertest.NewBaseline()
 		}
-		if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, drivertest.FilesFor(free), start); err != nil {
+		if err := leaktest.UnderLimit(unix.RLIMIT_NOFILE, leaktest.FilesFor(free), start); err != nil {
 			return err
 		}
 		switch {
@@ -222,7 +224,7 @@ func reconnectUnderShortage(ctx context.Context, dir string, args ...string) err
 			return err
 		}
 		var again error
-		if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, drivertest.FilesFor(free), func() { again = w.Channel().Reconnect(ctx) }); err != nil {
+		if err := leaktest.UnderLimit(unix.RLIMIT_NOFILE, leaktest.FilesFor(free), func() { again = w.Channel().Reconnect(ctx) }); err != nil {
 			return err
 		}
 		if again != nil {
@@ -264,7 +266,7 @@ func attachUnderShortage(ctx context.Context, _ string, _ ...string) error {
 	for free := range steps {
 		var attached *worker.Client[*socket.Channel]
 		var again error
-		if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, drivertest.FilesFor(free), func() {
+		if err := leaktest.UnderLimit(unix.RLIMIT_NOFILE, leaktest.FilesFor(free), func() {
 			attached, again = worker.Attach(ctx, ref, socket.Connect{Attempts: 1})
 		}); err != nil {
 			return err
@@ -333,13 +335,13 @@ func restartUnderShortage(ctx context.Context, dir string, args ...string) error
 	defer w.Close()
 	refused, restarted := 0, 0
 	// The descriptors of the process that has ended are free, too.
-	for limit := range drivertest.FilesFor(12) {
+	for limit := range leaktest.FilesFor(12) {
 		if _, err := next(worker.EventReady); err != nil {
 			return err
 		}
 		var e worker.Event
 		var failed error
-		if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, limit, func() {
+		if err := leaktest.UnderLimit(unix.RLIMIT_NOFILE, limit, func() {
 			_ = syscall.Kill(w.PID(), syscall.SIGKILL)
 			if e, failed = next(worker.EventExited); failed == nil {
 				e, failed = next(worker.EventExited, worker.EventReady)

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -149,9 +151,9 @@ func init() {
 		resource, limit := unix.RLIMIT_NOFILE, uint64(0)
 		switch os.Args[1] {
 		case "files":
-			limit = drivertest.FilesFor(amount)
+			limit = leaktest.FilesFor(amount)
 		case "address space":
-			resource, limit = unix.RLIMIT_AS, drivertest.AddressSpace()+uint64(amount)
+			resource, limit = unix.RLIMIT_AS, leaktest.AddressSpace()+uint64(amount)
 		}
 		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
 			return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -198,12 +200,12 @@ func testReconnectNothingStays(t *testing.T, s *suite) {
 	p.echo(1, 10)
 	p.disconnect()
 	p.reconnect()
-	before := descriptors()
+	before := leaktest.Descriptors()
 	for range 20 {
 		p.echo(1, 10)
 		p.disconnect()
 		p.reconnect()
 	}
-	assert.Equal(t, before, descriptors())
+	assert.Equal(t, before, leaktest.Descriptors())
 	p.goodbye()
 }

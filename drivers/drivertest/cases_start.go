@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
+
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -95,7 +97,7 @@ func (s *suite) startFails(ctx context.Context, t *testing.T, sc script, opts ..
 	t.Helper()
 	p, err := s.tryStart(ctx, t, sc, opts...)
 	require.Error(t, err)
-	assert.False(t, childrenLeft(), "process left after a failed start: %v", children())
+	assert.False(t, leaktest.ChildrenLeft(), "process left after a failed start: %v", leaktest.Children())
 	return p, err
 }
 

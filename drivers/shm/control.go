@@ -35,6 +35,7 @@ const (
 	controlRegionGone  = 2 // no frame names the region any more
 	controlFile        = 3 // a file, with a sequence number for its index
 	controlFileDropped = 4 // no frame will name the file
+	controlAcks        = 5 // the memory in which the sender says which buffers it has released
 )
 
 // maxWaitingFiles is how many files may wait for the frames that name them. While there are
@@ -237,7 +238,7 @@ func (l *link) takeRecord() error {
 		f = in.with[0]
 	}
 	lost := in.lost
-	needs := kind == controlRegion || kind == controlFile
+	needs := kind == controlRegion || kind == controlFile || kind == controlAcks
 	if needs != (f != nil || lost) {
 		return fmt.Errorf("%w: shm: record of kind %d on the control socket, with a descriptor: %t", ipc.ErrProtocol, kind, f != nil)
 	}
@@ -251,6 +252,8 @@ func (l *link) takeRecord() error {
 		return l.onRegion(index, size, f, missing)
 	case controlRegionGone:
 		return l.onDrop(index)
+	case controlAcks:
+		return l.onAcks(f, missing)
 	case controlFile:
 		return in.files.add(index, size, f, missing)
 	case controlFileDropped:

@@ -1,23 +1,73 @@
 package shm
 
 import (
+	"context"
 	"fmt"
 	"os"
 
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/sealed"
 )
+
+// initBuffers makes the link ready for buffers.
+func (l *link) initBuffers() {
+	l.exports.lock.Init()
+	l.exports.gone = l.gone
+	l.exports.pass = func(ctx context.Context, index uint32, size int, f *os.File) error {
+		return l.sendControl(ctx, controlRegion, index, uint64(size), f)
+	}
+	l.exports.forget = func(index uint32) error {
+		return l.sendControl(context.Background(), controlRegionGone, index, 0, nil)
+	}
+	l.imports.catchUp = func(done func() bool) {
+		l.in.mu.Lock()
+		defer l.in.mu.Unlock()
+		l.catchUp(done)
+	}
+	l.imports.sendAcks = func(f *os.File) {
+		l.exports.telling.start(func() {
+			if err := l.sendControl(context.Background(), controlAcks, 0, acksSize, f); err != nil {
+				l.finish(err) // or the peer would never know what is released
+			}
+		})
+	}
+}
 
 // onRegion takes a region of the peer, or why its descriptor was lost. f is the link's from now on.
 // The caller holds the lock of the control socket's reader.
 func (l *link) onRegion(index uint32, size uint64, f *os.File, missing error) error {
-	if f != nil {
-		f.Close()
+	if missing != nil {
+		return missing
 	}
-	return fmt.Errorf("%w: shm: a region of buffers", ipc.ErrProtocol)
+	return l.imports.add(index, size, f)
 }
 
 // onDrop takes that a region of the peer has gone. The caller holds the lock of the control
 // socket's reader.
-func (l *link) onDrop(index uint32) error {
-	return fmt.Errorf("%w: shm: a region of buffers has gone", ipc.ErrProtocol)
+func (l *link) onDrop(index uint32) error { return l.imports.drop(index) }
+
+// onAcks takes the memory in which the peer says what it has released. The caller holds the lock of
+// the control socket's reader.
+func (l *link) onAcks(f *os.File, missing error) error {
+	if missing != nil {
+		return missing
+	}
+	defer f.Close()
+	m, err := sealed.Open(f, acksSize, acksSize)
+	if err != nil {
+		return fmt.Errorf("tandem: shm: the acks of the peer: %w", err)
+	}
+	if !l.exports.acks.CompareAndSwap(nil, m) {
+		m.Close()
+		return fmt.Errorf("%w: shm: the peer passes its acks twice", ipc.ErrProtocol)
+	}
+	return nil
+}
+
+// closeBuffers lets go of what the peer has, and of what of the peer's nobody has here. The link
+// has ended.
+func (l *link) closeBuffers() {
+	l.exports.close()
+	l.imports.close()
+	l.exports.telling.wait()
 }

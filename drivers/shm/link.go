@@ -34,6 +34,9 @@ type link struct {
 	out controlWriter
 	in  controlReader
 
+	exports exports
+	imports imports
+
 	row int // of frames without a pause; the reader's
 
 	// end is set once, when the link ends; gone is closed then.
@@ -59,6 +62,7 @@ func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMe
 		peer: peer, uid: -1, maxMessage: maxMessage, gone: make(chan struct{}),
 	}
 	l.send.Init()
+	l.initBuffers()
 	if err := l.initControl(); err != nil {
 		return nil, err
 	}
@@ -81,6 +85,25 @@ func (l *link) finish(err error) {
 
 // Send implements [drivers.Link].
 func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
+	if f.Attached != nil {
+		return l.sendAttached(ctx, f)
+	}
+	return l.sendFrame(ctx, f)
+}
+
+// sendAttached is Send for a frame with attachments.
+func (l *link) sendAttached(ctx context.Context, f *drivers.Frame) error {
+	if err := l.attach(ctx, f); err != nil {
+		return err
+	}
+	err := l.sendFrame(ctx, f)
+	if err != nil {
+		l.unattach(f)
+	}
+	return err
+}
+
+func (l *link) sendFrame(ctx context.Context, f *drivers.Frame) error {
 	if !l.send.Lock(ctx, l.gone) {
 		return l.whyNot(ctx)
 	}
@@ -109,8 +132,16 @@ func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, er
 	defer l.producer.Publish()
 	for i := range frames {
 		f := &frames[i]
+		if f.Attached != nil {
+			if err := l.attach(ctx, f); err != nil {
+				return i, err
+			}
+		}
 		header := f.AppendHeader(l.header[:0])
 		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
+			if f.Attached != nil {
+				l.unattach(f)
+			}
 			return i, l.failed(err, len(header)+len(f.Payload))
 		}
 	}
@@ -191,6 +222,12 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 			return false, err
 		}
 		f.Owned = m.Owned
+		if f.Handles != nil {
+			if err := l.detach(f); err != nil {
+				l.finish(err)
+				return false, err
+			}
+		}
 		// Where frames come one at a time, this look would cost a cache miss.
 		l.row++
 		f.More = l.row > 1 && l.consumer.Ready()
@@ -282,6 +319,7 @@ func (l *link) Close() error {
 		l.Shutdown()
 		l.watching.Wait()
 		l.dropControl()
+		l.closeBuffers()
 		// Senders leave as the producer is interrupted; later ones see the end.
 		l.send.Lock(context.Background(), nil)
 		defer l.send.Unlock()

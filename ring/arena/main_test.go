@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
 
 // helpers are what the test binary does when a test starts it again as another process.
@@ -17,5 +17,5 @@ func TestMain(m *testing.M) {
 		helpers[name](os.Args[1:])
 		os.Exit(0)
 	}
-	os.Exit(drivertest.VerifyNoLeaks(m.Run))
+	os.Exit(leaktest.VerifyNoLeaks(m.Run))
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 	"github.com/tandemipc/tandem/ring/sealed"
 )
 
@@ -93,7 +93,7 @@ func init() {
 // Of a region that was given back neither descriptor nor mapping is left, and OnDrop has
 // been called while both were there.
 func TestRegionsAreGivenBack(t *testing.T) {
-	base := drivertest.NewBaseline()
+	base := leaktest.NewBaseline()
 	a := New(Options{Idle: -1})
 	dropped := make(map[uint64]int)
 	a.OnDrop(func(r *Region) {

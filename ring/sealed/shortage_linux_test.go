@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
 
 // From too little to enough of each resource, memory is made or refused with the kernel's
@@ -52,13 +52,13 @@ func sweep(what string) error {
 	case "files":
 		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
 		for free := range 4 {
-			limits = append(limits, func() uint64 { return drivertest.FilesFor(free) })
+			limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
 		}
 	case "address space":
 		resource, want = unix.RLIMIT_AS, unix.ENOMEM
 		// What Go may map for itself meanwhile comes on top.
 		for more := uint64(32 << 20); more < 32<<20+5*size; more += 32 << 20 {
-			limits = append(limits, func() uint64 { return drivertest.AddressSpace() + more })
+			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
 		}
 	case "file size":
 		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
@@ -66,7 +66,7 @@ func sweep(what string) error {
 			limits = append(limits, func() uint64 { return limit })
 		}
 	}
-	base := drivertest.NewBaseline()
+	base := leaktest.NewBaseline()
 	for _, make := range []func() (*Memory, error){
 		func() (*Memory, error) { return Create("test", size) },
 		func() (*Memory, error) { return CreateFrozen("test", contents) },
@@ -75,7 +75,7 @@ func sweep(what string) error {
 		for _, limit := range limits {
 			var err error
 			limit := limit()
-			if err := drivertest.UnderLimit(resource, limit, func() { err = makeAndOpen(make) }); err != nil {
+			if err := leaktest.UnderLimit(resource, limit, func() { err = makeAndOpen(make) }); err != nil {
 				return err
 			}
 			switch {

@@ -65,6 +65,8 @@ type pool struct {
 	recycling  chan struct{}  // has a token while a worker is recycled
 	replacing  chan struct{}  // has a token while Replace runs
 	close      func() error   // once
+	arena      *ipc.Arena
+	ownArena   bool // it was not given
 	notRetried retry.Notice
 
 	mu       sync.Mutex
@@ -110,6 +112,10 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 	p := &pool{
 		opts: o, chain: chain.New(o.workers.Interceptors), spawn: spawn, epoch: time.Now(), cmd: command.Clone(cmd),
 		growNeeded: make(chan struct{}, 1), recycling: make(chan struct{}, 1), replacing: make(chan struct{}, 1),
+	}
+	if p.arena = o.workers.Arena; p.arena == nil {
+		p.arena = ipc.NewArena(ipc.ArenaOptions{})
+		p.ownArena, o.workers.Arena = true, p.arena
 	}
 	p.scheduler = scheduler.New(o.concurrency, o.queue, uint64(o.recycle.Calls), func() {
 		select {
@@ -367,5 +373,8 @@ func (p *pool) shutdown() error {
 	p.stop()
 	p.work.Wait()
 	p.events.Close(p.opts.workers.Timeouts.Grace)
+	if p.ownArena {
+		_ = p.arena.Close() // what it cannot give back is given back at the end of the process
+	}
 	return errors.Join(p.faults...)
 }

@@ -14,11 +14,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/drivertest"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -131,7 +132,7 @@ func beShort() error {
 		} {
 			var check func() error
 			var failed error
-			if err := drivertest.UnderLimit(unix.RLIMIT_NOFILE, drivertest.FilesFor(free), func() { check, failed = try() }); err != nil {
+			if err := leaktest.UnderLimit(unix.RLIMIT_NOFILE, leaktest.FilesFor(free), func() { check, failed = try() }); err != nil {
 				return err
 			}
 			if failed == nil {

@@ -252,6 +252,16 @@ func CallerOf(ctx context.Context) ipc.Caller {
 	return handlerCaller{c}
 }
 
+// ArenaOf returns the arena for buffers of the handler whose context ctx is or is derived from, or
+// nil.
+func ArenaOf(ctx context.Context) *ipc.Arena {
+	c, ok := ctx.Value(ipc.IncomingKey{}).(*requestContext)
+	if !ok || c.session.config.Arena == nil {
+		return nil
+	}
+	return c.session.config.Arena()
+}
+
 // handlerCaller makes the calls of one handler over the link that its request came
 // over. The session knows by it that the handler waits for a call of its own.
 type handlerCaller struct{ from *requestContext }

@@ -43,6 +43,8 @@ type Config struct {
 	// Chain has the interceptors of this side, nil if there are none.
 	Chain *chain.Chain
 	Log   *slog.Logger
+	// Arena, if set, returns what [ArenaOf] is to return.
+	Arena func() *ipc.Arena
 	// Explain, if set, turns the error that ended the link into one that says more. It
 	// may wait for a moment to do so.
 	Explain func(*Session, error) error

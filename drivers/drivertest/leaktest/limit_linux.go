@@ -1,4 +1,4 @@
-package drivertest
+package leaktest
 
 import (
 	"fmt"
@@ -16,14 +16,14 @@ import (
 func UnderLimit(resource int, limit uint64, f func()) error {
 	var old unix.Rlimit
 	if err := unix.Getrlimit(resource, &old); err != nil {
-		return fmt.Errorf("drivertest: getrlimit %d: %w", resource, err)
+		return fmt.Errorf("leaktest: getrlimit %d: %w", resource, err)
 	}
 	if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
-		return fmt.Errorf("drivertest: setrlimit %d to %d: %w", resource, limit, err)
+		return fmt.Errorf("leaktest: setrlimit %d to %d: %w", resource, limit, err)
 	}
 	f()
 	if err := unix.Setrlimit(resource, &old); err != nil {
-		return fmt.Errorf("drivertest: setrlimit %d back to %d: %w", resource, old.Cur, err)
+		return fmt.Errorf("leaktest: setrlimit %d back to %d: %w", resource, old.Cur, err)
 	}
 	return nil
 }

@@ -1,10 +1,10 @@
-package drivertest
+package leaktest
 
 import "golang.org/x/sys/unix"
 
-// childrenLeft reports whether this process has children, running or not yet
+// ChildrenLeft reports whether this process has children, running or not yet
 // reaped. It reaps none.
-func childrenLeft() bool {
+func ChildrenLeft() bool {
 	for {
 		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 		if err != unix.EINTR {

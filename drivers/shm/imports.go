@@ -1,0 +1,233 @@
+package shm
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/sealed"
+)
+
+// imports are the buffers of the peer that this side has. They outlive the link until they
+// are released.
+type imports struct {
+	// catchUp reads what the peer has passed, until done reports true.
+	catchUp func(done func() bool)
+	// sendAcks passes the memory of the acks to the peer. It does not block.
+	sendAcks func(*os.File)
+
+	mu      sync.Mutex
+	closed  bool
+	regions map[uint32]*importedRegion
+	acks    *sealed.Memory
+	words   []atomic.Uint64 // of acks, nil before the first buffer and when nobody reads them any more
+	uses    []uint64        // of each place
+	held    int             // buffers that were not released
+}
+
+// importedRegion is a region that the peer has passed.
+type importedRegion struct {
+	ipc.RegionUsers
+	memory  *sealed.Memory
+	file    *os.File // to pass it on
+	frozen  bool
+	size    int
+	held    int  // buffers in it that were not released; guarded by imports.mu
+	dropped bool // the peer has no more use for it; likewise
+}
+
+// File implements [ipc.Region].
+func (r *importedRegion) File() *os.File { return r.file }
+
+// Size implements [ipc.Region].
+func (r *importedRegion) Size() int { return r.size }
+
+// close unmaps the region. Nobody has a part of it.
+func (r *importedRegion) close() {
+	for _, u := range r.All() {
+		u.Dropped(r)
+	}
+	r.memory.Close()
+	r.file.Close()
+}
+
+// imported is the backing of a buffer that has come.
+type imported struct {
+	from   *imports
+	region *importedRegion
+	mem    []byte
+	offset int
+	place  uint32
+	use    uint64
+}
+
+var importedPool = sync.Pool{New: func() any { return new(imported) }}
+
+// Bytes implements [ipc.Backing].
+func (b *imported) Bytes() []byte { return b.mem }
+
+// Region implements [ipc.Backing].
+func (b *imported) Region() (ipc.Region, int) { return b.region, b.offset }
+
+// Frozen implements [ipc.Backing].
+func (b *imported) Frozen() bool { return b.region.frozen }
+
+// Free implements [ipc.Backing]. It tells the peer.
+func (b *imported) Free(bool) {
+	im, region := b.from, b.region
+	im.mu.Lock()
+	if im.words != nil {
+		im.words[b.place].Store(b.use)
+	}
+	im.held--
+	region.held--
+	unmap := region.held == 0 && (region.dropped || im.closed)
+	im.closeAcks()
+	im.mu.Unlock()
+	*b = imported{}
+	importedPool.Put(b)
+	if unmap {
+		region.close()
+	}
+}
+
+// take makes a buffer of a handle that has come in a frame. The peer has passed the region
+// before.
+func (im *imports) take(h *drivers.Handle) (ipc.Buffer, error) {
+	if im.find(h.Region) == nil {
+		im.catchUp(func() bool { return im.find(h.Region) != nil })
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	region := im.regions[h.Region]
+	switch {
+	case im.closed:
+		return ipc.Buffer{}, ipc.ErrDisconnected
+	case region == nil:
+		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in region %d, which the peer has not passed", ipc.ErrProtocol, h.Region)
+	}
+	if h.Offset > uint64(region.size) || h.Size > uint64(region.size)-h.Offset {
+		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer of %d bytes at %d of a region of %d", ipc.ErrProtocol, h.Size, h.Offset, region.size)
+	}
+	if err := im.makeAcks(); err != nil {
+		return ipc.Buffer{}, err
+	}
+	if h.Place >= maxPlaces {
+		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in place %d of %d", ipc.ErrProtocol, h.Place, maxPlaces)
+	}
+	for h.Place >= uint32(len(im.uses)) {
+		im.uses = append(im.uses, 0)
+	}
+	if im.words[h.Place].Load() != im.uses[h.Place] {
+		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in place %d, which has another one", ipc.ErrProtocol, h.Place)
+	}
+	im.uses[h.Place]++
+	im.held++
+	region.held++
+	b := importedPool.Get().(*imported)
+	*b = imported{
+		from: im, region: region, place: h.Place, use: im.uses[h.Place], offset: int(h.Offset),
+		mem: region.memory.Bytes()[h.Offset : h.Offset+h.Size : h.Offset+h.Size],
+	}
+	return ipc.NewBuffer(b), nil
+}
+
+// find returns a region that has come and was not dropped, or nil.
+func (im *imports) find(index uint32) *importedRegion {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.regions[index]
+}
+
+// makeAcks makes the memory for the acks, before the first buffer. im.mu is held.
+func (im *imports) makeAcks() error {
+	if im.acks != nil {
+		return nil
+	}
+	acks, err := sealed.Create("tandem-acks", acksSize)
+	if err != nil {
+		return fmt.Errorf("tandem: shm: memory for the acks of buffers: %w", err)
+	}
+	im.acks, im.words = acks, sealed.Words(acks.Bytes())
+	im.sendAcks(acks.File())
+	return nil
+}
+
+// closeAcks unmaps the acks when nobody uses them any more. im.mu is held.
+func (im *imports) closeAcks() {
+	if im.closed && im.held == 0 && im.acks != nil {
+		im.words = nil
+		im.acks.Close()
+		im.acks = nil
+	}
+}
+
+// add takes a region that the peer passes. It takes f over.
+func (im *imports) add(index uint32, size uint64, f *os.File) error {
+	if size == 0 || size > math.MaxInt {
+		f.Close()
+		return fmt.Errorf("%w: shm: the peer passes a region of %d bytes", ipc.ErrProtocol, size)
+	}
+	m, err := sealed.Open(f, int(size), int(size))
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("tandem: shm: a region of the peer: %w", err)
+	}
+	r := &importedRegion{memory: m, file: f, frozen: m.Frozen(), size: len(m.Bytes())}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.closed || index >= maxRegions || im.regions[index] != nil {
+		r.close()
+		if im.closed {
+			return nil
+		}
+		return fmt.Errorf("%w: shm: the peer passes region %d, which is there or is too many", ipc.ErrProtocol, index)
+	}
+	if im.regions == nil {
+		im.regions = make(map[uint32]*importedRegion)
+	}
+	im.regions[index] = r
+	return nil
+}
+
+// drop forgets a region.
+func (im *imports) drop(index uint32) error {
+	im.mu.Lock()
+	r := im.regions[index]
+	if r == nil {
+		im.mu.Unlock()
+		return fmt.Errorf("%w: shm: the peer drops region %d, which it has not passed", ipc.ErrProtocol, index)
+	}
+	delete(im.regions, index)
+	r.dropped = true
+	unmap := r.held == 0
+	im.mu.Unlock()
+	if unmap {
+		r.close()
+	}
+	return nil
+}
+
+// close lets go of what nobody has. What is held lives on until it is released.
+func (im *imports) close() {
+	im.mu.Lock()
+	var unmap []*importedRegion
+	if !im.closed {
+		im.closed = true
+		for _, r := range im.regions {
+			if r.held == 0 {
+				unmap = append(unmap, r)
+			}
+		}
+		im.regions = nil
+		im.closeAcks()
+	}
+	im.mu.Unlock()
+	for _, r := range unmap {
+		r.close()
+	}
+}
