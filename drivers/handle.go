@@ -3,6 +3,7 @@ package drivers
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -41,6 +42,7 @@ const (
 
 // Append appends the encoding of h to dst.
 func (h *Handle) Append(dst []byte) []byte {
+	dst = slices.Grow(dst, HandleSize)
 	dst = binary.LittleEndian.AppendUint64(dst, h.Number)
 	dst = binary.LittleEndian.AppendUint32(dst, h.Place)
 	dst = binary.LittleEndian.AppendUint32(dst, h.Region)

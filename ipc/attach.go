@@ -14,6 +14,10 @@ import (
 type Attachments struct {
 	Buffers []Attached[Buffer]
 	Files   []Attached[File]
+
+	// Most messages have one, which takes no memory of its own.
+	one    [1]Attached[Buffer]
+	handle [32]byte
 }
 
 // Attached is an attachment with the number that stands for it in the message.
@@ -61,8 +65,15 @@ func (a *Attachments) ReleaseExcept(other *Attachments) {
 
 // Add adds a buffer that came with a message, under the number that stands for it there.
 func (a *Attachments) Add(number uint64, b Buffer) {
+	if a.Buffers == nil {
+		a.Buffers = a.one[:0]
+	}
 	a.Buffers = append(a.Buffers, Attached[Buffer]{Number: number, What: b})
 }
+
+// Space returns empty memory for what a link writes for the attachments, which lives as long as they.
+// It is enough for one.
+func (a *Attachments) Space() []byte { return a.handle[:0] }
 
 // AddFile is Add for a file.
 func (a *Attachments) AddFile(number uint64, f File) {
@@ -108,27 +119,28 @@ func findAttachments(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// Attach returns the attachments of the message that v points to, nil if it has none. They stay
-// the message's. It fails if one of them was released, or there are too many.
-func Attach(v any) (*Attachments, error) {
-	var a Attachments
-	switch v := v.(type) {
-	case *Buffer:
-		if v.IsZero() {
-			return nil, nil
-		}
-		if err := a.add(*v); err != nil {
-			return nil, err
-		}
-	default:
-		if err := a.collect(reflect.ValueOf(v).Elem(), 0); err != nil {
-			return nil, err
-		}
+// Attach returns the attachments of a message, nil if it has none. They stay the message's. It
+// fails if one of them was released, or there are too many.
+func Attach[T any](message T) (*Attachments, error) {
+	a := new(Attachments)
+	if err := attachTo(a, message); err != nil || a.Empty() {
+		return nil, err
 	}
-	if a.Empty() {
-		return nil, nil
+	return a, nil
+}
+
+// attachTo adds the attachments of a message to a. A lone buffer takes no reflection, and no
+// memory.
+func attachTo[T any](a *Attachments, message T) error {
+	if b, ok := any(message).(Buffer); ok {
+		return a.add(b)
 	}
-	return &a, nil
+	return collect(a, message)
+}
+
+//go:noinline
+func collect[T any](a *Attachments, message T) error {
+	return a.collect(reflect.ValueOf(&message).Elem(), 0)
 }
 
 func (a *Attachments) add(b Buffer) error {
@@ -140,7 +152,7 @@ func (a *Attachments) add(b Buffer) error {
 	case len(a.Buffers) == MaxBuffers:
 		return fmt.Errorf("tandem: a message has more than %d buffers", MaxBuffers)
 	}
-	a.Buffers = append(a.Buffers, Attached[Buffer]{Number: b.id, What: b})
+	a.Add(b.id, b)
 	return nil
 }
 
@@ -205,13 +217,21 @@ func eachPart(v reflect.Value, f func(reflect.Value) error) error {
 	return nil
 }
 
-// Resolve puts the attachments that came with a message into the message, which v points to and
-// which was decoded. Nothing is released. It fails if the message names one that has not come.
-func Resolve(v any, a *Attachments) error {
-	if b, ok := v.(*Buffer); ok {
+// Resolve puts the attachments that came with a message, which may be nil, into the message, which
+// was decoded. Nothing is released. It fails if the message names one that has not come.
+func Resolve[T any](message *T, a *Attachments) error {
+	if b, ok := any(message).(*Buffer); ok {
 		return a.resolveBuffer(b)
 	}
-	return a.resolve(reflect.ValueOf(v).Elem(), 0)
+	return resolve(message, a)
+}
+
+//go:noinline
+func resolve[T any](message *T, a *Attachments) error {
+	escaped := *message
+	err := a.resolve(reflect.ValueOf(&escaped).Elem(), 0)
+	*message = escaped
+	return err
 }
 
 func (a *Attachments) resolveBuffer(b *Buffer) error {
@@ -270,10 +290,10 @@ func (a *Attachments) resolve(v reflect.Value, depth int) error {
 	return nil
 }
 
-// give puts the attachments into the message that v points to, whose receiver has them from now
-// on, and releases those that the message does not name. If it fails all are still a's.
-func (a *Attachments) give(v any) error {
-	if err := Resolve(v, a); err != nil {
+// give puts the attachments into a message, whose receiver has them from now on, and releases those
+// that the message does not name. If it fails all are still a's.
+func give[T any](a *Attachments, message *T) error {
+	if err := Resolve(message, a); err != nil {
 		return err
 	}
 	for i := range a.Buffers {
@@ -286,39 +306,46 @@ func (a *Attachments) give(v any) error {
 			a.Files[i].What.Close()
 		}
 	}
-	*a = Attachments{}
+	a.Buffers, a.Files = nil, nil
 	return nil
 }
 
-// attach returns the invocation with the attachments of the request that v points to.
-func (inv *Invocation) attach(v any) (*Invocation, error) {
-	a, err := Attach(v)
-	if err != nil {
-		return inv, Errorf(CodeInvalidArgument, "encode the request of %q: %w", inv.Method.Name, err)
+// attachedCall is a call whose messages may have attachments, with all that it needs.
+type attachedCall struct {
+	Invocation
+	sent, received Attachments
+}
+
+// newAttachedCall returns a call of req.
+func newAttachedCall[Req any](call *Invocation, req Req) (*attachedCall, error) {
+	c := &attachedCall{Invocation: *call}
+	if err := attachTo(&c.sent, req); err != nil {
+		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", call.Method.Name, err)
 	}
-	own := *inv
-	own.Attached = a
-	return &own, nil
+	if !c.sent.Empty() {
+		c.Attached = &c.sent
+	}
+	c.Received = &c.received
+	return c, nil
 }
 
 // callAttached makes a call whose messages may have attachments.
 func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Invocation, codec Codec, req Req) (res Res, err error) {
-	if call, err = call.attach(&req); err != nil {
+	own, err := newAttachedCall(call, req)
+	if err != nil {
 		return res, err
 	}
-	var received Attachments
-	call.Received = &received
 	out := getScratch()
 	defer putScratch(out)
-	if err := m.exchange(ctx, c, call, codec, req, out); err != nil {
-		received.Release()
+	if err := m.exchange(ctx, c, &own.Invocation, codec, req, out); err != nil {
+		own.received.Release()
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err == nil {
-		err = received.give(&res)
+		err = give(&own.received, &res)
 	}
 	if err != nil {
-		received.Release()
+		own.received.Release()
 		return res, notDecoded(m.call.Method.Name, err)
 	}
 	return res, nil
@@ -326,7 +353,7 @@ func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Inv
 
 // sendAttached sends an item that was encoded into b, with its attachments.
 func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
-	a, err := Attach(&item)
+	a, err := Attach(item)
 	switch {
 	case err != nil:
 		return Errorf(CodeInvalidArgument, "encode an item of %q: %w", s.method, err)
@@ -349,7 +376,7 @@ func (r *Receiver[T]) attach(item *T) error {
 	if a == nil {
 		a = new(Attachments)
 	}
-	err := a.give(item)
+	err := give(a, item)
 	if err != nil {
 		a.Release()
 	}

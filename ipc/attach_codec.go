@@ -103,20 +103,26 @@ func rawNumber(dst []byte, v any) ([]byte, bool) {
 
 // decodeRawNumber decodes a Buffer or a File, if v points to one.
 func decodeRawNumber(data []byte, v any) (ok bool, err error) {
-	var id *uint64
 	switch v := v.(type) {
 	case *Buffer:
-		*v = Buffer{}
-		id = &v.id
+		return true, decodeBuffer(data, v)
 	case *File:
 		*v = File{}
-		id = &v.id
-	default:
-		return false, nil
+		v.id, err = rawNumberOf(data)
+		return true, err
 	}
+	return false, nil
+}
+
+func decodeBuffer(data []byte, b *Buffer) (err error) {
+	b.h = nil
+	b.id, err = rawNumberOf(data)
+	return err
+}
+
+func rawNumberOf(data []byte) (uint64, error) {
 	if len(data) != 8 {
-		return true, fmt.Errorf("tandem: codec raw: %d bytes for a Buffer or a File, which takes 8", len(data))
+		return 0, fmt.Errorf("tandem: codec raw: %d bytes for a Buffer or a File, which takes 8", len(data))
 	}
-	*id = binary.LittleEndian.Uint64(data)
-	return true, nil
+	return binary.LittleEndian.Uint64(data), nil
 }

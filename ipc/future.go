@@ -65,7 +65,7 @@ type Future[Res any] struct {
 	method   string
 	codec    Codec
 	carries  bool
-	received Attachments // came with the response
+	received *Attachments // came with the response
 
 	mu      sync.Mutex    // guards the following
 	waited  bool          // by a goroutine
@@ -100,11 +100,11 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	}
 	call := m.call.with(opts)
 	if m.carries {
-		escaped := req // so that req itself does not
-		if call, err = call.attach(&escaped); err != nil {
+		own, err := newAttachedCall(call, req)
+		if err != nil {
 			return nil, err
 		}
-		call.Received = &f.received
+		call, f.received = &own.Invocation, &own.received
 	}
 	if s, ok := c.(Starter); ok {
 		f.pending, err = s.Start(ctx, call, request, memory)
@@ -149,7 +149,7 @@ func (f *Future[Res]) setResult(response []byte, err error) {
 		return
 	}
 	if f.res, f.err = Unmarshal[Res](f.codec, response); f.err == nil && f.carries {
-		f.err = f.received.give(&f.res)
+		f.err = give(f.received, &f.res)
 	}
 	if f.err != nil {
 		f.received.Release()

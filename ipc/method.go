@@ -328,12 +328,14 @@ func (m *Method[Req, Res]) Notify(ctx context.Context, c Caller, req Req, opts .
 	}
 	call := m.notification.with(opts)
 	if m.carries {
-		escaped := req // so that req itself does not
-		call, err = call.attach(&escaped)
+		own, err := newAttachedCall(call, req)
+		if err != nil {
+			putScratch(in)
+			return err
+		}
+		own.Received, call = nil, &own.Invocation
 	}
-	if err == nil {
-		_, err = c.Invoke(ctx, call, request, nil)
-	}
+	_, err = c.Invoke(ctx, call, request, nil)
 	putScratch(in)
 	return err
 }

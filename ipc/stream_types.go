@@ -58,7 +58,7 @@ func (s *ServerStream[Req, Item]) Open(ctx context.Context, c Caller, req Req, o
 	}
 	o := &StreamOpening{First: first, Only: true}
 	if s.carries {
-		if o.Attached, err = Attach(&req); err != nil {
+		if o.Attached, err = Attach(req); err != nil {
 			return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", s.call.Method.Name, err)
 		}
 	}

@@ -1,6 +1,9 @@
 package ipc
 
-import "slices"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Marshal appends the encoding of v to dst. With the codecs Raw and Fixed it
 // allocates nothing but room in dst. A type that is not fit for Fixed must not
@@ -10,8 +13,11 @@ func Marshal[T any](c Codec, dst []byte, v T) ([]byte, error) {
 	case Fixed:
 		return appendFixed(dst, v), nil
 	case Raw:
-		if b, ok := any(v).([]byte); ok {
-			return append(dst, b...), nil
+		switch v := any(v).(type) {
+		case []byte:
+			return append(dst, v...), nil
+		case Buffer:
+			return binary.LittleEndian.AppendUint64(dst, v.id), nil
 		}
 	}
 	escaped := v // so that v itself does not
@@ -24,8 +30,13 @@ func Unmarshal[T any](c Codec, data []byte) (T, error) {
 	case Fixed:
 		return decodeFixed[T](data)
 	case Raw:
-		if v, ok := any(slices.Clone(data)).(T); ok {
+		var v T
+		switch to := any(&v).(type) {
+		case *[]byte:
+			*to = slices.Clone(data)
 			return v, nil
+		case *Buffer:
+			return v, decodeBuffer(data, to)
 		}
 	}
 	v := new(T)

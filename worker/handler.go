@@ -64,7 +64,7 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 			return nil, err
 		}
 		if carries {
-			a, err := ipc.Attach(&res)
+			a, err := ipc.Attach(res)
 			if err != nil {
 				return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
 			}

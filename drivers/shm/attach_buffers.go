@@ -9,6 +9,7 @@ import (
 
 // attachBuffers takes places for the buffers of a frame, and writes their handles.
 func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
+	f.Handles = f.Attached.Space()
 	for i := range f.Attached.Buffers {
 		b := &f.Attached.Buffers[i]
 		h, err := l.exports.attach(ctx, b.What)

@@ -27,7 +27,7 @@ type link struct {
 
 	// send guards producer and what follows.
 	send     sendlock.Lock
-	header   [drivers.MaxHeader]byte
+	header   [drivers.MaxHeader + 4*drivers.HandleSize]byte
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
 
