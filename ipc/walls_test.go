@@ -81,9 +81,10 @@ func TestUnsafeInUnsafeFilesOnly(t *testing.T) {
 // use the library as a user does.
 var walls = map[string][]string{
 	"ipc":  {},
-	"ring": {"ring/bulk"},
+	"ring": {"ring/bulk", "ring/sealed"},
 
-	"ring/bulk": {},
+	"ring/bulk":   {},
+	"ring/sealed": {},
 
 	"ipc/protocodec": {"ipc"},
 

@@ -3,6 +3,8 @@ package ring
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tandemipc/tandem/ring/sealed"
 )
 
 var (
@@ -23,11 +25,11 @@ var (
 
 	// ErrSeals reports a descriptor whose memory somebody could still write,
 	// resize or reopen, so that it must not be mapped as a peer's segment.
-	ErrSeals = errors.New("tandem: ring: segment is not sealed")
+	ErrSeals = sealed.ErrSeals
 
 	// ErrUnsupported reports that this system lacks what sealed shared memory
 	// needs. The error that wraps it says what is missing.
-	ErrUnsupported = errors.New("tandem: ring: shared memory is not supported here")
+	ErrUnsupported = sealed.ErrUnsupported
 )
 
 // A CorruptError says that the peer wrote something that no correct peer

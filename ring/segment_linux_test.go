@@ -105,6 +105,8 @@ func itoa(n int) string {
 	return string(b)
 }
 
+const requiredSeals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE | unix.F_SEAL_SEAL
+
 // TestOpenRefuses goes through files that a peer might pass instead of a segment.
 func TestOpenRefuses(t *testing.T) {
 	const size = ControlSize + MinSize
@@ -162,7 +164,7 @@ func TestOpenRefuses(t *testing.T) {
 		require.NoError(t, tt.file.Close())
 	}
 	_, err = Open(disk)
-	require.ErrorContains(t, err, "tandem: ring: open: use of closed file")
+	require.ErrorContains(t, err, "use of closed file")
 
 	// Memory that is sealed, of a good size, but not formatted.
 	f := anonymous(size, true, requiredSeals)
