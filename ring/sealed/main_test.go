@@ -1,20 +1,17 @@
-package sealed
+package sealed_test
 
 import (
 	"os"
 	"testing"
 
 	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/ring/sealed"
 )
 
-// helpers are what the test binary does when a test starts it again as another process.
-var helpers = map[string]func(args []string){}
-
-const helperEnv = "TANDEM_SEALED_TEST_HELPER"
-
+// TestMain is outside of the package, for what it imports uses the package.
 func TestMain(m *testing.M) {
-	if name := os.Getenv(helperEnv); name != "" {
-		helpers[name](os.Args[1:])
+	if name := os.Getenv(sealed.HelperEnv); name != "" {
+		sealed.Helpers[name](os.Args[1:])
 		os.Exit(0)
 	}
 	os.Exit(drivertest.VerifyNoLeaks(m.Run))

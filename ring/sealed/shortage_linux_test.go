@@ -1,4 +1,4 @@
-package sealed
+package sealed_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/ring/sealed"
 )
 
 // From too little to enough of each resource, memory is made or refused with the kernel's
@@ -19,13 +20,13 @@ import (
 func TestShortage(t *testing.T) {
 	for _, resource := range []string{"files", "address space", "file size"} {
 		t.Run(resource, func(t *testing.T) {
-			if resource == "address space" && raceEnabled {
+			if resource == "address space" && sealed.RaceEnabled {
 				t.Skip("the race detector maps more memory as it goes")
 			}
 			exe, err := os.Executable()
 			require.NoError(t, err)
 			cmd := exec.Command(exe, resource)
-			cmd.Env = append(os.Environ(), helperEnv+"=shortage")
+			cmd.Env = append(os.Environ(), sealed.HelperEnv+"=shortage")
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, string(out))
 		})
@@ -33,7 +34,7 @@ func TestShortage(t *testing.T) {
 }
 
 func init() {
-	helpers["shortage"] = func(args []string) {
+	sealed.Helpers["shortage"] = func(args []string) {
 		if err := sweep(args[0]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -62,14 +63,14 @@ func sweep(what string) error {
 		}
 	case "file size":
 		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
-		for _, limit := range []uint64{0, 4096, allocateStep, size - 1, size, 2 * size} {
+		for _, limit := range []uint64{0, 4096, sealed.AllocateStep, size - 1, size, 2 * size} {
 			limits = append(limits, func() uint64 { return limit })
 		}
 	}
 	base := drivertest.NewBaseline()
-	for _, make := range []func() (*Memory, error){
-		func() (*Memory, error) { return Create("test", size) },
-		func() (*Memory, error) { return CreateFrozen("test", contents) },
+	for _, make := range []func() (*sealed.Memory, error){
+		func() (*sealed.Memory, error) { return sealed.Create("test", size) },
+		func() (*sealed.Memory, error) { return sealed.CreateFrozen("test", contents) },
 	} {
 		refused, made := 0, 0
 		for _, limit := range limits {
@@ -83,7 +84,7 @@ func sweep(what string) error {
 				made++
 			case !errors.Is(err, want):
 				return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, want)
-			case errors.Is(err, ErrUnsupported), errors.Is(err, ErrSeals):
+			case errors.Is(err, sealed.ErrUnsupported), errors.Is(err, sealed.ErrSeals):
 				return fmt.Errorf("%s limited to %d: an error of a wrong class: %w", what, limit, err)
 			default:
 				refused++
@@ -99,13 +100,13 @@ func sweep(what string) error {
 	return nil
 }
 
-func makeAndOpen(make func() (*Memory, error)) error {
+func makeAndOpen(make func() (*sealed.Memory, error)) error {
 	ours, err := make()
 	if err != nil {
 		return err
 	}
 	defer ours.Close()
-	theirs, err := Open(ours.File(), 1, 1<<30)
+	theirs, err := sealed.Open(ours.File(), 1, 1<<30)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,3 @@
+package sealed
+
+const AllocateStep = allocateStep
