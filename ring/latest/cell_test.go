@@ -176,6 +176,15 @@ func hammer(t interface{ Errorf(string, ...any) }, r *Reader, n int) {
 	}
 }
 
+// versionsOf returns how many versions of this size a reader looks at.
+func versionsOf(size int) int {
+	n := min(20_000, 20_000_000/size)
+	if raceEnabled || testing.Short() {
+		n = min(1000, n/10)
+	}
+	return n
+}
+
 // storeUntil stores as fast as it can until stop.
 func storeUntil(w *Writer, stop *atomic.Bool) {
 	p := make([]byte, w.size)
@@ -189,11 +198,8 @@ func storeUntil(w *Writer, stop *atomic.Bool) {
 }
 
 func TestReadersAtFullSpeed(t *testing.T) {
-	n := 20000
-	if raceEnabled || testing.Short() {
-		n = 1000
-	}
 	for _, size := range []int{8, 64, 1000, 4096} {
+		n := versionsOf(size)
 		_, w, r := newCell(t, size, Slots(size))
 		var stop atomic.Bool
 		var writer, readers sync.WaitGroup

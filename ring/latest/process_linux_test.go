@@ -103,11 +103,8 @@ func init() {
 
 // One process writes at full speed, others read, and so do goroutines here.
 func TestReadersInProcesses(t *testing.T) {
-	n := 20000
-	if testing.Short() {
-		n = 2000
-	}
 	for _, size := range []int{8, 1000, 4096, 100_000} {
+		n := versionsOf(size)
 		t.Run(fmt.Sprintf("%d bytes, writer here", size), func(t *testing.T) {
 			need, err := MemorySize(size, Slots(size))
 			require.NoError(t, err)
