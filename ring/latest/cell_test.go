@@ -178,9 +178,9 @@ func hammer(t interface{ Errorf(string, ...any) }, r *Reader, n int) {
 
 // versionsOf returns how many versions of this size a reader looks at.
 func versionsOf(size int) int {
-	n := min(20_000, 20_000_000/size)
+	n := min(10_000, 10_000_000/size)
 	if raceEnabled || testing.Short() {
-		n = min(1000, n/10)
+		n = max(50, n/50)
 	}
 	return n
 }

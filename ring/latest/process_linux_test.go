@@ -163,13 +163,13 @@ func checkStill(t *testing.T, r *Reader) uint64 {
 
 // A writer that is killed in the middle of a Store leaves the value of the Store before.
 func TestWriterIsKilled(t *testing.T) {
-	const size = 64 << 10
+	const size = 16 << 10
 	for midway := 0; midway < 5; {
 		mem, f := shared(t, size)
 		cmd := start(t, "writer", f, strconv.Itoa(size))
 		r, err := NewReader(mem)
 		require.NoError(t, err)
-		hammer(t, r, 1+midway*50)
+		hammer(t, r, 1+midway*10)
 		require.NoError(t, cmd.Process.Kill())
 		cmd.Wait()
 		require.NotZero(t, checkStill(t, r))
@@ -182,7 +182,7 @@ func TestWriterIsKilled(t *testing.T) {
 // A writer that is stopped in the middle of a Store holds up no reader, and goes on when it
 // is continued.
 func TestWriterIsStopped(t *testing.T) {
-	const size = 64 << 10
+	const size = 16 << 10
 	mem, f := shared(t, size)
 	cmd := start(t, "writer", f, strconv.Itoa(size))
 	r, err := NewReader(mem)
