@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -42,6 +43,9 @@ func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
 	deadline := time.Now().Add(b.patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		leaks := b.find()
+		if len(leaks) > 0 {
+			runtime.GC() // some memory is unmapped when it is garbage
+		}
 		if len(leaks) == 0 || time.Now().After(deadline) {
 			opts := append([]goleak.Option{b.goroutines}, ignore...)
 			if err := goleak.Find(opts...); err != nil { // it waits by itself

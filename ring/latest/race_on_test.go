@@ -1,0 +1,5 @@
+//go:build race
+
+package latest
+
+const raceEnabled = true
