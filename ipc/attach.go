@@ -83,7 +83,7 @@ func (a *Attachments) AddFile(number uint64, f File) {
 // Empty reports whether there is none. a may be nil.
 func (a *Attachments) Empty() bool { return a == nil || len(a.Buffers)+len(a.Files) == 0 }
 
-var bufferType, fileType = reflect.TypeFor[Buffer](), reflect.TypeFor[File]()
+var bufferType, fileType, handleType = reflect.TypeFor[Buffer](), reflect.TypeFor[File](), reflect.TypeFor[Handle]()
 
 // carrying is which types have attachments, of reflect.Type to bool.
 var carrying sync.Map
@@ -99,7 +99,7 @@ func Carries(t reflect.Type) bool {
 }
 
 func findAttachments(t reflect.Type, seen map[reflect.Type]bool) bool {
-	if t == bufferType || t == fileType {
+	if t == bufferType || t == fileType || t == handleType {
 		return true
 	}
 	if seen[t] {
@@ -182,6 +182,12 @@ func (a *Attachments) collect(v reflect.Value, depth int) error {
 		return a.add(v.Interface().(Buffer))
 	case fileType:
 		return a.addFile(v.Interface().(File))
+	case handleType:
+		b, err := v.Interface().(Handle).Buffer()
+		if err != nil {
+			return err
+		}
+		return a.add(b)
 	}
 	return eachPart(v, func(part reflect.Value) error { return a.collect(part, depth+1) })
 }
@@ -275,6 +281,14 @@ func (a *Attachments) resolve(v reflect.Value, depth int) error {
 		return a.resolveBuffer(v.Addr().Interface().(*Buffer))
 	case fileType:
 		return a.resolveFile(v.Addr().Interface().(*File))
+	case handleType:
+		h := v.Addr().Interface().(*Handle)
+		b := Buffer{id: h.number}
+		if err := a.resolveBuffer(&b); err != nil {
+			return err
+		}
+		*h = b.Handle()
+		return nil
 	}
 	if v.Kind() != reflect.Map {
 		return eachPart(v, func(part reflect.Value) error { return a.resolve(part, depth+1) })

@@ -8,8 +8,8 @@ import (
 )
 
 // Buffer is memory that crosses to another process as a handle, without being copied: as the
-// payload of a method or stream with the codec [Raw], or in a field of a value with [CBOR] or
-// [JSON]. [Arena.Alloc] makes one. Its maker fills Bytes, and sends it as often as it likes;
+// payload of a method or stream with the codec [Raw], in a field of a value with [CBOR] or
+// [JSON], or as a [Handle] with [Fixed]. [Arena.Alloc] makes one. Its maker fills Bytes, and sends it as often as it likes;
 // a receiver reads the same memory, which the system lets nobody but the maker write.
 //
 // The sender can still write the memory while a receiver reads it. A receiver that checks
@@ -63,8 +63,9 @@ type holder struct {
 	id  atomic.Uint64 // 0 when released
 	has *holding
 	// mem is the part of the block from offset on.
-	mem    []byte
-	offset int
+	mem     []byte
+	offset  int
+	handled atomic.Bool // it has a Handle
 }
 
 var (
@@ -145,6 +146,10 @@ func (b Buffer) Release() {
 		return
 	}
 	h.mem = nil
+	if h.handled.Load() {
+		h.handled.Store(false)
+		forgetHandle(b.id)
+	}
 	h.has.release(false)
 	holders.Put(h)
 }

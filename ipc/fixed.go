@@ -20,7 +20,7 @@ import (
 //
 //	var Quote = ipc.NewMethod[Tick, Tick]("market.quote", ipc.WithCodec(ipc.Fixed))
 //
-// Types may be made of integers, floats, complex numbers, arrays and structs. NewMethod
+// Types may be made of integers, floats, complex numbers, arrays, structs and [Handle]. NewMethod
 // panics for all others: pointers, strings, slices, maps and the like, which mean nothing
 // in another process; bool, since not every byte is a valid one; and structs with implicit
 // padding, which would show what was in memory before.
@@ -107,12 +107,19 @@ func appendLayout(b *strings.Builder, t reflect.Type, path string) error {
 		fmt.Fprintf(b, "[%d]", t.Len())
 		return appendLayout(b, t.Elem(), path+"[]")
 	case reflect.Struct:
+		if t == handleType {
+			b.WriteByte('h')
+			return nil
+		}
 		b.WriteByte('{')
 		end := uintptr(0)
 		for i := range t.NumField() {
 			f := t.Field(i)
 			if f.Offset != end {
 				return fmt.Errorf("%s has %d bytes of padding before field %s: write them out as a field", path, f.Offset-end, f.Name)
+			}
+			if !f.IsExported() && Carries(f.Type) {
+				return fmt.Errorf("%s.%s has a Handle and is not exported, so its buffer would stay behind: export it", path, f.Name)
 			}
 			if err := appendLayout(b, f.Type, path+"."+f.Name); err != nil {
 				return err

@@ -22,14 +22,24 @@ var (
 	bufferEcho   = ipc.NewMethod[ipc.Buffer, ipc.Buffer]("test.buffer_echo", ipc.WithCodec(ipc.Raw))
 	pictureEcho  = ipc.NewMethod[picture, picture]("test.picture_echo")
 	pictureTurn  = ipc.NewMethod[picture, picture]("test.picture_turn") // made anew, of an arena of the worker's
+	frameEcho    = ipc.NewMethod[frame, frame]("test.frame_echo", ipc.WithCodec(ipc.Fixed))
 	bufferStream = ipc.NewBidiStream[ipc.Buffer, ipc.Buffer]("test.buffer_stream", ipc.WithCodec(ipc.Raw))
 	pictureList  = ipc.NewServerStream[picture, picture]("test.picture_list") // the request, many times
 )
+
+type frame struct {
+	Time   int64
+	Pixels [2]ipc.Handle
+}
 
 func serveBuffers(s *worker.Server) {
 	var arena = ipc.NewArena(ipc.ArenaOptions{})
 	worker.Handle(s, bufferEcho, func(_ context.Context, b ipc.Buffer) (ipc.Buffer, error) { return b, nil })
 	worker.Handle(s, pictureEcho, func(_ context.Context, p picture) (picture, error) { return p, nil })
+	worker.Handle(s, frameEcho, func(_ context.Context, f frame) (frame, error) {
+		f.Pixels[0], f.Pixels[1] = f.Pixels[1], f.Pixels[0]
+		return f, nil
+	})
 	worker.Handle(s, pictureTurn, func(ctx context.Context, p picture) (picture, error) {
 		b, err := arena.Alloc(ctx, p.Pixels.Len())
 		if err != nil {
@@ -130,6 +140,23 @@ func TestBuffers(t *testing.T) {
 				for _, b := range append(back.Rows, back.Pixels) {
 					b.Release()
 				}
+				half := b.Slice(n/2, n)
+				turnedFrame, err := frameEcho.Call(t.Context(), w, frame{42, [2]ipc.Handle{b.Handle(), half.Handle()}})
+				require.NoError(t, err)
+				require.EqualValues(t, 42, turnedFrame.Time)
+				one, err := turnedFrame.Pixels[0].Buffer()
+				require.NoError(t, err)
+				requireFilled(t, one, n-n/2, seed+n/2*7)
+				two, err := turnedFrame.Pixels[1].Buffer()
+				require.NoError(t, err)
+				requireFilled(t, two, n, seed)
+				stale := half.Handle()
+				for _, b := range []ipc.Buffer{one, two, half} {
+					b.Release()
+				}
+				_, err = frameEcho.Call(t.Context(), w, frame{Pixels: [2]ipc.Handle{stale}})
+				require.ErrorContains(t, err, "was released")
+
 				turned, err := pictureTurn.Call(t.Context(), w, p)
 				require.NoError(t, err)
 				requireFilled(t, turned.Rows[1], n, seed)
