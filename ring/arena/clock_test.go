@@ -1,6 +1,7 @@
 package arena
 
 import (
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -68,20 +69,24 @@ func TestIdleMemoryIsGivenBack(t *testing.T) {
 	})
 }
 
-// One slab of many is given back to be used by other classes, and its region stays.
+// An arena that is told to keep what it has, or for very long, does.
 func TestNothingIsGivenBackUnasked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := New(Options{Idle: -1})
-		defer a.Close()
-		b, err := a.Alloc(100)
-		require.NoError(t, err)
-		b.Free()
-		time.Sleep(time.Hour)
-		require.NotZero(t, a.Stats().Reserved)
-		require.False(t, a.running())
-		a.Trim()
-		require.Zero(t, a.Stats().Reserved)
-	})
+	for _, idle := range []time.Duration{-1, math.MinInt64, math.MaxInt64} {
+		synctest.Test(t, func(t *testing.T) {
+			a := New(Options{Idle: idle})
+			defer a.Close()
+			b, err := a.Alloc(100)
+			require.NoError(t, err)
+			b.Free()
+			time.Sleep(time.Hour)
+			require.NotZero(t, a.Stats().Reserved)
+			require.Equal(t, idle > 0, a.running())
+			a.Trim()
+			require.Zero(t, a.Stats().Reserved)
+			time.Sleep(3 * time.Second)
+			require.False(t, a.running())
+		})
+	}
 }
 
 // After Close nothing runs, though blocks are freed.

@@ -39,6 +39,9 @@
 // others need the room, by [Arena.Trim], and by [Arena.Close]. There is a timer only while
 // there is something to give back, or blocks have been handed out within the last second.
 //
+// A process that has a region open or mapped keeps its memory, which no longer counts against
+// the arena's limit then. [Arena.OnDrop] is for telling it that it can let go.
+//
 // # Systems without memory files
 //
 // There, blocks are plain memory of Go's, and [Block.Region] is nil. Nothing else differs.

@@ -44,6 +44,9 @@ func (a *Arena) giveBack(cutoff int64) (int, error) {
 func (a *Arena) detach(cutoff int64) (n int) {
 	for i := range a.classes {
 		slabs := a.classes[i].detach(cutoff)
+		if len(slabs) == 0 {
+			continue
+		}
 		n += len(slabs)
 		a.mu.Lock()
 		for _, s := range slabs {
