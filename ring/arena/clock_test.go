@@ -11,12 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// running reports whether there is a timer.
-func (a *Arena) running() bool {
+// pending returns the timer, or nil.
+func (a *Arena) pending() *time.Timer {
 	a.timerMu.Lock()
 	defer a.timerMu.Unlock()
-	return a.timer != nil
+	return a.timer
 }
+
+// running reports whether there is a timer.
+func (a *Arena) running() bool { return a.pending() != nil }
 
 // Memory is given back when it has been idle for as long as Options say, and not before; and
 // when all is given back no timer runs.
@@ -83,10 +86,32 @@ func TestNothingIsGivenBackUnasked(t *testing.T) {
 			require.Equal(t, idle > 0, a.running())
 			a.Trim()
 			require.Zero(t, a.Stats().Reserved)
-			time.Sleep(3 * time.Second)
 			require.False(t, a.running())
 		})
 	}
+}
+
+// Memory that is idle wakes nobody until it is time to give it back.
+func TestIdleMemoryTakesOneTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Options{Idle: time.Hour})
+		defer a.Close()
+		for _, n := range []int{100, 2 * maxSmall} {
+			b, err := a.Alloc(n)
+			require.NoError(t, err)
+			time.Sleep(time.Minute)
+			b.Free()
+			time.Sleep(3 * time.Second)
+			require.Zero(t, a.clock.Load())
+			timer := a.pending()
+			time.Sleep(59 * time.Minute)
+			require.True(t, timer == a.pending())
+			require.NotZero(t, a.Stats().Reserved)
+			time.Sleep(time.Minute)
+			require.Zero(t, a.Stats().Reserved)
+			require.False(t, a.running())
+		}
+	})
 }
 
 // After Close nothing runs, though blocks are freed.
@@ -150,8 +175,8 @@ func TestNoFreeIsMissedWhenTheClockStops(t *testing.T) {
 			}
 			b.Free()
 			done.Wait()
-			if a.clock.Load() <= 0 {
-				t.Fatal("there is memory to give back, and the clock stands")
+			if !a.running() {
+				t.Fatal("there is memory to give back, and no timer for it")
 			}
 		}
 		require.NoError(t, a.Close())
