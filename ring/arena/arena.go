@@ -91,6 +91,7 @@ func New(o Options) *Arena {
 	if a.idle == 0 {
 		a.idle = 10 * time.Second
 	}
+	a.idle = min(a.idle, math.MaxInt64/4) // with which can be calculated
 	a.period = time.Second
 	if a.idle > 0 {
 		a.period = max(min(a.period, a.idle/2), time.Millisecond)

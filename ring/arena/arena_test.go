@@ -115,7 +115,7 @@ func TestLargeBlocksAreUsedAgain(t *testing.T) {
 	}
 	for _, i := range []int{1, 2, 0} {
 		blocks[i].Free()
-		a.setClock(a.now()) // they are freed at different times
+		a.setClock(a.now(), -1) // they are freed at different times
 	}
 	use := func(n int) *slab {
 		b, err := a.Alloc(n)
@@ -129,12 +129,12 @@ func TestLargeBlocksAreUsedAgain(t *testing.T) {
 	require.Same(t, regions[2], use(12<<20))
 	require.EqualValues(t, 33<<20, a.Stats().Reserved)
 
-	a.setClock(a.now())
+	a.setClock(a.now(), -1)
 	for _, i := range []int{1, 2, 0} { // the times again
 		b, err := a.Alloc(regions[i].size)
 		require.NoError(t, err)
 		b.Free()
-		a.setClock(a.now())
+		a.setClock(a.now(), -1)
 	}
 	use(7 << 20) // there is room
 	require.EqualValues(t, 40<<20, a.Stats().Reserved)

@@ -4,8 +4,11 @@ import "time"
 
 // The arena's clock counts nanoseconds since the arena was made, from 1, and moves at ticks.
 // So blocks get a time without anybody looking at a clock. It runs while blocks are handed
-// out or there is memory to give back, and is 0 when it does not run: whoever hands a block
-// out, or frees the last one of a slab, starts it then. It is -1 when the arena is closed.
+// out, and stands at 0 when none has been since the last tick: whoever hands a block out, or
+// frees the last one of a slab, starts it then. It is -1 when the arena is closed.
+//
+// There is one timer: for the next tick while the clock runs, and for the moment when idle
+// memory is to be given back, if there is any, while it stands.
 
 // closedClock is what the clock shows when the arena is closed.
 const closedClock = -1
@@ -24,9 +27,33 @@ func (a *Arena) startClock() (now int64, closed bool) {
 	case 0:
 		now = a.now()
 		a.clock.Store(now)
-		a.timer = time.AfterFunc(a.period, a.tick)
+		a.setTimer(a.period)
 	}
 	return now, false
+}
+
+// setTimer sets the timer to d from now, or stops it if d is negative. timerMu is held.
+func (a *Arena) setTimer(d time.Duration) {
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
+	}
+	if d >= 0 {
+		a.timer = time.AfterFunc(d, a.tick)
+	}
+}
+
+// setClock moves the clock and sets the timer, as setTimer does. It reports whether the arena
+// is not closed.
+func (a *Arena) setClock(now int64, next time.Duration) bool {
+	a.timerMu.Lock()
+	defer a.timerMu.Unlock()
+	if a.clock.Load() == closedClock {
+		return false
+	}
+	a.clock.Store(now)
+	a.setTimer(next)
+	return true
 }
 
 // stopClock ends the clock for good.
@@ -34,24 +61,7 @@ func (a *Arena) stopClock() {
 	a.timerMu.Lock()
 	defer a.timerMu.Unlock()
 	a.clock.Store(closedClock)
-	if a.timer != nil {
-		a.timer.Stop()
-		a.timer = nil
-	}
-}
-
-// setClock moves the clock, or stops it if now is 0. It reports whether the arena is not
-// closed.
-func (a *Arena) setClock(now int64) bool {
-	a.timerMu.Lock()
-	defer a.timerMu.Unlock()
-	if a.clock.Load() == closedClock {
-		return false
-	}
-	if a.clock.Store(now); now == 0 {
-		a.timer = nil
-	}
-	return true
+	a.setTimer(-1)
 }
 
 // tick moves the clock, gives idle memory back, and stops the clock if nobody needs it.
@@ -59,36 +69,34 @@ func (a *Arena) tick() {
 	a.grow.Lock()
 	defer a.grow.Unlock()
 	now := a.now()
-	if !a.setClock(now) {
-		return
-	}
-	if a.idle > 0 {
-		// A tick more, since the time when a block was freed is that of the tick before.
-		_, _ = a.giveBack(now - int64(a.idle+a.period))
-	}
 	counted := a.countAllocs()
 	busy := counted != a.counted
 	a.counted = counted
-	if !busy && !a.ripening() {
-		if !a.setClock(0) {
+	if busy {
+		if !a.setClock(now, a.period) {
 			return
 		}
-		// Whoever frees a block from here on sees that the clock stands. Those who did
-		// so before did not, so what they have left is looked for.
-		if a.ripening() {
-			a.startClock()
-		}
+	} else if !a.setClock(0, -1) {
 		return
 	}
+	if a.idle < 0 {
+		return
+	}
+	// A period more, since the time when a block was freed can be that of the tick before.
+	keep := int64(a.idle + a.period)
+	_, _ = a.giveBack(now - keep)
+	if busy {
+		return
+	}
+	// Whoever has freed a block since the clock stands has seen that, and started it. Those
+	// who did so before have not, so what they have left is looked for.
+	freedAt, ok := a.idleSince()
 	a.timerMu.Lock()
 	defer a.timerMu.Unlock()
-	if a.clock.Load() != closedClock {
-		a.timer = time.AfterFunc(a.period, a.tick)
+	if ok && a.clock.Load() == 0 {
+		a.setTimer(time.Duration(max(freedAt+keep-now, 0)))
 	}
 }
-
-// ripening reports whether there is memory that a later tick gives back. grow is held.
-func (a *Arena) ripening() bool { return a.idle > 0 && a.idleMemory() }
 
 // countAllocs returns how many blocks have been handed out.
 func (a *Arena) countAllocs() (n uint64) {

@@ -1,8 +1,9 @@
 package arena
 
 import (
-	"math/rand/v2"
+	"math"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,12 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// running reports whether there is a timer.
-func (a *Arena) running() bool {
+// pending returns the timer, or nil.
+func (a *Arena) pending() *time.Timer {
 	a.timerMu.Lock()
 	defer a.timerMu.Unlock()
-	return a.timer != nil
+	return a.timer
 }
+
+// running reports whether there is a timer.
+func (a *Arena) running() bool { return a.pending() != nil }
 
 // Memory is given back when it has been idle for as long as Options say, and not before; and
 // when all is given back no timer runs.
@@ -68,19 +72,45 @@ func TestIdleMemoryIsGivenBack(t *testing.T) {
 	})
 }
 
-// One slab of many is given back to be used by other classes, and its region stays.
+// An arena that is told to keep what it has, or for very long, does.
 func TestNothingIsGivenBackUnasked(t *testing.T) {
+	for _, idle := range []time.Duration{-1, math.MinInt64, math.MaxInt64} {
+		synctest.Test(t, func(t *testing.T) {
+			a := New(Options{Idle: idle})
+			defer a.Close()
+			b, err := a.Alloc(100)
+			require.NoError(t, err)
+			b.Free()
+			time.Sleep(time.Hour)
+			require.NotZero(t, a.Stats().Reserved)
+			require.Equal(t, idle > 0, a.running())
+			a.Trim()
+			require.Zero(t, a.Stats().Reserved)
+			require.False(t, a.running())
+		})
+	}
+}
+
+// Memory that is idle wakes nobody until it is time to give it back.
+func TestIdleMemoryTakesOneTimer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := New(Options{Idle: -1})
+		a := New(Options{Idle: time.Hour})
 		defer a.Close()
-		b, err := a.Alloc(100)
-		require.NoError(t, err)
-		b.Free()
-		time.Sleep(time.Hour)
-		require.NotZero(t, a.Stats().Reserved)
-		require.False(t, a.running())
-		a.Trim()
-		require.Zero(t, a.Stats().Reserved)
+		for _, n := range []int{100, 2 * maxSmall} {
+			b, err := a.Alloc(n)
+			require.NoError(t, err)
+			time.Sleep(time.Minute)
+			b.Free()
+			time.Sleep(3 * time.Second)
+			require.Zero(t, a.clock.Load())
+			timer := a.pending()
+			time.Sleep(59 * time.Minute)
+			require.True(t, timer == a.pending())
+			require.NotZero(t, a.Stats().Reserved)
+			time.Sleep(time.Minute)
+			require.Zero(t, a.Stats().Reserved)
+			require.False(t, a.running())
+		}
 	})
 }
 
@@ -128,21 +158,35 @@ func TestAgeOfOldestBlock(t *testing.T) {
 	})
 }
 
-// Whatever the clock does at the moment when a block is freed, its memory is given back.
+// Whatever the clock does at the moment when a block is freed, it runs afterwards, and the
+// memory is given back.
 func TestNoFreeIsMissedWhenTheClockStops(t *testing.T) {
-	for i := range 200 {
+	for _, n := range []int{1, maxSmall + 1} {
+		a := New(Options{Idle: time.Hour})
+		a.period = time.Hour // only the test's ticks
+		for i := range 20000 {
+			b, err := a.Alloc(n)
+			require.NoError(t, err)
+			a.tick() // the next one finds that nobody allocates
+			var done sync.WaitGroup
+			done.Go(a.tick)
+			for range i % 64 {
+				runtime.Gosched()
+			}
+			b.Free()
+			done.Wait()
+			if !a.running() {
+				t.Fatal("there is memory to give back, and no timer for it")
+			}
+		}
+		require.NoError(t, a.Close())
+	}
+	for i := range 40 {
 		a := New(Options{Idle: 2 * time.Millisecond})
 		b, err := a.Alloc(i % 2 * (maxSmall + 1))
 		require.NoError(t, err)
-		switch i % 3 {
-		case 0:
-			for a.clock.Load() > 0 { // it stops while the block is held
-				runtime.Gosched()
-			}
-		case 1: // it is about to stop
-			for end := a.now() + int64(rand.IntN(3_000_000)); a.now() < end; {
-				runtime.Gosched()
-			}
+		for i%4 < 2 && a.clock.Load() > 0 { // it stops while the block is held
+			runtime.Gosched()
 		}
 		b.Free()
 		for a.Stats().Reserved > 0 {

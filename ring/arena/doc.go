@@ -37,7 +37,10 @@
 //
 // A region without blocks is given back to the system after a while ([Options].Idle), when
 // others need the room, by [Arena.Trim], and by [Arena.Close]. There is a timer only while
-// there is something to give back, or blocks have been handed out within the last second.
+// there is something to give back, or blocks have been handed out within the last two seconds.
+//
+// A process that has a region open or mapped keeps its memory, which no longer counts against
+// the arena's limit then. [Arena.OnDrop] is for telling it that it can let go.
 //
 // # Systems without memory files
 //

@@ -11,6 +11,11 @@ func (a *Arena) Trim() {
 	a.grow.Lock()
 	defer a.grow.Unlock()
 	_, _ = a.giveBack(math.MaxInt64) // as with the timer, there is nobody to tell
+	a.timerMu.Lock()
+	defer a.timerMu.Unlock()
+	if a.clock.Load() == 0 { // so nobody has freed a block since
+		a.setTimer(-1)
+	}
 }
 
 // giveBack gives back what has had no block since the time cutoff, and returns how many
@@ -44,6 +49,9 @@ func (a *Arena) giveBack(cutoff int64) (int, error) {
 func (a *Arena) detach(cutoff int64) (n int) {
 	for i := range a.classes {
 		slabs := a.classes[i].detach(cutoff)
+		if len(slabs) == 0 {
+			continue
+		}
 		n += len(slabs)
 		a.mu.Lock()
 		for _, s := range slabs {
@@ -97,18 +105,23 @@ func (a *Arena) drop(r *Region) error {
 // sweepClosed gives back what has become free since the arena was closed.
 func (a *Arena) sweepClosed() { a.Trim() }
 
-// idleMemory reports whether there is something to give back. grow is held.
-func (a *Arena) idleMemory() bool {
+// idleSince returns since when the memory has had no blocks that is to be given back next, if
+// there is any. Only regions without slabs are left out, which are given back by each tick
+// anyway. grow is held.
+func (a *Arena) idleSince() (freedAt int64, ok bool) {
+	freedAt = math.MaxInt64
 	for i := range a.classes {
 		c := &a.classes[i]
 		c.mu.Lock()
-		empty := c.empty.first != nil
-		c.mu.Unlock()
-		if empty {
-			return true
+		if s := c.empty.last; s != nil {
+			freedAt = min(freedAt, s.freedAt)
 		}
+		c.mu.Unlock()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.large.oldestIdle() != nil || slices.ContainsFunc(a.regions, func(r *Region) bool { return r.free == r.all })
+	if s := a.large.oldestIdle(); s != nil {
+		freedAt = min(freedAt, s.freedAt)
+	}
+	return freedAt, freedAt < math.MaxInt64
 }

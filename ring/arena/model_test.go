@@ -173,67 +173,75 @@ func (m *model) verify() {
 // else writes to them, a block is refused only where the limit says so, and everything is
 // accounted for until the arena is closed and all is given back.
 func TestModel(t *testing.T) {
-	eachMemory(t, func(t *testing.T) {
-		rapid.Check(t, func(t *rapid.T) {
-			limit := rapid.SampledFrom([]int64{1, 100 << 10, 1 << 20, 5 << 20, 9<<20 + 1, 32 << 20}).Draw(t, "limit")
-			m := newModel(t, Options{Limit: limit, Idle: -time.Second})
-			limit = m.a.limit
-			sizes := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 70<<10), rapid.IntRange(0, maxSmall+1), rapid.IntRange(maxSmall, 6<<20))
-			pick := func() int { return rapid.IntRange(0, len(m.blocks)-1).Draw(t, "block") }
-			t.Repeat(map[string]func(*rapid.T){
-				"": func(*rapid.T) { m.verify() },
-				"alloc": func(t *rapid.T) {
-					n := sizes.Draw(t, "n")
-					switch err := m.alloc(n); {
-					case err == nil:
-					case errors.Is(err, ErrTooLarge):
-						require.Greater(t, int64(n), limit)
-					default:
-						require.ErrorIs(t, err, ErrFull)
-						require.NotEmpty(t, m.blocks, "an empty arena is full")
-					}
-				},
-				"burst": func(t *rapid.T) {
-					n := sizes.Draw(t, "n")
-					for range rapid.IntRange(2, 30).Draw(t, "count") {
-						if m.alloc(n) != nil {
-							break
-						}
-					}
-				},
-				"free": func(t *rapid.T) {
-					if len(m.blocks) > 0 {
-						m.free(pick())
-					}
-				},
-				"free many": func(t *rapid.T) {
-					for range len(m.blocks) / 2 {
-						m.free(pick())
-					}
-				},
-				"trim": func(*rapid.T) {
-					m.a.Trim()
-					st := m.a.Stats()
-					if st.Blocks == 0 {
-						require.Zero(t, st.Reserved)
-						require.Zero(t, st.Regions)
-					}
-				},
-			})
-			require.NoError(t, m.a.Close())
-			m.verify()
-			for len(m.blocks) > 0 {
-				m.free(pick())
-				m.verify()
+	eachMemory(t, func(t *testing.T) { rapid.Check(t, checkModel) })
+}
+
+func checkModel(t *rapid.T) {
+	limit := rapid.SampledFrom([]int64{1, 100 << 10, 1 << 20, 5 << 20, 9<<20 + 1, 32 << 20}).Draw(t, "limit")
+	m := newModel(t, Options{Limit: limit, Idle: -time.Second})
+	t.Cleanup(func() { // rapid may give up anywhere
+		m.a.Close()
+		for _, h := range m.blocks {
+			if h.b.n >= 0 {
+				h.b.Free()
 			}
-			st := m.a.Stats()
-			require.Zero(t, st.Reserved)
-			require.Zero(t, st.Regions)
-			require.Empty(t, st.Classes)
-			_, err := m.a.Alloc(1)
-			require.ErrorIs(t, err, ErrClosed)
-		})
+		}
 	})
+	limit = m.a.limit
+	sizes := rapid.OneOf(rapid.IntRange(0, 300), rapid.IntRange(0, 70<<10), rapid.IntRange(0, maxSmall+1), rapid.IntRange(maxSmall, 6<<20))
+	pick := func() int { return rapid.IntRange(0, len(m.blocks)-1).Draw(t, "block") }
+	t.Repeat(map[string]func(*rapid.T){
+		"": func(*rapid.T) { m.verify() },
+		"alloc": func(t *rapid.T) {
+			n := sizes.Draw(t, "n")
+			switch err := m.alloc(n); {
+			case err == nil:
+			case errors.Is(err, ErrTooLarge):
+				require.Greater(t, int64(n), limit)
+			default:
+				require.ErrorIs(t, err, ErrFull)
+				require.NotEmpty(t, m.blocks, "an empty arena is full")
+			}
+		},
+		"burst": func(t *rapid.T) {
+			n := sizes.Draw(t, "n")
+			for range rapid.IntRange(2, 30).Draw(t, "count") {
+				if m.alloc(n) != nil {
+					break
+				}
+			}
+		},
+		"free": func(t *rapid.T) {
+			if len(m.blocks) > 0 {
+				m.free(pick())
+			}
+		},
+		"free many": func(t *rapid.T) {
+			for range len(m.blocks) / 2 {
+				m.free(pick())
+			}
+		},
+		"trim": func(*rapid.T) {
+			m.a.Trim()
+			st := m.a.Stats()
+			if st.Blocks == 0 {
+				require.Zero(t, st.Reserved)
+				require.Zero(t, st.Regions)
+			}
+		},
+	})
+	require.NoError(t, m.a.Close())
+	m.verify()
+	for len(m.blocks) > 0 {
+		m.free(pick())
+		m.verify()
+	}
+	st := m.a.Stats()
+	require.Zero(t, st.Reserved)
+	require.Zero(t, st.Regions)
+	require.Empty(t, st.Classes)
+	_, err := m.a.Alloc(1)
+	require.ErrorIs(t, err, ErrClosed)
 }
 
 // sharesMemory reports whether regions are memory files.

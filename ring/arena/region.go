@@ -32,8 +32,8 @@ func (r *Region) ID() uint64 { return r.id }
 // nil.
 func (r *Region) File() *os.File { return r.mem.File() }
 
-// Size returns the size of the region in bytes. What passes descriptors on needs it: those
-// who open the region know what to expect.
+// Size returns the size of the region in bytes. It is what the file has, so those who open
+// it can be told what to expect.
 func (r *Region) Size() int { return r.size }
 
 // createMemory makes a memory file. Tests replace it.

@@ -11,7 +11,8 @@ import (
 )
 
 // Create makes memory of size bytes that only this process, by this mapping, can write from
-// now on. All of it is allocated and zero. The name shows in /proc, and nowhere else.
+// now on. All of it is allocated and zero. The name, of up to 200 bytes, shows in /proc and
+// nowhere else.
 //
 // Errors are a [*SizeError] for a size below 1, wrap [ErrUnsupported] on a system without
 // sealed memory or [ErrNoHugePages] if [HugePages] asks for more than there are, or wrap the
