@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 	"github.com/tandemipc/tandem/ring/sealed"
 )
 
@@ -112,13 +112,13 @@ func sweep(what string) error {
 	case "files":
 		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
 		for free := range 5 {
-			limits = append(limits, func() uint64 { return drivertest.FilesFor(free) })
+			limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
 		}
 	case "address space":
 		resource, want = unix.RLIMIT_AS, unix.ENOMEM
 		// What Go may map for itself meanwhile comes on top.
 		for more := uint64(32 << 20); more < 32<<20+3*large; more += 16 << 20 {
-			limits = append(limits, func() uint64 { return drivertest.AddressSpace() + more })
+			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
 		}
 	case "file size":
 		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
@@ -126,13 +126,13 @@ func sweep(what string) error {
 			limits = append(limits, func() uint64 { return limit })
 		}
 	}
-	base := drivertest.NewBaseline()
+	base := leaktest.NewBaseline()
 	refused, made := 0, 0
 	for _, limit := range limits {
 		a := New(Options{})
 		limit := limit()
 		var errs [3]error
-		if err := drivertest.UnderLimit(resource, limit, func() {
+		if err := leaktest.UnderLimit(resource, limit, func() {
 			for i, n := range []int{100, large, maxSmall} {
 				var b *Block
 				if b, errs[i] = a.Alloc(n); b != nil {
