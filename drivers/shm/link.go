@@ -31,6 +31,8 @@ type link struct {
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
 
+	sentFiles uint32 // that were passed so far; guarded by send
+
 	out controlWriter
 	in  controlReader
 
@@ -88,9 +90,19 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 	if end := l.end.Load(); end != nil {
 		return *end
 	}
+	if f.Attached != nil {
+		own := f.Handles
+		defer func() { f.Handles = own }()
+		if err := l.attach(ctx, f); err != nil {
+			return err
+		}
+	}
 	header := f.AppendHeader(l.header[:0])
 	err := l.producer.Send(ctx, f.Tag(), header, f.Payload)
 	if err != nil {
+		if f.Attached != nil {
+			l.unattach(f)
+		}
 		return l.failed(err, len(header)+len(f.Payload))
 	}
 	return nil
@@ -109,8 +121,19 @@ func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, er
 	defer l.producer.Publish()
 	for i := range frames {
 		f := &frames[i]
+		if f.Attached != nil {
+			own := f.Handles
+			defer func() { f.Handles = own }()
+			l.producer.Publish()
+			if err := l.attach(ctx, f); err != nil {
+				return i, err
+			}
+		}
 		header := f.AppendHeader(l.header[:0])
 		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
+			if f.Attached != nil {
+				l.unattach(f)
+			}
 			return i, l.failed(err, len(header)+len(f.Payload))
 		}
 	}
@@ -189,6 +212,12 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 		if err := f.Parse(m.Tag, m.Data); err != nil {
 			l.finish(err)
 			return false, err
+		}
+		if f.Handles != nil {
+			if err := l.detach(f); err != nil {
+				l.finish(err)
+				return false, err
+			}
 		}
 		f.Owned = m.Owned
 		// Where frames come one at a time, this look would cost a cache miss.

@@ -1,0 +1,89 @@
+package shm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+var _ drivers.Sharer = (*link)(nil)
+
+// Shares implements [drivers.Sharer].
+func (l *link) Shares() (buffers, files bool) { return false, true }
+
+// attach passes what is attached to f, and appends its handles. The caller holds the lock of the
+// senders, and has published all earlier frames, since the peer may have to take them first. If it
+// fails nothing is left to undo.
+func (l *link) attach(ctx context.Context, f *drivers.Frame) error {
+	err := l.attachFiles(ctx, f)
+	if err != nil {
+		l.unattach(f)
+	}
+	return err
+}
+
+// attachFiles passes the files of f.
+func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {
+	for i := range f.Attached.Files {
+		what := &f.Attached.Files[i]
+		file := what.What.File()
+		if file == nil {
+			return ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a File is sent after Take or Close")
+		}
+		if err := l.sendControl(ctx, controlFile, l.sentFiles, 0, file); err != nil {
+			return err
+		}
+		h := drivers.Handle{Number: what.Number, Place: l.sentFiles, Region: drivers.FileRegion}
+		f.Handles = h.Append(f.Handles)
+		l.sentFiles++
+	}
+	return nil
+}
+
+// unattach undoes attach for a frame that was not sent.
+func (l *link) unattach(f *drivers.Frame) {
+	var files []uint32
+	_ = f.Files(func(h drivers.Handle) error { // which are ours
+		files = append(files, h.Place)
+		return nil
+	})
+	l.dropFiles(files)
+}
+
+// detach makes what the handles of f name its attachments. If it fails the peer has broken the
+// protocol, or the link has ended.
+func (l *link) detach(f *drivers.Frame) error {
+	var a ipc.Attachments
+	if err := f.Files(func(h drivers.Handle) error { return l.takeFile(&a, h) }); err != nil {
+		a.Release()
+		return err
+	}
+	if !a.Empty() {
+		f.Attached = &a
+	}
+	return nil
+}
+
+// takeFile adds the file that h names to a.
+func (l *link) takeFile(a *ipc.Attachments, h drivers.Handle) error {
+	in := &l.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	has := func() bool { return in.files.find(h.Place) >= 0 }
+	if !has() {
+		l.catchUp(has)
+	}
+	f, ok := in.files.take(h.Place)
+	switch end := l.end.Load(); {
+	case !ok && end != nil:
+		return *end
+	case !ok:
+		return fmt.Errorf("%w: shm: a frame names file %d, which has not come or was taken", ipc.ErrProtocol, h.Place)
+	}
+	if in.full {
+		l.catchUp(nil) // there is room again, and nobody else knows
+	}
+	return drivers.TakeFile(a, h, f.file, f.missing)
+}
