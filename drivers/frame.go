@@ -197,7 +197,7 @@ func (f *Frame) Parse(tag byte, body []byte) error {
 		f.Meta = nil
 	}
 	if f.Handles != nil {
-		f.Handles, f.Inline = nil, 0
+		f.Handles, f.Inline, f.Attached = nil, 0, nil
 	}
 	if tag&^(tagKind|tagMethod|tagExtension) != 0 {
 		return frameError(tag, body, "reserved bits of the tag are set")

@@ -80,6 +80,12 @@ func (a *Attachments) AddFile(number uint64, f File) {
 	a.Files = append(a.Files, Attached[File]{Number: number, What: f})
 }
 
+// AddLostFile is AddFile for a file that could not be taken. A message that names it is not
+// decoded, but fails with why.
+func (a *Attachments) AddLostFile(number uint64, why error) {
+	a.Files = append(a.Files, Attached[File]{Number: number, What: File{&fileHolder{lost: why}, lastID.Add(1)}})
+}
+
 // Empty reports whether there is none. a may be nil.
 func (a *Attachments) Empty() bool { return a == nil || len(a.Buffers)+len(a.Files) == 0 }
 
@@ -264,6 +270,9 @@ func (a *Attachments) resolveFile(f *File) error {
 		for i := range a.Files {
 			if a.Files[i].Number == f.id {
 				a.Files[i].used = true
+				if lost := a.Files[i].What.h.lost; lost != nil {
+					return lost
+				}
 				*f = a.Files[i].What
 				return nil
 			}

@@ -20,7 +20,10 @@ type File struct {
 	id uint64
 }
 
-type fileHolder struct{ file atomic.Pointer[os.File] }
+type fileHolder struct {
+	file atomic.Pointer[os.File]
+	lost error // why there never was one
+}
 
 // NewFile returns f as what can be sent. f stays the caller's, and has to be open until the message
 // was sent. It panics if f is nil.

@@ -8,33 +8,89 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
+var _ drivers.Sharer = (*link)(nil)
+
 // Shares implements [drivers.Sharer].
-func (l *link) Shares() (buffers, files bool) { return true, false }
+func (l *link) Shares() (buffers, files bool) { return true, true }
 
-// attach passes what is attached to a frame.
-func (l *link) attach(ctx context.Context, f *drivers.Frame) error { return l.attachBuffers(ctx, f) }
-
-// unattach takes back what is attached to a frame that was not sent.
-func (l *link) unattach(f *drivers.Frame) { l.unattachBuffers(f) }
-
-// detach takes what is attached to a frame that has come.
-func (l *link) detach(f *drivers.Frame) error {
-	list := f.Handles
-	f.Attached = new(ipc.Attachments)
-	for len(list) > 0 {
-		h, rest, err := drivers.NextHandle(list)
-		if err == nil && len(f.Attached.Buffers) == ipc.MaxBuffers {
-			err = fmt.Errorf("%w: shm: a frame with more than %d buffers", ipc.ErrProtocol, ipc.MaxBuffers)
+// attachFiles passes the files of f, and appends their handles. The caller holds the lock of the
+// senders, and has published all earlier frames, since the peer may have to take them first.
+func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {
+	for i := range f.Attached.Files {
+		what := &f.Attached.Files[i]
+		file := what.What.File()
+		if file == nil {
+			return ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a File is sent after Take or Close")
 		}
-		if err == nil {
-			err = l.detachBuffer(&h, f.Attached)
+		if err := l.sendControl(ctx, controlFile, l.sentFiles, 0, file); err != nil {
+			return err
+		}
+		h := drivers.Handle{Number: what.Number, Place: l.sentFiles, Region: drivers.FileRegion}
+		f.Handles = h.Append(f.Handles)
+		l.sentFiles++
+	}
+	return nil
+}
+
+// unattach undoes attachBuffers and attachFiles for a frame that was not sent.
+func (l *link) unattach(f *drivers.Frame) {
+	var files []uint32
+	for list := f.Handles; len(list) > 0; { // which are ours
+		h, rest, err := drivers.NextHandle(list)
+		if err != nil {
+			break
+		}
+		if h.Region == drivers.FileRegion {
+			files = append(files, h.Place)
+		} else {
+			l.exports.undo(h.Place)
+		}
+		list = rest
+	}
+	l.dropFiles(files)
+}
+
+// detach makes what the handles of f name its attachments. If it fails the peer has broken the
+// protocol, or the link has ended, or this process is short of something.
+func (l *link) detach(f *drivers.Frame) error {
+	a := new(ipc.Attachments)
+	for list := f.Handles; len(list) > 0; {
+		h, rest, err := drivers.NextHandle(list)
+		switch {
+		case err != nil:
+		case h.Region == drivers.FileRegion:
+			err = l.takeFile(a, h)
+		default:
+			err = l.takeBuffer(a, &h)
 		}
 		if err != nil {
-			f.Attached.Release()
-			f.Attached = nil
+			a.Release()
 			return err
 		}
 		list = rest
 	}
+	f.Attached = a
 	return nil
+}
+
+// takeFile adds the file that h names to a.
+func (l *link) takeFile(a *ipc.Attachments, h drivers.Handle) error {
+	in := &l.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	has := func() bool { return in.files.find(h.Place) >= 0 }
+	if !has() {
+		l.catchUp(has)
+	}
+	f, ok := in.files.take(h.Place)
+	switch end := l.end.Load(); {
+	case !ok && end != nil:
+		return *end
+	case !ok:
+		return fmt.Errorf("%w: shm: a frame names file %d, which has not come or was taken", ipc.ErrProtocol, h.Place)
+	}
+	if in.full {
+		l.catchUp(nil) // there is room again, and nobody else knows
+	}
+	return drivers.TakeFile(a, h, f.file, f.missing)
 }

@@ -2,19 +2,22 @@ package shm
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// attachBuffers takes places for the buffers of a frame, and writes their handles.
+// attachBuffers takes places for the buffers of f, and appends their handles. It waits for places, so
+// it is called without the lock of the senders.
 func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
-	f.Handles = f.Attached.Space()
+	if f.Handles == nil {
+		f.Handles = f.Attached.Space()
+	}
 	for i := range f.Attached.Buffers {
 		b := &f.Attached.Buffers[i]
 		h, err := l.exports.attach(ctx, b.What)
 		if err != nil {
-			l.unattachBuffers(f)
 			if end := l.end.Load(); end != nil {
 				err = *end
 			}
@@ -26,21 +29,11 @@ func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
 	return nil
 }
 
-// unattachBuffers gives the places of a frame back that was not sent.
-func (l *link) unattachBuffers(f *drivers.Frame) {
-	for list := f.Handles; len(list) > 0; {
-		h, rest, err := drivers.NextHandle(list)
-		if err != nil {
-			break
-		}
-		l.exports.undo(h.Place)
-		list = rest
+// takeBuffer adds the buffer that h names to a.
+func (l *link) takeBuffer(a *ipc.Attachments, h *drivers.Handle) error {
+	if len(a.Buffers) == ipc.MaxBuffers {
+		return fmt.Errorf("%w: shm: a frame with more than %d buffers", ipc.ErrProtocol, ipc.MaxBuffers)
 	}
-	f.Handles = nil
-}
-
-// detachBuffer takes the buffer of a handle that has come.
-func (l *link) detachBuffer(h *drivers.Handle, a *ipc.Attachments) error {
 	b, err := l.imports.take(h)
 	if err != nil {
 		return err

@@ -131,7 +131,7 @@ func (l *link) writeControl(ctx context.Context, kind, index uint32, size uint64
 }
 
 // dropFiles tells the peer that no frame will name files that were sent to it. It does not block.
-func (l *link) dropFiles(indexes ...uint32) {
+func (l *link) dropFiles(indexes []uint32) {
 	w := &l.out
 	if len(indexes) == 0 {
 		return

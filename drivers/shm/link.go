@@ -31,6 +31,8 @@ type link struct {
 	claimed  int // bytes of the header of what is claimed
 	claimTag byte
 
+	sentFiles uint32 // that were passed so far; guarded by send
+
 	out controlWriter
 	in  controlReader
 
@@ -93,16 +95,19 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 
 // sendAttached is Send for a frame with attachments.
 func (l *link) sendAttached(ctx context.Context, f *drivers.Frame) error {
-	if err := l.attach(ctx, f); err != nil {
-		return err
+	own := f.Handles
+	err := l.attachBuffers(ctx, f)
+	if err == nil {
+		err = l.sendFrame(ctx, f)
 	}
-	err := l.sendFrame(ctx, f)
 	if err != nil {
 		l.unattach(f)
 	}
+	f.Handles = own
 	return err
 }
 
+// sendFrame sends a frame, and passes its files.
 func (l *link) sendFrame(ctx context.Context, f *drivers.Frame) error {
 	if !l.send.Lock(ctx, l.gone) {
 		return l.whyNot(ctx)
@@ -110,6 +115,11 @@ func (l *link) sendFrame(ctx context.Context, f *drivers.Frame) error {
 	defer l.send.Unlock()
 	if end := l.end.Load(); end != nil {
 		return *end
+	}
+	if f.Attached != nil {
+		if err := l.attachFiles(ctx, f); err != nil {
+			return err
+		}
 	}
 	header := f.AppendHeader(l.header[:0])
 	err := l.producer.Send(ctx, f.Tag(), header, f.Payload)
@@ -120,8 +130,35 @@ func (l *link) sendFrame(ctx context.Context, f *drivers.Frame) error {
 }
 
 // SendBatch implements [drivers.Link]. Nothing but plain stores lie between two frames,
-// so their cache misses overlap.
+// so their cache misses overlap. Frames with attachments are sent one by one.
 func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
+	for n < len(frames) {
+		plain := frames[n:]
+		for i := range plain {
+			if plain[i].Attached != nil {
+				plain = plain[:i]
+				break
+			}
+		}
+		sent, err := l.sendPlain(ctx, plain)
+		if n += sent; err != nil {
+			return n, err
+		}
+		if n < len(frames) {
+			if err := l.sendAttached(ctx, &frames[n]); err != nil {
+				return n, err
+			}
+			n++
+		}
+	}
+	return n, nil
+}
+
+// sendPlain is SendBatch for frames without attachments.
+func (l *link) sendPlain(ctx context.Context, frames []drivers.Frame) (n int, err error) {
+	if len(frames) == 0 {
+		return 0, nil
+	}
 	if !l.send.Lock(ctx, l.gone) {
 		return 0, l.whyNot(ctx)
 	}
@@ -132,16 +169,8 @@ func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, er
 	defer l.producer.Publish()
 	for i := range frames {
 		f := &frames[i]
-		if f.Attached != nil {
-			if err := l.attach(ctx, f); err != nil {
-				return i, err
-			}
-		}
 		header := f.AppendHeader(l.header[:0])
 		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
-			if f.Attached != nil {
-				l.unattach(f)
-			}
 			return i, l.failed(err, len(header)+len(f.Payload))
 		}
 	}
@@ -221,13 +250,13 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 			l.finish(err)
 			return false, err
 		}
-		f.Owned = m.Owned
 		if f.Handles != nil {
 			if err := l.detach(f); err != nil {
 				l.finish(err)
 				return false, err
 			}
 		}
+		f.Owned = m.Owned
 		// Where frames come one at a time, this look would cost a cache miss.
 		l.row++
 		f.More = l.row > 1 && l.consumer.Ready()

@@ -16,7 +16,7 @@ import (
 // not possible.
 func (l *link) combine(f *drivers.Frame) bool {
 	w := &l.writer
-	if len(f.Payload) > smallPayload || w.noCombine || w.stalled.Load() || l.end.Load() != nil {
+	if len(f.Payload) > smallPayload || f.Attached != nil || w.noCombine || w.stalled.Load() || l.end.Load() != nil {
 		return false
 	}
 	if f.Kind > drivers.KindCancel {

@@ -30,11 +30,11 @@ func FuzzStream(f *testing.F) {
 		f.Add(good, chunks)
 		f.Add(good[:len(good)-100], chunks)
 		f.Add(append(abandoned, good...), chunks)
-		f.Add(append(appendPrefix(nil, 8, byte(kindDetach)), make([]byte, 8)...), chunks)
-		f.Add(append(appendPrefix(nil, 9, byte(kindDetach)), make([]byte, 9)...), chunks)
-		f.Add(appendPrefix(nil, -1, 1), chunks)
-		f.Add(append(appendPrefix(nil, fuzzLimit, 2), make([]byte, 100)...), chunks)
-		f.Add(append(appendPrefix(nil, 0, 1), 1, 2, 3), chunks)
+		f.Add(append(appendPrefix(nil, 8, 0, byte(kindDetach)), make([]byte, 8)...), chunks)
+		f.Add(append(appendPrefix(nil, 9, 0, byte(kindDetach)), make([]byte, 9)...), chunks)
+		f.Add(appendPrefix(nil, -1, 0, 1), chunks)
+		f.Add(append(appendPrefix(nil, fuzzLimit, 0, 2), make([]byte, 100)...), chunks)
+		f.Add(append(appendPrefix(nil, 0, 0, 1), 1, 2, 3), chunks)
 		f.Add([]byte{8, 0, 0, 0, 1, 1, 0, 0}, chunks)
 	}
 	f.Fuzz(func(t *testing.T, stream, chunks []byte) {

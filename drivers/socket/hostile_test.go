@@ -52,8 +52,10 @@ var hostile = []struct {
 }{
 	{"too large", "a frame of 4294967295 bytes", prefix(1<<32-1, 1)},
 	{"one too large", "a frame of 2097153 bytes", prefix(2<<20+1, 1)},
-	{"reserved byte", "bytes 5 to 7 must be zero", append(prefix(8, 1, 1), make([]byte, 8)...)},
-	{"reserved end", "bytes 5 to 7 must be zero", append(prefix(8, 1, 0, 0, 0x80), make([]byte, 8)...)},
+	{"too many files", "byte 5 must be at most 16", append(prefix(8, 1, ipc.MaxFiles+1), make([]byte, 8)...)},
+	{"files that have not come", "a frame of 16 files comes with 0", append(prefix(8, 1, ipc.MaxFiles), make([]byte, 8)...)},
+	{"reserved byte", "bytes 6 and 7 must be zero", append(prefix(8, 1, 0, 1), make([]byte, 8)...)},
+	{"reserved end", "bytes 6 and 7 must be zero", append(prefix(8, 1, 0, 0, 0x80), make([]byte, 8)...)},
 	{"tag", "reserved bits of the tag", append(prefix(8, 0xc1), make([]byte, 8)...)},
 	{"no tx", "no room for tx", prefix(0, 1)},
 	{"short tx", "no room for tx", append(prefix(7, 1), make([]byte, 7)...)},

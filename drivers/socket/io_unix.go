@@ -15,21 +15,21 @@ var errAgain = errors.New("tandem: socket: would block")
 
 func supported() error { return nil }
 
-// recv reads what is there into b. At the end of the stream, whether the peer
-// closed it in good order or died, the error is io.EOF.
-func recv(fd int, b []byte) (int, error) {
+// recv reads what is there into b, and the control messages that came with it into oob. At the end of
+// the stream, whether the peer closed it in good order or died, the error is io.EOF.
+func recv(fd int, b, oob []byte) (n, oobn, flags int, err error) {
 	for {
-		n, err := unix.Read(fd, b)
+		n, oobn, flags, err = recvmsg(fd, b, oob)
 		switch {
 		case err == nil && n > 0:
-			return n, nil
+			return n, oobn, flags, nil
 		case err == nil:
-			return 0, io.EOF
+			return 0, 0, 0, io.EOF
 		case err == unix.EAGAIN:
-			return 0, errAgain
+			return 0, 0, 0, errAgain
 		case err == unix.EINTR:
 		default:
-			return 0, ended("read", err)
+			return 0, 0, 0, ended("read", err)
 		}
 	}
 }

@@ -87,6 +87,7 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 		return nil, fmt.Errorf("tandem: socket: %w", err)
 	}
 	widen(l.fd, socketBuffer)
+	l.reader.oob = make([]byte, rightsSize)
 	l.waiter.init(l)
 	l.writer.init(l)
 	return l, nil
@@ -117,6 +118,7 @@ func (l *link) Close() error {
 		return nil
 	}
 	// Not under fdMu: this waits for a Send in the netpoller, which wants fdMu.
+	l.reader.closeParcels() // nobody reads any more
 	if err := l.conn.Close(); err != nil {
 		return fmt.Errorf("tandem: socket: close the connection: %w", err)
 	}

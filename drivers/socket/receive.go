@@ -28,9 +28,15 @@ type reader struct {
 
 	// large is a frame that is too large for buf, of which got bytes have
 	// arrived; nil between such frames. Its tag is largeTag.
-	large    []byte
-	got      int
-	largeTag byte
+	large      []byte
+	got        int
+	largeTag   byte
+	largeFiles int // that it has
+
+	// parcels are the files that have come, for frames that were not returned yet. oob is where the
+	// system writes what they are.
+	parcels []parcel
+	oob     []byte
 
 	// err is why Next failed. It fails so ever after.
 	err error
@@ -113,6 +119,7 @@ func (l *link) Recycle([]byte) {}
 func (l *link) stop(err error) error {
 	l.reader.err = err
 	l.reader.buf, l.reader.large = nil, nil
+	l.reader.closeParcels()
 	l.reader.setComplete(true)
 	return err
 }
@@ -126,10 +133,15 @@ func (l *link) fill() error {
 		l.fdMu.RUnlock()
 		return l.finish(ipc.ErrDisconnected)
 	}
-	n, err := recv(l.fd, dst)
+	n, oobn, flags, err := recv(l.fd, dst, rd.oob)
 	l.fdMu.RUnlock()
 	if err != nil {
 		return err
+	}
+	if oobn > 0 || flags != 0 {
+		if err := rd.received(rd.oob[:oobn], flags); err != nil {
+			return l.finish(err)
+		}
 	}
 	if rd.large != nil {
 		rd.got += n
@@ -146,7 +158,7 @@ func (rd *reader) take(f *drivers.Frame, limit int) (ok, dropped bool, err error
 		if rd.w-rd.r < prefixSize {
 			return false, false, nil
 		}
-		size, tag, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
+		size, files, tag, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
 		if err != nil {
 			return false, false, err
 		}
@@ -164,11 +176,15 @@ func (rd *reader) take(f *drivers.Frame, limit int) (ok, dropped bool, err error
 				rd.detached.Store(true)
 				return false, true, nil
 			}
+			if err == nil && (files > 0 || ok && f.Handles != nil) {
+				err = rd.detach(f, files, ok)
+				ok = ok && err == nil
+			}
 			return ok, !ok && err == nil, err
 		}
 		// One exact allocation of what was agreed on; the rest of the frame is
 		// read right into it.
-		rd.large, rd.largeTag = make([]byte, need), tag
+		rd.large, rd.largeTag, rd.largeFiles = make([]byte, need), tag, files
 		rd.got = copy(rd.large, body)
 		rd.r += prefixSize + rd.got
 	}
@@ -178,6 +194,10 @@ func (rd *reader) take(f *drivers.Frame, limit int) (ok, dropped bool, err error
 	ok, err = parseFrame(f, rd.largeTag, rd.large, len(rd.large)-1)
 	f.Owned = true // nobody else knows of this memory
 	rd.large, rd.got = nil, 0
+	if err == nil && (rd.largeFiles > 0 || ok && f.Handles != nil) {
+		err = rd.detach(f, rd.largeFiles, ok)
+		ok = ok && err == nil
+	}
 	return ok, !ok && err == nil, err
 }
 
@@ -186,7 +206,7 @@ func (rd *reader) holdsFrame(limit int) bool {
 	if rd.w-rd.r < prefixSize {
 		return false
 	}
-	size, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
+	size, _, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit)
 	return err != nil || rd.w-rd.r >= wireSize(size)
 }
 
@@ -198,7 +218,7 @@ func (rd *reader) room(limit int) []byte {
 	}
 	need := minBuffer
 	if rd.w-rd.r >= prefixSize {
-		if size, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit); err == nil {
+		if size, _, _, err := parsePrefix(rd.buf[rd.r:rd.w], limit); err == nil {
 			need = max(need, wireSize(size)) // at most maxBuffer, or it would be large
 		}
 	}

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -42,6 +43,8 @@ type writer struct {
 	batch []byte
 	ends  []int
 
+	// files are to be passed with the first byte of the parts, if there are some.
+	files []*os.File
 	// parts are what is still to be written. err is how writing them ended.
 	parts [3][]byte
 	err   error
@@ -65,6 +68,15 @@ func (w *writer) unwritten() int { return len(w.parts[0]) + len(w.parts[1]) + le
 // already, the next Send makes the peer drop that part.
 func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 	w := &l.writer
+	var files []*os.File
+	if f.Attached != nil {
+		own := f.Handles
+		defer func() { f.Handles = own }()
+		var err error
+		if files, err = attach(f); err != nil {
+			return err
+		}
+	}
 	if err := l.fits(f); err != nil {
 		return err
 	}
@@ -86,14 +98,16 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 	head := append(w.scratch[:0], 0, 0, 0, 0, 0, 0, 0, 0)
 	head = f.AppendHeader(head)
 	size := len(head) - prefixSize + len(f.Payload)
-	appendPrefix(head[:0], size, f.Tag())
+	appendPrefix(head[:0], size, len(files), f.Tag())
 	end := goodEnd[:endSize(size)]
 	if len(f.Payload) <= smallPayload {
 		w.parts = [3][]byte{append(append(head, f.Payload...), end...)}
 	} else {
 		w.parts = [3][]byte{head, f.Payload, end}
 	}
+	w.files = files
 	err := l.writeAll(ctx)
+	w.files = nil
 	if n := w.unwritten(); err != nil && n < wireSize(size) {
 		if len(end) == 0 {
 			// No system is known to do this. The peer cannot be told to drop the frame.
@@ -102,6 +116,9 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 		w.abandoned = n
 	}
 	w.parts = [3][]byte{} // the payload is the caller's again
+	if refused, ok := err.(*passError); ok {
+		err = refused.error
+	}
 	return err
 }
 
@@ -129,7 +146,7 @@ const maxBatch = 64 << 10
 // SendBatch sends frames with as few writes as possible.
 func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
 	for n < len(frames) {
-		if len(frames[n].Payload) > smallPayload {
+		if f := &frames[n]; len(f.Payload) > smallPayload || f.Attached != nil {
 			err = l.Send(ctx, &frames[n])
 			if err == nil {
 				n++
@@ -152,7 +169,7 @@ func appendFrame(b []byte, f *drivers.Frame) []byte {
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 	b = f.AppendHeader(b)
 	size := len(b) - begin - prefixSize + len(f.Payload)
-	appendPrefix(b[:begin], size, f.Tag())
+	appendPrefix(b[:begin], size, 0, f.Tag())
 	b = append(b, f.Payload...)
 	return append(b, goodEnd[:endSize(size)]...)
 }
@@ -173,7 +190,7 @@ func (l *link) sendSmall(ctx context.Context, frames []drivers.Frame) (int, erro
 	b, ends := w.batch[:0], w.ends[:0]
 	for i := range frames {
 		f := &frames[i]
-		if len(f.Payload) > smallPayload || len(b) > maxBatch-drivers.MaxHeader-smallPayload {
+		if len(f.Payload) > smallPayload || f.Attached != nil || len(b) > maxBatch-drivers.MaxHeader-smallPayload {
 			break
 		}
 		if err := l.fits(f); err != nil {

@@ -9,7 +9,8 @@ import (
 )
 
 const (
-	// prefixSize is what precedes each frame: its size and tag, and zeros.
+	// prefixSize is what precedes each frame: its size, its tag, how many files come with it, and
+	// zeros.
 	prefixSize = 8
 
 	// wholeWrite is the most bytes that every system writes to a socket either
@@ -37,20 +38,20 @@ func endSize(size int) int {
 func wireSize(size int) int { return prefixSize + size + endSize(size) }
 
 // parsePrefix takes a prefix apart that a peer has sent.
-func parsePrefix(b []byte, limit int) (size int, tag byte, err error) {
+func parsePrefix(b []byte, limit int) (size, files int, tag byte, err error) {
 	word := binary.LittleEndian.Uint64(b)
 	n, tag := uint32(word), byte(word>>32)
-	if zeros := word >> 40; zeros != 0 {
-		return 0, 0, fmt.Errorf("%w: prefix of a frame is %#016x, bytes 5 to 7 must be zero", ipc.ErrProtocol, word)
+	if files = int(word >> 40); files > ipc.MaxFiles {
+		return 0, 0, 0, fmt.Errorf("%w: prefix of a frame is %#016x, byte 5 must be at most %d, bytes 6 and 7 must be zero", ipc.ErrProtocol, word, ipc.MaxFiles)
 	}
 	if uint64(n) > uint64(limit) {
-		return 0, 0, fmt.Errorf("%w: peer sends a frame of %d bytes, agreed were at most %d", ipc.ErrProtocol, n, limit)
+		return 0, 0, 0, fmt.Errorf("%w: peer sends a frame of %d bytes, agreed were at most %d", ipc.ErrProtocol, n, limit)
 	}
-	return int(n), tag, nil
+	return int(n), files, tag, nil
 }
 
-func appendPrefix(dst []byte, size int, tag byte) []byte {
-	return binary.LittleEndian.AppendUint64(dst, uint64(uint32(size))|uint64(tag)<<32)
+func appendPrefix(dst []byte, size, files int, tag byte) []byte {
+	return binary.LittleEndian.AppendUint64(dst, uint64(uint32(size))|uint64(tag)<<32|uint64(files)<<40)
 }
 
 // parseFrame makes f of a frame of size bytes and its end byte, if it has one. ok is

@@ -51,9 +51,13 @@ func (l *link) write() error {
 			w.err = l.finish(ipc.ErrDisconnected)
 			return w.err
 		}
-		n, err := send(l.fd, &w.parts)
+		n, err := w.send(l.fd)
 		l.fdMu.RUnlock()
 		if err != nil {
+			if _, refused := err.(*passError); refused {
+				w.err = err
+				return err
+			}
 			if err != errAgain {
 				err = l.failed(err, "")
 			}
@@ -72,6 +76,17 @@ func (l *link) write() error {
 	}
 	w.err = nil
 	return nil
+}
+
+// send writes what there is room for, and passes the files with it.
+func (w *writer) send(fd int) (n int, err error) {
+	if w.files == nil {
+		return send(fd, &w.parts)
+	}
+	if n, err = sendFiles(fd, &w.parts, w.files); err == nil {
+		w.files = nil
+	}
+	return n, err
 }
 
 // writeSlowly writes on whenever there is room, until all is written, ctx ends

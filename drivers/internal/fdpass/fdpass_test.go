@@ -95,7 +95,7 @@ func FuzzControlMessages(f *testing.F) {
 	odd[0] = byte(unix.CmsgLen(1)) // where the machine has the low byte first
 	f.Add(odd)
 	f.Fuzz(func(t *testing.T, oob []byte) {
-		fds, err := descriptors(oob)
+		fds, err := Descriptors(oob)
 		if err != nil {
 			require.Empty(t, fds)
 		}

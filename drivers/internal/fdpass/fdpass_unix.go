@@ -53,7 +53,7 @@ func Receive(fd uintptr, b []byte, most int) (n int, files []*os.File, lost bool
 		return 0, nil, false, os.NewSyscallError("recvmsg", err)
 	}
 	if oobn > 0 {
-		fds, err := descriptors(oob[:oobn])
+		fds, err := Descriptors(oob[:oobn])
 		for _, fd := range fds {
 			files = append(files, os.NewFile(uintptr(fd), "passed"))
 		}
@@ -93,7 +93,7 @@ func (r *Reader) Read(b []byte) (int, error) {
 // keep adds the files of control messages to Files, and closes those beyond maxFiles. It
 // returns how many there were.
 func (r *Reader) keep(oob []byte) (passed int, err error) {
-	fds, err := descriptors(oob)
+	fds, err := Descriptors(oob)
 	for _, fd := range fds {
 		if len(r.Files) == maxFiles {
 			_ = unix.Close(fd) // nobody has used it
@@ -104,8 +104,8 @@ func (r *Reader) keep(oob []byte) (passed int, err error) {
 	return len(fds), err
 }
 
-// descriptors returns the descriptors in control messages.
-func descriptors(oob []byte) (fds []int, err error) {
+// Descriptors returns the descriptors in control messages that the kernel has made.
+func Descriptors(oob []byte) (fds []int, err error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: parse a control message: %w", err)

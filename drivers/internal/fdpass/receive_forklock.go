@@ -20,7 +20,7 @@ func receive(fd int, b, oob []byte) (n, oobn, flags int, err error) {
 		}
 	}
 	if err == nil && oobn > 0 {
-		fds, _ := descriptors(oob[:oobn])
+		fds, _ := Descriptors(oob[:oobn])
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
 		}

@@ -61,11 +61,11 @@ var socketRows = onSocket(
 			_, _, err := p.control.WriteMsgUnix(ping, unix.UnixRights(fds...), nil)
 			p.sending.Unlock()
 			if err != nil {
-				return err
+				return nil // the link has ended
 			}
 		}
-		return p.probe()
-	}, serves: true, end: right},
+		return nil
+	}, end: protocol},
 	row{name: "stream: half closed", act: began(func(p *peer) { _ = p.control.CloseWrite() }), end: gone},
 	// Only who sends something after that is told.
 	row{name: "stream: closed for reading", act: began(func(p *peer) { _ = p.control.CloseRead() }), end: gone, also: []string{timeout}, either: true},

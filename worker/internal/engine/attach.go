@@ -92,11 +92,14 @@ func unpack(b, handles []byte, a *ipc.Attachments, owned bool) ([]byte, *ipc.Att
 		if err != nil {
 			return nil, a, err
 		}
+		if handles = next; h.Region == drivers.FileRegion {
+			continue // the link has brought it
+		}
 		if h.Size > rest || len(sizes) == ipc.MaxBuffers {
 			return nil, a, fmt.Errorf("%w: malformed frame: buffers of more bytes than it has, or too many", ipc.ErrProtocol)
 		}
 		rest -= h.Size
-		sizes, handles = append(sizes, h), next
+		sizes = append(sizes, h)
 	}
 	payload, b := b[:rest:rest], b[rest:]
 	if !owned {

@@ -205,15 +205,21 @@ func (s *Session) answer(f *drivers.Frame) {
 	}
 }
 
-// transmit sends an answer, or, if that is too large for the link, says so.
+// transmit sends an answer, or, if that is too large for the link or has a file that cannot be
+// passed, says so.
 func (s *Session) transmit(f *drivers.Frame) error {
 	err := s.link.Send(s.baseCtx, f)
 	if err == nil {
 		return nil
 	}
 	var tooLarge *ipc.SizeError
-	if errors.As(err, &tooLarge) {
-		e := ipc.Errorf(ipc.CodeResourceExhausted, "the response cannot be sent: %w", err)
+	refused := f.Attached != nil && s.baseCtx.Err() == nil && !errors.Is(err, ipc.ErrPeerGone) && !errors.Is(err, ipc.ErrDisconnected) && !errors.Is(err, ipc.ErrProtocol)
+	if refused || errors.As(err, &tooLarge) {
+		code := ipc.CodeInternal
+		if ipc.CodeOf(err) == ipc.CodeResourceExhausted {
+			code = ipc.CodeResourceExhausted
+		}
+		e := ipc.Errorf(code, "the response cannot be sent: %w", err)
 		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
 	}
 	return err

@@ -1,0 +1,60 @@
+package drivers
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// FileRegion is the region of a [Handle] that stands for an open file, which the link has carried
+// itself. Its place is the link's own business; it has neither offset nor size.
+const FileRegion = 0xffffffff
+
+// TakeFile adds the file that h stands for to a: f, which is a's from now on, or, if f is nil, why
+// it was lost. If h is none that a correct peer makes it closes f and fails.
+func TakeFile(a *ipc.Attachments, h Handle, f *os.File, lost error) error {
+	err := checkFile(a, h)
+	switch {
+	case err != nil:
+		if f != nil {
+			f.Close()
+		}
+	case f == nil:
+		a.AddLostFile(h.Number, lost)
+	default:
+		a.AddFile(h.Number, ipc.NewFile(f))
+	}
+	return err
+}
+
+func checkFile(a *ipc.Attachments, h Handle) error {
+	if h.Number == 0 || h.Region != FileRegion || h.Offset != 0 || h.Size != 0 {
+		return fmt.Errorf("%w: malformed frame: %+v is no handle of a file", ipc.ErrProtocol, h)
+	}
+	if len(a.Files) == ipc.MaxFiles {
+		return fmt.Errorf("%w: malformed frame: more than %d files", ipc.ErrProtocol, ipc.MaxFiles)
+	}
+	for i := range a.Files {
+		if a.Files[i].Number == h.Number {
+			return fmt.Errorf("%w: malformed frame: two files of number %d", ipc.ErrProtocol, h.Number)
+		}
+	}
+	return nil
+}
+
+// Files calls fn for each handle of a file in the handles of f, until that fails. It fails if
+// the handles are malformed.
+func (f *Frame) Files(fn func(Handle) error) error {
+	for list := f.Handles; len(list) > 0; {
+		h, rest, err := NextHandle(list)
+		if err == nil && h.Region == FileRegion {
+			err = fn(h)
+		}
+		if err != nil {
+			return err
+		}
+		list = rest
+	}
+	return nil
+}

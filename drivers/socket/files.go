@@ -1,0 +1,160 @@
+package socket
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// The files of a frame cross with its first byte, by one system call, and its prefix says how many
+// they are. So they come with the bytes that one read of the receiver returns, which are a parcel.
+// A frame with files takes the oldest parcel, also if its sender has abandoned it.
+
+var _ drivers.Sharer = (*link)(nil)
+
+// Shares implements [drivers.Sharer].
+func (l *link) Shares() (buffers, files bool) { return false, filesSupported }
+
+// parcel is what one read has brought.
+type parcel struct {
+	files []*os.File
+	lost  bool // some more, for which this process has no descriptor, or too many
+}
+
+func (p *parcel) close() {
+	for _, f := range p.files {
+		f.Close()
+	}
+}
+
+// maxParcels is how many parcels wait for their frames. A read ends where files come, and nothing is
+// read while there is a whole frame: so there are those of a frame of which a part has come, and,
+// with its rest, those of the next.
+const maxParcels = 2
+
+// attach returns the files that are to cross with f, and appends their handles to those of f.
+func attach(f *drivers.Frame) (files []*os.File, err error) {
+	for i := range f.Attached.Files {
+		what := &f.Attached.Files[i]
+		file := what.What.File()
+		if file == nil {
+			return nil, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a File is sent after Take or Close")
+		}
+		files = append(files, file)
+		h := drivers.Handle{Number: what.Number, Place: uint32(i), Region: drivers.FileRegion}
+		f.Handles = h.Append(f.Handles)
+	}
+	return files, nil
+}
+
+// passError says that the system does not pass the files of a frame. Nothing was sent.
+type passError struct{ error }
+
+func refusedFile(err error) error {
+	return process.Shortage(fmt.Errorf("tandem: socket: pass a file: %w", err))
+}
+
+// withDescriptors calls fn with the descriptors of files, which stay valid meanwhile.
+func withDescriptors(files []*os.File, fds []int, fn func(fds []int) error) error {
+	if len(fds) == len(files) {
+		return fn(fds)
+	}
+	raw, err := files[len(fds)].SyscallConn()
+	if err != nil {
+		return &passError{refusedFile(err)}
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = withDescriptors(files, append(fds, int(fd)), fn) }); err != nil {
+		return &passError{refusedFile(err)}
+	}
+	return inner
+}
+
+// received keeps the files that a read has brought.
+func (rd *reader) received(oob []byte, flags int) error {
+	p, err := parcelOf(oob, flags)
+	if err != nil {
+		p.close()
+		return err
+	}
+	if len(p.files) == 0 && !p.lost {
+		return nil
+	}
+	if len(rd.parcels) == maxParcels {
+		p.close()
+		return fmt.Errorf("%w: socket: files that no frame has", ipc.ErrProtocol)
+	}
+	rd.parcels = append(rd.parcels, p)
+	return nil
+}
+
+// nextParcel takes the oldest parcel out, if there is one.
+func (rd *reader) nextParcel() (p parcel, ok bool) {
+	if len(rd.parcels) == 0 {
+		return p, false
+	}
+	p = rd.parcels[0]
+	rd.parcels = rd.parcels[:copy(rd.parcels, rd.parcels[1:])]
+	return p, true
+}
+
+func (rd *reader) closeParcels() {
+	for {
+		p, ok := rd.nextParcel()
+		if !ok {
+			return
+		}
+		p.close()
+	}
+}
+
+// detach makes the oldest parcel the files of f, or closes it if the sender has abandoned f, so that
+// whole is false. n is how many files the prefix says.
+func (rd *reader) detach(f *drivers.Frame, n int, whole bool) error {
+	var p parcel
+	ok := true
+	if n > 0 {
+		p, ok = rd.nextParcel()
+	}
+	switch {
+	case !ok, len(p.files) > n, p.lost && len(p.files) >= n, !p.lost && len(p.files) < n:
+		p.close()
+		return fmt.Errorf("%w: socket: a frame of %d files comes with %d", ipc.ErrProtocol, n, len(p.files))
+	case !whole:
+		p.close()
+		return nil
+	}
+	var a ipc.Attachments
+	taken := 0
+	err := f.Files(func(h drivers.Handle) error {
+		if int(h.Place) != taken || taken == n {
+			return fmt.Errorf("%w: socket: a frame of %d files names file %d, after %d", ipc.ErrProtocol, n, h.Place, taken)
+		}
+		var file *os.File
+		var lost error
+		if taken < len(p.files) {
+			file = p.files[taken]
+		} else {
+			lost = refusedFile(os.NewSyscallError("recvmsg", syscall.EMFILE))
+		}
+		taken++
+		return drivers.TakeFile(&a, h, file, lost)
+	})
+	if err == nil && taken < n {
+		err = fmt.Errorf("%w: socket: a frame of %d files names %d", ipc.ErrProtocol, n, taken)
+	}
+	if err != nil {
+		a.Release()
+		p.files = p.files[min(taken, len(p.files)):]
+		p.close()
+		return err
+	}
+	if n > 0 {
+		f.Attached = &a
+	}
+	return nil
+}
