@@ -85,6 +85,7 @@ var walls = map[string][]string{
 
 	"ring/bulk": {},
 
+	"ipc/arrowipc":   {"ipc"},
 	"ipc/protocodec": {"ipc"},
 
 	"drivers":                   {"ipc"},
