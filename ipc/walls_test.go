@@ -117,7 +117,7 @@ var walls = map[string][]string{
 
 	// What a user could write.
 	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/pool", "bench/..."},
-	"examples/...": {"ipc", "drivers/...", "worker", "worker/pool", "examples/..."},
+	"examples/...": {"ipc", "ipc/arrowipc", "drivers/...", "worker", "worker/pool", "examples/..."},
 }
 
 // covers reports whether pattern, as in walls, stands for a package.

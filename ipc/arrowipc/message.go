@@ -176,8 +176,8 @@ func (m *message) parseBatch(t *flatbuffers.Table) {
 	for i := range n {
 		p := at + flatbuffers.UOffsetT(16*i)
 		x := node{toInt(t.GetInt64(p)), toInt(t.GetInt64(p + 8))}
-		if x.nulls > x.length {
-			broken("array %d has %d nulls of %d", i, x.nulls, x.length)
+		if x.nulls > x.length || x.length > max(math.MaxInt32, 8*m.body) {
+			broken("array %d has %d nulls of %d, in a body of %d bytes", i, x.nulls, x.length, m.body)
 		}
 		m.nodes = append(m.nodes, x)
 	}
