@@ -29,6 +29,8 @@ var (
 	echo = ipc.NewBidiStream[arrowipc.Item, arrowipc.Item]("test.echo")
 	// sum adds the numbers of the first column.
 	sum = ipc.NewClientStream[arrowipc.Item, int64]("test.sum")
+	// sumOne is sum as a call, of one batch.
+	sumOne = ipc.NewMethod[ipc.Buffer, int64]("test.sum_one")
 	// count sends batches of numbers below.
 	count = ipc.NewServerStream[int, arrowipc.Item]("test.count")
 	// tail is echo as a call.
@@ -37,6 +39,7 @@ var (
 	die = ipc.NewClientStream[arrowipc.Item, int64]("test.die")
 )
 
+// numbers is the schema of batches of numbers.
 var numbers = arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
 
 // makeNumbers returns a batch with n numbers from first on.
@@ -97,6 +100,14 @@ func serve() error {
 			rec.Release()
 		}
 		return total, nil
+	})
+	worker.Handle(s, sumOne, func(_ context.Context, b ipc.Buffer) (int64, error) {
+		rec, err := arrowipc.Decode(b, arrowipc.ReadOptions{})
+		if err != nil {
+			return 0, err
+		}
+		defer rec.Release()
+		return add(rec), nil
 	})
 	worker.HandleServerStream(s, count, func(ctx context.Context, batches int, out *ipc.Sender[arrowipc.Item]) error {
 		s, err := arrowipc.NewSender(arena, numbers, out)
