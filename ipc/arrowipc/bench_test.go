@@ -97,3 +97,51 @@ func benchmarkSum[C drivers.Channel](b *testing.B, driver drivers.Driver[C], rec
 		require.Equal(b, n*want, got)
 	})
 }
+
+// What a batch costs beside its bytes: encoding, decoding, and both as items of a stream.
+func BenchmarkSmallBatch(b *testing.B) {
+	arena := ipc.NewArena(ipc.ArenaOptions{})
+	rec := makeNumbers(0, 8)
+	defer rec.Release()
+	m, err := arrowipc.Encode(b.Context(), arena, rec)
+	require.NoError(b, err)
+	defer m.Release()
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			m, err := arrowipc.Encode(b.Context(), arena, rec)
+			if err != nil {
+				b.Fatal(err)
+			}
+			m.Release()
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			got, err := arrowipc.Decode(m, arrowipc.ReadOptions{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			got.Release()
+		}
+	})
+	b.Run("item", func(b *testing.B) {
+		b.ReportAllocs()
+		var p pipe
+		s, err := arrowipc.NewSender(arena, numbers, &p)
+		require.NoError(b, err)
+		r := arrowipc.NewReceiver(&p, arrowipc.ReadOptions{})
+		for b.Loop() {
+			if err := s.Send(b.Context(), rec); err != nil {
+				b.Fatal(err)
+			}
+			got, err := r.Receive(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			got.Release()
+			p.items = p.items[:0]
+		}
+	})
+}
