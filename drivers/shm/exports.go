@@ -345,7 +345,7 @@ func (e *exports) sweep() {
 	e.sweeper.Reset(e.pause)
 }
 
-// close lets go of all. The peer has ended, or does not count any more.
+// close lets go of all. The link has ended, and most likely the peer.
 func (e *exports) close() {
 	_ = e.lock.Lock(context.Background(), nil)
 	defer e.lock.Unlock()

@@ -82,6 +82,7 @@ func (l *link) finish(err error) {
 		close(l.gone)
 		l.producer.Interrupt(err)
 		l.Wake()
+		l.exports.telling.start(l.exports.close) // what the peer has had is free
 	})
 }
 
