@@ -33,6 +33,7 @@ func program() *suite.Program {
 			concurrentScenario(),
 			rateScenario(),
 			largeScenario(),
+			buffersScenario(),
 			spawnScenario(),
 			idleScenario(),
 			streamScenario(),

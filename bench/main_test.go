@@ -104,6 +104,14 @@ func TestScenarios(t *testing.T) {
 			require.Greater(t, r.RSS, int64(1<<20))
 			require.Positive(t, r.Threads)
 		}},
+		{"buffers", []string{"-sizes", "8,1Mi,2Mi"}, (1 + 3) + (1 + 2) + 3*(1+2) + 2*2 + 3, func(t *testing.T, r report.Result) {
+			trips := r.Mode == inPlace || r.Mode == bufferEcho || r.Mode == allocRelease
+			require.Equal(t, trips, r.P50 > 0, "round trips have latencies, and what passes a bandwidth")
+			require.Equal(t, trips, r.BytesPerS == 0)
+			if r.Subject == "socket" {
+				require.LessOrEqual(t, *r.Bytes, mostBySocket)
+			}
+		}},
 		{"spawn", nil, 3, nil},
 		{"idle", []string{"-callers", "3"}, 2, func(t *testing.T, r report.Result) {
 			require.Equal(t, 3, r.Callers)
@@ -233,7 +241,7 @@ func TestWorkerDies(t *testing.T) {
 		"-subjects cacheline-2 limit", "-subjects futex limit", "-subjects unix-echo limit",
 		"-subjects ring ring", "-subjects link path", "-subjects shm path", "-subjects shm interference", "-subjects ring -wait spin ring",
 		"-subjects shm -codec raw call", "-subjects shm -wait spin -codec raw call", "-subjects socket concurrent", "-subjects shm rate",
-		"-subjects socket large", "-subjects memcpy large", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm -callers 2 idle",
+		"-subjects socket large", "-subjects memcpy large", "-subjects shm buffers", "-subjects socket buffers", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm -callers 2 idle",
 	} {
 		t.Run(strings.ReplaceAll(args, " ", "_"), func(t *testing.T) {
 			before := children(t)

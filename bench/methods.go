@@ -104,6 +104,7 @@ func register(s *worker.Server) {
 	})
 	worker.Handle(s, idleHost, hostIdle)
 	registerStreams(s)
+	registerBuffers(s)
 	rings.Handle(s)
 	registerEnds(s)
 }

@@ -74,19 +74,6 @@ func planPath(o *suite.Options) (suite.Plan, error) {
 	}}, nil
 }
 
-// trips returns what makes one round trip after the other.
-func trips(ctx context.Context, op suite.Operation) func() error {
-	var seq uint64
-	return func() error {
-		op.Prepare(seq)
-		seq++
-		if err := op.Do(ctx); err != nil {
-			return err
-		}
-		return op.Check()
-	}
-}
-
 // recode measures what the codec takes for one call, of both sides together.
 func recode(_ context.Context, d time.Duration) (measure.Sample, error) {
 	var buf []byte

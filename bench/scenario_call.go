@@ -139,6 +139,19 @@ func rawLoad(w *suite.Worker, mode string, size, callers int) suite.Load {
 	}}
 }
 
+// trips returns what makes one round trip after the other.
+func trips(ctx context.Context, op suite.Operation) func() error {
+	var seq uint64
+	return func() error {
+		op.Prepare(seq)
+		seq++
+		if err := op.Do(ctx); err != nil {
+			return err
+		}
+		return op.Check()
+	}
+}
+
 // tickCall sends a tick by a method and gets it back.
 type tickCall struct {
 	method            *ipc.Method[tick, tick]

@@ -43,6 +43,13 @@ func targets() []report.Target {
 	megabyte := func(subject, mode string) report.Result {
 		return result("large", subject, mode, "raw", report.Result{Bytes: new(1 << 20), Callers: 1})
 	}
+	buffer := func(mode string, size int) report.Result {
+		return result(buffersName, shm.Name, mode, "raw", report.Result{Bytes: new(size), Callers: 1})
+	}
+	copiedAsBuffer := func(size int) report.Result {
+		return result(buffersName, memcpy, "", "raw", report.Result{Bytes: new(size), Callers: 1})
+	}
+	made := result(buffersName, arenaAlone, allocRelease, "", report.Result{Bytes: new(1 << 20)})
 	ringBatch := result("ring", rings.Copy, "", "", report.Result{Bytes: new(64), Batch: 128})
 	stalled := result("interference", shm.Name, besideBusy, "raw", report.Result{Bytes: new(64), Callers: 1})
 	computes := result("interference", shm.Name, "", "raw", report.Result{Bytes: new(64), Rate: fewCalls})
@@ -76,6 +83,12 @@ func targets() []report.Target {
 		{What: "ring, one way, 64 B, batches of 128", Unit: "/s", Bar: 30e6, Aim: 60e6, AtLeast: true, Figure: report.Of(ringBatch, measure.Sample.OpsPerSecond)},
 		{What: "1 MiB echo, shm over socket, bytes/s", Unit: "x", Bar: 3, Aim: 6, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, megabyte(shm.Name, inPlace), megabyte("socket", inPlace))},
 		{What: "1 MiB by Call and Handle over two copies there and two back", Unit: "x", Bar: 1.3, Aim: 1.1, Figure: report.Over(measure.Sample.Cost, megabyte(shm.Name, ""), megabyte(memcpy, thereAndBack))},
+		{What: "echo of a buffer, 1 MiB over 64 B", Unit: "x", Bar: 1.3, Aim: 1.05, Figure: report.Over(measure.Sample.Cost, buffer(bufferEcho, 1<<20), buffer(bufferEcho, 64))},
+		{What: "echo of a buffer of 64 B over a call in place with 64 B", Unit: "x", Bar: 2, Aim: 1.3, Figure: report.Over(measure.Sample.Cost, buffer(bufferEcho, 64), buffer(inPlace, 64))},
+		{What: "buffer of 1 MiB, filled and read, of memcpy's bandwidth", Unit: "x", Bar: 0.8, Aim: 0.95, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, buffer(bufferFilled, 1<<20), copiedAsBuffer(1<<20))},
+		{What: "the same, with two buffers in flight", Unit: "x", Bar: 0.8, Aim: 0.95, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, buffer(buffersPass, 1<<20), copiedAsBuffer(1<<20))},
+		{What: "buffer of 64 MiB, filled and read, of memcpy's bandwidth", Unit: "x", Bar: 0.8, Aim: 0.95, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, buffer(bufferFilled, 64<<20), copiedAsBuffer(64<<20))},
+		{What: "Alloc and Release of a buffer of 1 MiB", Unit: "ns", Bar: 150, Aim: 50, Figure: report.Of(made, measure.Sample.Cost)},
 		{What: "p99.9 over p50 of a hot raw call, 64 B", Unit: "x", Bar: 10, Aim: 3, Figure: report.Of(call, func(s measure.Sample) float64 { return s.P999() / s.P50() })},
 		{What: "p99 of calls while another handler on the link computes", Unit: "ns", Bar: 5e6, Aim: 0.5e6, Figure: report.Of(stalled, measure.Sample.P99)},
 		{What: "1000 idle workers: threads of the host", Bar: 40, Aim: 16, Figure: report.Of(idle, func(s measure.Sample) float64 { return float64(s.Host.Threads) })},

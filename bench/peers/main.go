@@ -156,6 +156,7 @@ func register(s *worker.Server) {
 		call.Reply(call.Request())
 		return nil
 	})
+	worker.Handle(s, answerBuffer, answerWithBuffer)
 	registerStreams(s)
 	rings.Handle(s)
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {

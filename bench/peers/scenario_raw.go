@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	rawLoaned  = "raw echo, loaned"
 	inPlace    = "call in place"
 	typedCall  = "typed call"
+	typedShare = "typed call, buffers"
 	fromIdle   = "typed call from idle"
 	eventIdle  = "event from idle"
 	echoIdle   = "raw echo from idle"
@@ -65,11 +67,11 @@ func rawScenario() suite.Scenario {
 			`publish-subscribe, whose loaned samples are not copied: only their ends are written. Copied out means that ` +
 			`both sides also copy what comes into memory of their own, as Call and Handle do. A typed call has ` +
 			`an answer that belongs to its request, from a handler: Call and Handle of Tandem, of which call in place ` +
-			`is CallInto and HandleInPlace, and request-response of iceoryx2. An event has no message. First come round ` +
+			`is CallInto and HandleInPlace, and request-response of iceoryx2; with buffers both sides make one, write its ends and send it by Call and Handle, as loaned samples are. An event has no message. First come round ` +
 			`trips, each timed by itself, with a reading of the clock in it, the same for all; then messages one way, until the ` +
 			`other side has said that all have arrived; last one operation per millisecond from idle. What spins takes ` +
 			`a processor on each side. Aeron also has its media driver, in the process that answers. Ratios are over ` +
-			`Aeron that spins, if it is there. With -quick more than 64 B are measured for the targets alone. Processor time of foreign programs is that of both, and their allocations ` +
+			`Aeron that spins, if it is there. More than 64 KiB, and with -quick more than 64 B, are measured for the targets alone. Processor time of foreign programs is that of both, and their allocations ` +
 			`are not counted.`,
 		Plan: planRaw,
 	}
@@ -80,10 +82,14 @@ const rawLeast = 16
 
 func planRaw(o *suite.Options) (suite.Plan, error) {
 	workers, bare, others := new(suite.Pool), new(rings.Pool), new(foreigners)
+	arena := ipc.NewArena(ipc.ArenaOptions{})
 	p := suite.Plan{Close: func() {
 		workers.Close()
 		bare.Close()
 		others.close()
+		if err := arena.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "close the arena of raw:", err)
+		}
 	}}
 	commands := make(map[string][]string)
 	for _, f := range foreignPrograms {
@@ -100,20 +106,22 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 	if err := ring.Supported(); err != nil {
 		p.Skipped = append(p.Skipped, err.Error())
 	}
-	sizes := []int{64, 4 << 10, 64 << 10}
+	const most = 64 << 10 // of what is measured of all
+	sizes := []int{64, 4 << 10, most, 1 << 20, 4 << 20}
 	for _, size := range suite.Given(o, o.Sizes, sizes, sizes) {
 		if size < rawLeast {
 			p.Skipped = append(p.Skipped, fmt.Sprintf("messages of %s: they hold a number of 8 B at each end", report.Size(size)))
 			continue
 		}
+		first, asked := len(p.Groups) == 0, len(o.Sizes) > 0
 		for _, f := range foreignPrograms {
-			if commands[f.name] != nil && size > f.most {
+			if commands[f.name] != nil && size > f.most && (asked || size <= most) {
 				p.Skipped = append(p.Skipped, fmt.Sprintf("%s with %s, which is more than it takes", f.name, report.Size(size)))
 			}
 		}
-		b := rawGroups{o: o, size: size, first: len(p.Groups) == 0, commands: commands, workers: workers, rings: bare, foreigners: others}
+		b := rawGroups{o: o, size: size, first: first, commands: commands, workers: workers, rings: bare, foreigners: others, arena: arena}
 		for _, g := range []suite.Group{b.trips(), b.oneWay(), b.idle()} {
-			if o.Quick && len(o.Sizes) == 0 && !b.first {
+			if !asked && (o.Quick && !first || size > most) {
 				g.Cases = slices.DeleteFunc(g.Cases, func(c suite.Case) bool { return !report.Needed(targets(), c.Result) })
 			}
 			// Ratios are over the first.
@@ -135,6 +143,7 @@ type rawGroups struct {
 	workers    *suite.Pool
 	rings      *rings.Pool
 	foreigners *foreigners
+	arena      *ipc.Arena // of the host's buffers
 }
 
 func (b *rawGroups) result(subject, mode, wait string) report.Result {
@@ -181,8 +190,11 @@ func (b *rawGroups) driver(g *suite.Group, way suite.Way, mode string, rate int,
 
 // operation is a call of Tandem.
 func (b *rawGroups) operation(w *suite.Worker, mode string) suite.Operation {
-	if mode != inPlace {
+	switch mode {
+	case typedCall:
 		return suite.NewEcho(driverClient{w}.Echo(0), b.size)
+	case typedShare:
+		return &bufferCall{to: w, arena: b.arena, size: b.size}
 	}
 	var response []byte
 	return suite.NewEcho(func(ctx context.Context, request []byte) ([]byte, error) {
@@ -192,7 +204,11 @@ func (b *rawGroups) operation(w *suite.Worker, mode string) suite.Operation {
 }
 
 func (b *rawGroups) load(w *suite.Worker, mode string) suite.Load {
-	return suite.Load{Worker: w, Callers: 1, Bytes: 2 * b.size, New: func(int) suite.Operation { return b.operation(w, mode) }}
+	bytes := 2 * b.size
+	if mode == typedShare {
+		bytes = 0 // none are moved
+	}
+	return suite.Load{Worker: w, Callers: 1, Bytes: bytes, New: func(int) suite.Operation { return b.operation(w, mode) }}
 }
 
 func (b *rawGroups) trips() (g suite.Group) {
@@ -204,7 +220,7 @@ func (b *rawGroups) trips() (g suite.Group) {
 		}
 	}
 	for _, way := range b.ways("spin", "adaptive") {
-		for _, mode := range []string{inPlace, typedCall} {
+		for _, mode := range []string{inPlace, typedCall, typedShare} {
 			b.driver(&g, way, mode, 0, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {
 				return b.load(w, mode).Run(ctx, d)
 			})

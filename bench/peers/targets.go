@@ -28,6 +28,9 @@ func targets() []report.Target {
 	idleEvent := paced(report.Result{Scenario: rawName, Subject: iceoryx2.name, Mode: eventIdle, Wait: "sleep", Callers: 1})
 
 	cost, speed := measure.Sample.Cost, measure.Sample.OpsPerSecond
+	shared := func(name string, size int) report.Target {
+		return report.Target{What: "Call and Handle with buffers, " + name + ", over iceoryx2's echo, loaned", Unit: "x", Bar: 2, Aim: 1.3, Figure: report.Over(cost, spins(shm.Name, typedShare, size), spins(iceoryx2.name, rawLoaned, size))}
+	}
 	return []report.Target{
 		{What: "stream of 64 B items over gRPC's over a Unix socket, items/s", Unit: "x", Bar: 50, Aim: 150, AtLeast: true, Figure: report.Over(speed, streamsResult(shm.Name, serverStream, "raw", 64), streamsResult(grpcPeer.name, serverStream, "raw", 64))},
 		{What: "ring echo, 64 B, over Aeron's echo", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(rings.Copy, rawEcho, 64), echo)},
@@ -35,6 +38,7 @@ func targets() []report.Target {
 		{What: "Call and Handle, 64 B, over Aeron's echo", Unit: "x", Bar: 2.5, Aim: 1.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64), echo)},
 		{What: "Call and Handle, 4 KiB, over Aeron's echo, copied out", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(shm.Name, typedCall, 4<<10), spins(aeron.name, rawCopied, 4<<10))},
 		{What: "Call and Handle, 64 KiB, over iceoryx2's echo, copied out", Unit: "x", Bar: 1.3, Aim: 0.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64<<10), spins(iceoryx2.name, rawCopied, 64<<10))},
+		shared("64 B", 64), shared("4 KiB", 4<<10), shared("1 MiB", 1<<20), shared("4 MiB", 4<<20),
 		{What: "ring one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 1), stream)},
 		{What: "ring one way, 64 B, in batches of 128, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 128), stream)},
 		{What: "Notify one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), 1), stream)},

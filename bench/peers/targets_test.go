@@ -49,6 +49,14 @@ var figures = map[string]float64{
 	"aeron spin raw echo, copied out 4096 0":     500,
 	"shm spin typed call 65536 0":                6000,
 	"iceoryx2 spin raw echo, copied out 65536 0": 5000,
+	"shm spin typed call, buffers 64 0":          200,
+	"iceoryx2 spin raw echo, loaned 64 0":        100,
+	"shm spin typed call, buffers 4096 0":        300,
+	"iceoryx2 spin raw echo, loaned 4096 0":      200,
+	"shm spin typed call, buffers 1048576 0":     600,
+	"iceoryx2 spin raw echo, loaned 1048576 0":   300,
+	"shm spin typed call, buffers 4194304 0":     400,
+	"iceoryx2 spin raw echo, loaned 4194304 0":   500,
 	"ring spin one way 64 1":                     8000,
 	"ring spin one way 64 128":                   9000,
 	"shm spin notifications in place 64 1":       1000,
@@ -92,18 +100,22 @@ func figure(r report.Result, state measure.State) measure.Sample {
 func TestTargets(t *testing.T) {
 	withForeign(t)
 	want := map[string][2]float64{ // near and far
-		"stream of 64 B items over gRPC's over a Unix socket, items/s":    {25, 25},
-		"ring echo, 64 B, over Aeron's echo":                              {1.5, 1050. / 1000},
-		"call in place, 64 B, over Aeron's echo":                          {3, 1200. / 1000},
-		"Call and Handle, 64 B, over Aeron's echo":                        {4, 1300. / 1000},
-		"Call and Handle, 4 KiB, over Aeron's echo, copied out":           {2, 1900. / 1400},
-		"Call and Handle, 64 KiB, over iceoryx2's echo, copied out":       {1.2, 6900. / 5900},
-		"ring one way, 64 B, one by one, over Aeron's, messages/s":        {4, 4},
-		"ring one way, 64 B, in batches of 128, over Aeron's, messages/s": {4.5, 4.5},
-		"Notify one way, 64 B, one by one, over Aeron's, messages/s":      {0.5, 0.5},
-		"Notify one way, 64 B, by Batch, over Aeron's, messages/s":        {1.5, 1.5},
-		"one call per ms from idle over iceoryx2's event":                 {1.5, 30900. / 20900},
-		"the same, processor time of both processes":                      {1.5 * 4 / 9, 30900. / 20900 * 4 / 9},
+		"stream of 64 B items over gRPC's over a Unix socket, items/s":      {25, 25},
+		"ring echo, 64 B, over Aeron's echo":                                {1.5, 1050. / 1000},
+		"call in place, 64 B, over Aeron's echo":                            {3, 1200. / 1000},
+		"Call and Handle, 64 B, over Aeron's echo":                          {4, 1300. / 1000},
+		"Call and Handle, 4 KiB, over Aeron's echo, copied out":             {2, 1900. / 1400},
+		"Call and Handle, 64 KiB, over iceoryx2's echo, copied out":         {1.2, 6900. / 5900},
+		"Call and Handle with buffers, 64 B, over iceoryx2's echo, loaned":  {2, 1100. / 1000},
+		"Call and Handle with buffers, 4 KiB, over iceoryx2's echo, loaned": {1.5, 1200. / 1100},
+		"Call and Handle with buffers, 1 MiB, over iceoryx2's echo, loaned": {2, 1500. / 1200},
+		"Call and Handle with buffers, 4 MiB, over iceoryx2's echo, loaned": {0.8, 1300. / 1400},
+		"ring one way, 64 B, one by one, over Aeron's, messages/s":          {4, 4},
+		"ring one way, 64 B, in batches of 128, over Aeron's, messages/s":   {4.5, 4.5},
+		"Notify one way, 64 B, one by one, over Aeron's, messages/s":        {0.5, 0.5},
+		"Notify one way, 64 B, by Batch, over Aeron's, messages/s":          {1.5, 1.5},
+		"one call per ms from idle over iceoryx2's event":                   {1.5, 30900. / 20900},
+		"the same, processor time of both processes":                        {1.5 * 4 / 9, 30900. / 20900 * 4 / 9},
 	}
 	require.Len(t, targets(), len(want))
 	for name, o := range map[string]*suite.Options{
@@ -131,7 +143,7 @@ func TestTargets(t *testing.T) {
 			})
 			v = report.Judge(targets(), sections)
 			require.Len(t, v.Asked, len(want))
-			require.Len(t, v.Judged, len(want)-3)
+			require.Len(t, v.Judged, len(want)-7)
 			for _, target := range v.Judged {
 				require.NotContains(t, target.What, "iceoryx2")
 			}
@@ -158,8 +170,12 @@ func TestQuickSizes(t *testing.T) {
 	}
 	full, quick := count(&suite.Options{}), count(&suite.Options{Quick: true})
 	require.Equal(t, full[64], quick[64])
-	require.Equal(t, 2, quick[4<<10])
+	require.Equal(t, 4, quick[4<<10])
 	require.Equal(t, 2, quick[64<<10])
+	for _, n := range []map[int]int{full, quick} {
+		require.Equal(t, 2, n[1<<20], "beyond 64 KiB for targets alone")
+		require.Equal(t, 2, n[4<<20])
+	}
 	require.Equal(t, full[4<<10], count(&suite.Options{Quick: true, Sizes: []int{64, 4 << 10}})[4<<10])
 }
 
