@@ -11,7 +11,7 @@ import (
 )
 
 // ProtocolVersion is the version of frames and hellos in this package.
-const ProtocolVersion = 4
+const ProtocolVersion = 5
 
 // helloMagic opens every hello: "TANDEM" and two bytes that text transfers break.
 const helloMagic = "TANDEM\r\n"

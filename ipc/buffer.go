@@ -24,6 +24,9 @@ import (
 // uses [Buffer.Retain]. A Buffer that is forgotten is released by the garbage collector
 // some time later, and reported.
 //
+// When the link over which a buffer has come ends, a maker that lives may use its memory again,
+// unless it is frozen. What a dead process has made stays as it is until it is released.
+//
 // Copies of a Buffer are the same holder. The zero Buffer holds nothing, has no bytes, and
 // may be sent. The methods of a Buffer may be called by any goroutine; Bytes must not be
 // used by anybody after Release.
