@@ -20,8 +20,8 @@ const (
 	alignment    = 64
 )
 
-// maxMetadata is the most bytes of metadata that a message may have. It takes some 100,000 columns.
-const maxMetadata = 16 << 20
+// maxMetadata is the most bytes of metadata that a message may have. That suffices for some 50,000 columns.
+const maxMetadata = 8 << 20
 
 func align(n int) int { return (n + alignment - 1) &^ (alignment - 1) }
 

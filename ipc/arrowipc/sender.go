@@ -32,7 +32,7 @@ const maxDictionaries = ipc.MaxBuffers - 1
 
 // NewSender returns a sender of batches of a schema, which lie in buffers of a, to out. It fails
 // for a schema that is another one when it has come through Arrow's IPC format, such as one with a
-// dictionary of dictionaries, and for one that takes more than 16 MiB.
+// dictionary of dictionaries, and for one that takes more than 8 MiB.
 func NewSender(a *ipc.Arena, schema *arrow.Schema, out ItemSender) (*Sender, error) {
 	s := &Sender{arena: a, schema: schema, out: out, sent: make(map[int64]arrow.Array)}
 	var err error
