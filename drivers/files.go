@@ -11,6 +11,24 @@ import (
 // itself. Its place is the link's own business; it has neither offset nor size.
 const FileRegion = 0xffffffff
 
+// A FileError says why a file of a frame could not be passed. The frame was not sent, and the link
+// is as good as before.
+type FileError struct{ Err error }
+
+func (e *FileError) Error() string { return "tandem: pass a file: " + e.Err.Error() }
+
+// Unwrap returns why.
+func (e *FileError) Unwrap() error { return e.Err }
+
+// OpenFile returns the open file of an attachment that is to be sent, or a [*FileError].
+func OpenFile(a *ipc.Attached[ipc.File]) (*os.File, error) {
+	f := a.What.File()
+	if f == nil {
+		return nil, &FileError{os.ErrClosed}
+	}
+	return f, nil
+}
+
 // TakeFile adds the file that h stands for to a: f, which is a's from now on, or, if f is nil, why
 // it was lost. If h is none that a correct peer makes it closes f and fails.
 func TakeFile(a *ipc.Attachments, h Handle, f *os.File, lost error) error {
