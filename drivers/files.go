@@ -3,6 +3,7 @@ package drivers
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -15,7 +16,9 @@ const FileRegion = 0xffffffff
 // is as good as before.
 type FileError struct{ Err error }
 
-func (e *FileError) Error() string { return "tandem: pass a file: " + e.Err.Error() }
+func (e *FileError) Error() string {
+	return "tandem: pass a file: " + strings.TrimPrefix(e.Err.Error(), "tandem: ")
+}
 
 // Unwrap returns why.
 func (e *FileError) Unwrap() error { return e.Err }
