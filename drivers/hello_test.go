@@ -68,9 +68,9 @@ func TestHelloRoundTrip(t *testing.T) {
 // The prelude is a promise to all versions, past and future.
 func TestHelloGolden(t *testing.T) {
 	b := encoded(t, drivers.Hello{Protocol: drivers.ProtocolVersion})
-	assert.Equal(t, "TANDEM\r\n\x04\x00\x01\x00", string(b[:12]))
+	assert.Equal(t, "TANDEM\r\n\x05\x00\x01\x00", string(b[:12]))
 	assert.Equal(t, len(b)-16, int(b[12])|int(b[13])<<8)
-	assert.Equal(t, "TANDEM\r\n\x04\x00\x02\x00\x03\x00\x00\x00why", string(drivers.AppendRefusal(nil, "why")))
+	assert.Equal(t, "TANDEM\r\n\x05\x00\x02\x00\x03\x00\x00\x00why", string(drivers.AppendRefusal(nil, "why")))
 }
 
 func TestHelloTooLarge(t *testing.T) {
@@ -111,7 +111,7 @@ func TestRefusal(t *testing.T) {
 
 func TestReady(t *testing.T) {
 	ready := drivers.AppendReady(nil)
-	assert.Equal(t, "TANDEM\r\n\x04\x00\x04\x00\x00\x00\x00\x00", string(ready))
+	assert.Equal(t, "TANDEM\r\n\x05\x00\x04\x00\x00\x00\x00\x00", string(ready))
 	r := bytes.NewReader(append(ready, "rest"...))
 	require.NoError(t, drivers.ReadReady(r))
 	rest, _ := io.ReadAll(r)

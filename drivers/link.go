@@ -13,7 +13,8 @@ import (
 type Link interface {
 	// Send sends one frame, and keeps neither f nor f.Payload. While the peer makes no room
 	// Send blocks, until ctx or the link ends. A frame larger than the agreed size is
-	// refused with an [*ipc.SizeError]. If Send fails the peer does not get the frame,
+	// refused with an [*ipc.SizeError], and one with a file that cannot be passed with a
+	// [*AttachError]. If Send fails the peer does not get the frame,
 	// except perhaps if the link has ended.
 	Send(ctx context.Context, f *Frame) error
 

@@ -389,17 +389,23 @@ func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
 	return errNoAttachments
 }
 
-// attach gives the item that was received last its attachments.
-func (r *Receiver[T]) attach(item *T) error {
+// attach gives the item that was received last its attachments, or releases them if err says that
+// it cannot be decoded.
+func (r *Receiver[T]) attach(item *T, err error) error {
 	st, ok := r.stream.(AttachedStream)
+	if !ok && err == nil {
+		err = errNoAttachments
+	}
 	if !ok {
-		return errNoAttachments
+		return err
 	}
 	a := st.Attachments()
 	if a == nil {
 		a = new(Attachments)
 	}
-	err := give(a, item)
+	if err == nil {
+		err = give(a, item)
+	}
 	if err != nil {
 		a.Release()
 	}

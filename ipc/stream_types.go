@@ -310,8 +310,9 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 		}
 		return item, r.notDecoded(err)
 	}
-	if item, err = Unmarshal[T](r.codec, b); err == nil && r.form == attached {
-		err = r.attach(&item)
+	item, err = Unmarshal[T](r.codec, b)
+	if r.form == attached {
+		err = r.attach(&item, err)
 	}
 	if err != nil {
 		return item, r.notDecoded(err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -40,7 +41,11 @@ var (
 	fileSink    = ipc.NewClientStream[parcel, int]("test.file_sink")    // looks at one item
 )
 
+// serveFilesHere registers further handlers on this system.
+var serveFilesHere = func(*worker.Server) {}
+
 func serveFiles(s *worker.Server) {
+	serveFilesHere(s)
 	worker.Handle(s, fileEcho, func(_ context.Context, f ipc.File) (ipc.File, error) { return f, nil })
 	worker.Handle(s, parcelEcho, func(_ context.Context, p parcel) (parcel, error) { return p, nil })
 	worker.Handle(s, parcelJSON, func(_ context.Context, p parcel) (parcel, error) { return p, nil })
@@ -85,9 +90,22 @@ func serveFiles(s *worker.Server) {
 	})
 }
 
+// diesOnce is followed by a path: the worker dies unless there is something.
+const diesOnce = "die once "
+
 // useFile does something with the file of a parcel, and leaves it to the library to close it,
 // unless it is to take it.
 func useFile(ctx context.Context, p parcel) (string, error) {
+	if path, ok := strings.CutPrefix(p.What, diesOnce); ok {
+		if _, err := p.File.File().WriteString("x"); err != nil {
+			return "", err
+		}
+		if _, err := os.Stat(path); err != nil {
+			_ = os.WriteFile(path, nil, 0o600)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			forever()
+		}
+	}
 	switch f := p.File.File(); p.What {
 	case "read":
 		b := make([]byte, 100)
@@ -161,7 +179,7 @@ func newProbe(t testing.TB) *probe {
 func (p *probe) requireClosed(t testing.TB) {
 	t.Helper()
 	p.own.Close()
-	require.NoError(t, p.other.SetReadDeadline(time.Now().Add(time.Minute)))
+	require.NoError(t, p.other.SetReadDeadline(time.Now().Add(probePatience)))
 	_, err := io.Copy(io.Discard, p.other)
 	require.NoError(t, err, "a process has kept the file")
 }
@@ -366,3 +384,5 @@ func TestFilesInMessages(t *testing.T) {
 		p.requireClosed(t)
 	})
 }
+
+const probePatience = time.Minute

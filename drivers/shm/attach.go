@@ -18,9 +18,9 @@ func (l *link) Shares() (buffers, files bool) { return true, true }
 func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {
 	for i := range f.Attached.Files {
 		what := &f.Attached.Files[i]
-		file := what.What.File()
-		if file == nil {
-			return ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a File is sent after Take or Close")
+		file, err := drivers.OpenFile(what)
+		if err != nil {
+			return err
 		}
 		if err := l.sendControl(ctx, controlFile, l.sentFiles, 0, file); err != nil {
 			return err

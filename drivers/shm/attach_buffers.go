@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -19,9 +20,12 @@ func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
 		h, err := l.exports.attach(ctx, b.What)
 		if err != nil {
 			if end := l.end.Load(); end != nil {
-				err = *end
+				return *end
 			}
-			return err
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return &drivers.AttachError{Err: process.Shortage(err)}
 		}
 		h.Number = b.Number
 		f.Handles = h.Append(f.Handles)

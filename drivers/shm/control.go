@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/sendlock"
@@ -123,11 +123,11 @@ func (l *link) writeControl(ctx context.Context, kind, index uint32, size uint64
 		return err
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 		return ctx.Err()
-	case process.HungUp(err), errors.Is(err, net.ErrClosed) && f == nil:
+	case process.HungUp(err):
 		l.finish(ipc.ErrPeerGone)
 		return *l.end.Load()
 	}
-	return process.Shortage(fmt.Errorf("tandem: shm: pass a file: %w", err))
+	return &drivers.AttachError{Err: process.Shortage(err)}
 }
 
 // dropFiles tells the peer that no frame will name files that were sent to it. It does not block.
@@ -245,7 +245,7 @@ func (l *link) takeRecord() error {
 	in.got, in.with, in.lost = 0, nil, false
 	var missing error // why there is no f
 	if needs && f == nil {
-		missing = process.Shortage(fmt.Errorf("tandem: shm: take a file that was passed: %w", os.NewSyscallError("recvmsg", syscall.EMFILE)))
+		missing = &drivers.AttachError{Err: process.Shortage(os.NewSyscallError("recvmsg", syscall.EMFILE))}
 	}
 	switch kind {
 	case controlRegion:

@@ -40,22 +40,15 @@ const maxParcels = 2
 func attach(f *drivers.Frame) (files []*os.File, err error) {
 	for i := range f.Attached.Files {
 		what := &f.Attached.Files[i]
-		file := what.What.File()
-		if file == nil {
-			return nil, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a File is sent after Take or Close")
+		file, err := drivers.OpenFile(what)
+		if err != nil {
+			return nil, err
 		}
 		files = append(files, file)
 		h := drivers.Handle{Number: what.Number, Place: uint32(i), Region: drivers.FileRegion}
 		f.Handles = h.Append(f.Handles)
 	}
 	return files, nil
-}
-
-// passError says that the system does not pass the files of a frame. Nothing was sent.
-type passError struct{ error }
-
-func refusedFile(err error) error {
-	return process.Shortage(fmt.Errorf("tandem: socket: pass a file: %w", err))
 }
 
 // withDescriptors calls fn with the descriptors of files, which stay valid meanwhile.
@@ -65,11 +58,11 @@ func withDescriptors(files []*os.File, fds []int, fn func(fds []int) error) erro
 	}
 	raw, err := files[len(fds)].SyscallConn()
 	if err != nil {
-		return &passError{refusedFile(err)}
+		return &drivers.AttachError{Err: err}
 	}
 	var inner error
-	if err := raw.Control(func(fd uintptr) { inner = withDescriptors(files, append(fds, int(fd)), fn) }); err != nil {
-		return &passError{refusedFile(err)}
+	if raw.Control(func(fd uintptr) { inner = withDescriptors(files, append(fds, int(fd)), fn) }) != nil {
+		return &drivers.AttachError{Err: os.ErrClosed} // which is what the error means
 	}
 	return inner
 }
@@ -139,7 +132,7 @@ func (rd *reader) detach(f *drivers.Frame, n int, whole bool) error {
 		if taken < len(p.files) {
 			file = p.files[taken]
 		} else {
-			lost = refusedFile(os.NewSyscallError("recvmsg", syscall.EMFILE))
+			lost = &drivers.AttachError{Err: process.Shortage(os.NewSyscallError("recvmsg", syscall.EMFILE))}
 		}
 		taken++
 		return drivers.TakeFile(&a, h, file, lost)

@@ -8,7 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/fdpass"
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -18,7 +20,7 @@ const filesSupported = true
 var rightsSize = unix.CmsgSpace(4 * ipc.MaxFiles)
 
 // sendFiles is send that passes files with the first byte. Where the system refuses them the error
-// is a *passError.
+// is a [*drivers.AttachError].
 func sendFiles(fd int, parts *[3][]byte, files []*os.File) (n int, err error) {
 	err = withDescriptors(files, make([]int, 0, ipc.MaxFiles), func(fds []int) error {
 		rights := unix.UnixRights(fds...)
@@ -32,7 +34,7 @@ func sendFiles(fd int, parts *[3][]byte, files []*os.File) (n int, err error) {
 				return errAgain
 			default:
 				if err = ended("sendmsg", err); err != io.EOF {
-					err = &passError{refusedFile(err)}
+					err = &drivers.AttachError{Err: process.Shortage(err)}
 				}
 				return err
 			}

@@ -116,9 +116,6 @@ func (l *link) Send(ctx context.Context, f *drivers.Frame) error {
 		w.abandoned = n
 	}
 	w.parts = [3][]byte{} // the payload is the caller's again
-	if refused, ok := err.(*passError); ok {
-		err = refused.error
-	}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -54,7 +55,7 @@ func (l *link) write() error {
 		n, err := w.send(l.fd)
 		l.fdMu.RUnlock()
 		if err != nil {
-			if _, refused := err.(*passError); refused {
+			if _, refused := err.(*drivers.AttachError); refused {
 				w.err = err
 				return err
 			}

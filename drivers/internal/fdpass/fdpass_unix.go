@@ -3,7 +3,6 @@
 package fdpass
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -37,9 +36,10 @@ func Pass(conn *net.UnixConn, b []byte, f *os.File) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var sendErr error
-	err = raw.Control(func(fd uintptr) { n, _, sendErr = conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil) })
-	return n, errors.Join(err, sendErr)
+	if raw.Control(func(fd uintptr) { n, _, err = conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil) }) != nil {
+		return 0, os.ErrClosed // which is what the error means
+	}
+	return n, err
 }
 
 // Receive reads once from the socket fd into b, without blocking, and returns the files that came

@@ -172,9 +172,14 @@ func (p *peer) run() error {
 	return p.linger()
 }
 
+// lingering keeps a peer from being collected, and with that its sockets from being closed, while
+// nothing but the honest side goes on.
+var lingering *peer
+
 // linger waits for the end: a hostile worker is ended by its honest host, and a hostile
 // host ends with its honest worker.
 func (p *peer) linger() error {
+	lingering = p
 	for {
 		time.Sleep(time.Hour)
 	}

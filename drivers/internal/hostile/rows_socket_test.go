@@ -49,22 +49,6 @@ var socketRows = onSocket(
 		}
 		return p.probe()
 	}, serves: true, end: right},
-	row{name: "stream: descriptors with each frame", act: began(func(p *peer) {
-		null, fds, err := manyDescriptors()
-		if err != nil {
-			panic(err)
-		}
-		defer null.Close()
-		ping := append(prefix(8, byte(drivers.KindPing)), make([]byte, 8)...)
-		for range 500 {
-			p.sending.Lock()
-			_, _, err := p.control.WriteMsgUnix(ping, unix.UnixRights(fds...), nil)
-			p.sending.Unlock()
-			if err != nil {
-				return // the link has ended
-			}
-		}
-	}), end: protocol},
 	row{name: "stream: half closed", act: began(func(p *peer) { _ = p.control.CloseWrite() }), end: gone},
 	// Only who sends something after that is told.
 	row{name: "stream: closed for reading", act: began(func(p *peer) { _ = p.control.CloseRead() }), end: gone, also: []string{timeout}, either: true},

@@ -263,8 +263,9 @@ func (s *Session) send(ctx context.Context, c *sendContext, timeout time.Duratio
 // ended, that is the session's error, which says more.
 func (s *Session) whyUnsent(ctx context.Context, err error) error {
 	var tooLarge *ipc.SizeError
+	var file *drivers.AttachError
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.As(err, &tooLarge), errors.As(err, &file):
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()

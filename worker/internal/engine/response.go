@@ -213,8 +213,8 @@ func (s *Session) transmit(f *drivers.Frame) error {
 		return nil
 	}
 	var tooLarge *ipc.SizeError
-	refused := f.Attached != nil && s.baseCtx.Err() == nil && !errors.Is(err, ipc.ErrPeerGone) && !errors.Is(err, ipc.ErrDisconnected) && !errors.Is(err, ipc.ErrProtocol)
-	if refused || errors.As(err, &tooLarge) {
+	var file *drivers.AttachError
+	if errors.As(err, &file) || errors.As(err, &tooLarge) {
 		code := ipc.CodeInternal
 		if ipc.CodeOf(err) == ipc.CodeResourceExhausted {
 			code = ipc.CodeResourceExhausted

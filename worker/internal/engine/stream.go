@@ -155,6 +155,9 @@ func (st *Stream) init(window int64) {
 func (st *Stream) finish(err error, drop bool) bool {
 	st.mu.Lock()
 	if st.over {
+		if drop && st.in.holdsAttached() {
+			st.in.drop(st.session)
+		}
 		st.mu.Unlock()
 		return false
 	}

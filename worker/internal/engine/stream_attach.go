@@ -34,9 +34,7 @@ func (st *Stream) SendAttached(ctx context.Context, item []byte, a *ipc.Attachme
 
 // Attachments implements [ipc.AttachedStream].
 func (st *Stream) Attachments() *ipc.Attachments {
-	a := st.in.attached
-	st.in.attached = nil
-	return a
+	return st.in.attached.Swap(nil)
 }
 
 // takeAttached takes the attachments of the present chunk, and returns the item without those that
@@ -44,14 +42,15 @@ func (st *Stream) Attachments() *ipc.Attachments {
 func (st *Stream) takeAttached(item []byte) ([]byte, error) {
 	in := &st.in
 	with := in.current.with
-	in.current.with, in.attached = nil, with.attached
-	if len(with.handles) == 0 || st.session.shares.buffers {
-		return item, nil
+	in.current.with = nil
+	a := with.attached
+	if len(with.handles) > 0 && !st.session.shares.buffers {
+		var err error
+		if item, a, err = unpack(item, with.handles, a, false); err != nil {
+			a.Release()
+			return nil, st.broken(err)
+		}
 	}
-	item, a, err := unpack(item, with.handles, in.attached, false)
-	in.attached = a
-	if err != nil {
-		return nil, st.broken(err)
-	}
+	in.attached.Store(a)
 	return item, nil
 }

@@ -34,13 +34,15 @@ type streamIn struct {
 	lastMeta *drivers.Metadata // that came with the end, or nil
 
 	// Of the goroutine that receives.
-	taken     int64            // bytes that were read in all
-	current   *chunk           // that is being read, or nil
-	attached  *ipc.Attachments // of the item that was read last, or nil
-	rest      []byte           // of current, if that holds many items
-	assembled []byte           // pieces of an item
+	taken     int64  // bytes that were read in all
+	current   *chunk // that is being read, or nil
+	rest      []byte // of current, if that holds many items
+	assembled []byte // pieces of an item
 	frame     drivers.Frame
 	grant     [8]byte
+
+	// attached are of the item that was read last, if nobody has taken them; or nil.
+	attached atomic.Pointer[ipc.Attachments]
 }
 
 // chunk is the payload of one or more frames with items.
@@ -166,19 +168,33 @@ func (in *streamIn) drop(s *Session) {
 		c.free(s)
 	}
 	in.chunks, in.first = nil, 0
+	in.releaseLast()
+}
+
+// releaseLast releases the attachments of the item that was read last, unless they were taken.
+func (in *streamIn) releaseLast() {
+	if in.attached.Load() != nil {
+		in.attached.Swap(nil).Release()
+	}
+}
+
+// holdsAttached reports whether something that has come has attachments. st.mu is held.
+func (in *streamIn) holdsAttached() bool {
+	return in.attached.Load() != nil || slices.ContainsFunc(in.chunks[in.first:], func(c *chunk) bool { return c.with != nil })
 }
 
 // Receive implements [ipc.Stream].
 func (st *Stream) Receive(ctx context.Context) ([]byte, error) {
 	in := &st.in
-	if in.attached != nil {
-		in.attached.Release()
-		in.attached = nil
-	}
+	in.releaseLast()
 	for len(in.rest) == 0 {
 		item, whole, err := st.next(ctx)
 		if whole && err == nil && in.current.with != nil {
 			return st.takeAttached(item)
+		}
+		if err != nil && in.current != nil && in.current.with != nil { // of an item that is broken
+			in.current.with.attached.Release()
+			in.current.with = nil
 		}
 		if whole || err != nil {
 			return item, err
