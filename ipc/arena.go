@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,8 +115,7 @@ func (a *Arena) wait(ctx context.Context, n int, err error) (*arena.Block, error
 }
 
 // reclaim makes all links that have buffers of the arena look at what their peers have released.
-// It returns how many they have still.
-func (a *Arena) reclaim() (held int) {
+func (a *Arena) reclaim() {
 	a.mu.Lock()
 	users := make(map[RegionUser]bool)
 	for _, r := range a.regions {
@@ -124,9 +125,8 @@ func (a *Arena) reclaim() (held int) {
 	}
 	a.mu.Unlock()
 	for u := range users {
-		held += u.Reclaim()
+		u.Reclaim()
 	}
-	return held
 }
 
 // Trim gives all memory without buffers back to the system.
@@ -151,23 +151,51 @@ type ArenaStats struct {
 	// of Reserved are not used.
 	Buffers    int
 	Used, Free int64
-	// Sent is how often other processes have a buffer that they have not released. A buffer
-	// that two of them have counts twice.
-	Sent int
+	// Holders are the processes that have been sent buffers and have not released all.
+	Holders []ArenaHolder
 	// Oldest is how long ago the oldest buffer was made, to a second. 0 means that there is none.
 	Oldest time.Duration
 	// Forgotten is how many buffers nobody has released, before the garbage collector did.
 	Forgotten uint64
 }
 
-// Stats returns what the arena has.
+// ArenaHolder is a process that has buffers of an arena.
+type ArenaHolder struct {
+	// PID is its process id, as it knows it itself.
+	PID int
+	// Buffers is how many it has. One that was sent twice, and not released once, counts twice.
+	Buffers int
+}
+
+// Stats returns what the arena has. It looks at what receivers have released, and may wait for a
+// call that is being sent.
 func (a *Arena) Stats() ArenaStats {
-	sent := a.reclaim()
+	a.reclaim()
+	holders := a.holders()
 	s := a.arena.Stats()
 	return ArenaStats{
 		Limit: s.Limit, Reserved: s.Reserved, Regions: s.Regions, Buffers: s.Blocks, Used: s.Used, Free: s.Free,
-		Sent: sent, Oldest: s.Oldest, Forgotten: a.forgotten.Load(),
+		Holders: holders, Oldest: s.Oldest, Forgotten: a.forgotten.Load(),
 	}
+}
+
+// holders returns who has buffers, by their process ids.
+func (a *Arena) holders() (holders []ArenaHolder) {
+	a.mu.Lock()
+	regions := slices.Collect(maps.Values(a.regions))
+	a.mu.Unlock()
+	counts := make(map[int]int)
+	for _, r := range regions {
+		for _, u := range r.All() {
+			if pid, n := u.Held(r); n > 0 {
+				counts[pid] += n
+			}
+		}
+	}
+	for _, pid := range slices.Sorted(maps.Keys(counts)) {
+		holders = append(holders, ArenaHolder{pid, counts[pid]})
+	}
+	return holders
 }
 
 // arenaRegion is a region of an arena as others see it.

@@ -9,9 +9,16 @@ import (
 // a field of a message with the codecs [CBOR] and [JSON], or as the payload with [Raw]. The
 // receiver gets a descriptor of its own of what was opened.
 //
-// A sender keeps its file. A receiver takes the file out with Take, and then has to close that. The
-// files of a request that nobody has taken are closed when the handler has returned, and those of a
-// response when the caller has closed them. A message has at most [MaxFiles].
+// Who sends a request, a notification or an item keeps its file, and may close it when that was
+// sent. A handler that returns a file gives it away: the file is closed when the response was sent, or
+// could not be. A receiver takes the file out with Take, and then has to close that, or closes it with
+// Close. Those of a request that nobody has taken are closed when the handler has returned. A message
+// has at most [MaxFiles].
+//
+// A call fails with [os.ErrClosed] if a file was closed before it was sent, with [ErrExhausted] or
+// CodeResourceExhausted if a side has no descriptor left for it, and with [ErrUnsupported] where the
+// system or the driver passes no files. Nothing of the file is changed: it blocks, at either end, just if it did
+// before.
 //
 // Copies of a File are the same file. The zero File is none, and may be sent. The methods
 // may be called by any goroutine.

@@ -18,13 +18,15 @@ type Region interface {
 }
 
 // RegionUser is a link that has passed regions to its peer. Its methods are called by any
-// goroutine, and do not block.
+// goroutine. Dropped and Reclaim do not block; Held may wait for a sender.
 type RegionUser interface {
 	// Dropped says that a region has gone, of which nobody has a part any more.
 	Dropped(r Region)
-	// Reclaim releases what the peer has released. It returns how many buffers the peer has
-	// still.
-	Reclaim() (held int)
+	// Reclaim releases what the peer has released.
+	Reclaim()
+	// Held returns how many buffers in a region the peer has that it has not released, as far as
+	// is known, and the id of its process.
+	Held(r Region) (pid, buffers int)
 }
 
 // RegionUsers are the users of one region. The zero value is useful. It is safe for concurrent

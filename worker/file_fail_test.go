@@ -4,6 +4,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -191,7 +192,8 @@ var fileFates = map[string]func(t *testing.T, w client, p *probe){
 		for i := range 1000 { // some of which find no room, and are given up in all stages
 			in := p.parcelOf(string(make([]byte, (i%3)*30_000)), 1+i%ipc.MaxFiles)
 			if err := parcelEcho.Notify(expired(t, time.Millisecond), w, in); err != nil {
-				require.ErrorIs(t, err, context.DeadlineExceeded)
+				// The second is for those who may not have many files on their way.
+				require.True(t, errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ipc.ErrExhausted), "%v", err)
 				if failed++; failed == 30 {
 					break
 				}

@@ -13,7 +13,12 @@ import (
 )
 
 // mirror sends every frame back as it is.
-func (w *worker) mirror() error { return w.serve(w.send) }
+func (w *worker) mirror() error {
+	return w.serve(func(f drivers.Frame) {
+		f.Handles = nil // which are of this direction
+		w.send(f)
+	})
+}
 
 // echo answers requests, on as many goroutines as the script says.
 func (w *worker) echo() error {

@@ -54,6 +54,7 @@ func TestDriver[C drivers.Channel, D interface {
 		{"Frames", frameCases},
 		{"Batch", batchCases},
 		{"Hold", holdCases},
+		{"Files", fileCases},
 		{"Pressure", pressureCases},
 		{"Wait", waitCases},
 		{"Close", closeCases},

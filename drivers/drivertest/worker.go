@@ -181,7 +181,10 @@ func (w *worker) listen() string {
 // serve hands what arrives to fn until the host ends the link, and fails if
 // the link ends in any other way.
 func (w *worker) serve(fn func(drivers.Frame)) error {
-	err := receiveAll(w.link, fn)
+	err := receiveAll(w.link, func(f drivers.Frame) {
+		fn(f)
+		f.Attached.Release()
+	})
 	if !ended(err) {
 		return fmt.Errorf("link ended with %v, want ErrPeerGone or ErrDisconnected", err)
 	}

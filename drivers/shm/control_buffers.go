@@ -12,7 +12,7 @@ import (
 // initBuffers makes the link ready for buffers.
 func (l *link) initBuffers() {
 	l.exports.lock.Init()
-	l.exports.gone = l.gone
+	l.exports.gone, l.exports.peer = l.gone, l.peer.PID
 	l.exports.pass = func(ctx context.Context, index uint32, size int, f *os.File) error {
 		return l.sendControl(ctx, controlRegion, index, uint64(size), f)
 	}

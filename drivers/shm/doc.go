@@ -20,8 +20,12 @@
 //	  |<== ready, or the reason why not ==>|
 //	  :                                    :
 //	  |<====== frames in two rings =======>|
+//	  |<= files that frames name, before ==>|
 //	  :                                    :
 //	  | end of file: the peer is gone      |
+//
+// What frames name and rings cannot carry, such as open files, crosses the control socket in records
+// of 16 bytes (control.go).
 //
 // # Trust
 //

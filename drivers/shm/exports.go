@@ -40,6 +40,7 @@ type exports struct {
 	pass   func(ctx context.Context, index uint32, size int, f *os.File) error
 	forget func(index uint32) error
 	gone   <-chan struct{} // closed when the link has ended
+	peer   int             // its process id
 
 	telling tellers // tell the peer of regions that have gone, and of acks
 
@@ -51,7 +52,7 @@ type exports struct {
 	free    []uint32 // places
 	sent    []uint32 // places that are used, in the order of their use; from first on
 	first   int
-	regions map[ipc.Region]uint32
+	regions map[ipc.Region]*exportedRegion
 	stops   []func()   // by the index of the region: takes its notification back
 	unused  []uint32   // indices of regions that have gone
 	spill   *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
@@ -64,8 +65,15 @@ var errTooManyRegions = errors.New("the buffers that the peer has lie in too man
 
 // export is a place.
 type export struct {
-	hold ipc.Buffer // zero if the place is free
-	use  uint64
+	hold   ipc.Buffer // zero if the place is free
+	region *exportedRegion
+	use    uint64
+}
+
+// exportedRegion is a region that the peer has.
+type exportedRegion struct {
+	index uint32
+	held  int // places with buffers in it
 }
 
 // attach takes a place for a buffer, and returns its handle without the number. It waits while
@@ -112,7 +120,7 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	if err != nil {
 		return h, false, err
 	}
-	index, err := e.regionOf(ctx, region)
+	passed, err := e.regionOf(ctx, region)
 	if err != nil {
 		hold.Release()
 		return h, false, err
@@ -126,7 +134,8 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 		e.places = append(e.places, export{})
 	}
 	p := &e.places[place]
-	p.hold = hold
+	p.hold, p.region = hold, passed
+	passed.held++
 	p.use++
 	if len(e.sent) == cap(e.sent) && e.first > len(e.sent)/2 {
 		e.sent = e.sent[:copy(e.sent, e.sent[e.first:])]
@@ -137,7 +146,7 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	if e.sweeper == nil || foreign && !e.foreign {
 		e.sweepLater(foreign)
 	}
-	return drivers.Handle{Place: place, Region: index, Offset: uint64(offset), Size: uint64(hold.Len())}, true, nil
+	return drivers.Handle{Place: place, Region: passed.index, Offset: uint64(offset), Size: uint64(hold.Len())}, true, nil
 }
 
 // shared returns a holder of the buffer, or of a copy if that does not lie in shared memory.
@@ -162,20 +171,20 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 	return hold, region, offset + at, nil
 }
 
-// regionOf returns the index of a region, and passes it to the peer if that does not have it. The
-// lock is held.
-func (e *exports) regionOf(ctx context.Context, r ipc.Region) (uint32, error) {
-	if index, ok := e.regions[r]; ok {
-		return index, nil
+// regionOf returns a region as the peer has it, and passes it to the peer if that does not have it
+// yet. The lock is held.
+func (e *exports) regionOf(ctx context.Context, r ipc.Region) (*exportedRegion, error) {
+	if passed, ok := e.regions[r]; ok {
+		return passed, nil
 	}
 	index := uint32(len(e.stops))
 	if n := len(e.unused); n > 0 {
 		index = e.unused[n-1]
 	} else if index == maxRegions {
-		return 0, &ipc.ExhaustedError{Resource: "regions of shared memory on one link", Limit: fmt.Sprintf("the most are %d", maxRegions), Err: errTooManyRegions}
+		return nil, &ipc.ExhaustedError{Resource: "regions of shared memory on one link", Limit: fmt.Sprintf("the most are %d", maxRegions), Err: errTooManyRegions}
 	}
 	if err := e.pass(ctx, index, r.Size(), r.File()); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if n := len(e.unused); n > 0 {
 		e.unused = e.unused[:n-1]
@@ -183,11 +192,12 @@ func (e *exports) regionOf(ctx context.Context, r ipc.Region) (uint32, error) {
 		e.stops = append(e.stops, nil)
 	}
 	if e.regions == nil {
-		e.regions = make(map[ipc.Region]uint32)
+		e.regions = make(map[ipc.Region]*exportedRegion)
 	}
-	e.regions[r] = index
+	passed := &exportedRegion{index: index}
+	e.regions[r] = passed
 	e.stops[index] = r.Use(e)
-	return index, nil
+	return passed, nil
 }
 
 // Dropped implements [ipc.RegionUser].
@@ -196,16 +206,16 @@ func (e *exports) Dropped(r ipc.Region) {
 		if !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		index, ok := e.regions[r]
+		passed, ok := e.regions[r]
 		delete(e.regions, r)
 		if ok {
-			e.stops[index] = nil
+			e.stops[passed.index] = nil
 		}
 		e.lock.Unlock()
-		if !ok || e.forget(index) != nil || !e.lock.Lock(context.Background(), e.gone) {
+		if !ok || e.forget(passed.index) != nil || !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		e.unused = append(e.unused, index) // now that the peer has forgotten it
+		e.unused = append(e.unused, passed.index) // now that the peer has forgotten it
 		e.lock.Unlock()
 	})
 }
@@ -252,8 +262,10 @@ func (e *exports) undo(place uint32) {
 
 // release lets go of the buffer in a place. The lock is held.
 func (e *exports) release(place uint32) {
-	hold := e.places[place].hold
-	e.places[place].hold = ipc.Buffer{}
+	p := &e.places[place]
+	hold := p.hold
+	p.region.held--
+	p.hold, p.region = ipc.Buffer{}, nil
 	e.free = append(e.free, place)
 	hold.Release()
 }
@@ -293,13 +305,23 @@ func (e *exports) reclaim(n int) {
 }
 
 // Reclaim implements [ipc.RegionUser].
-func (e *exports) Reclaim() (held int) {
-	if !e.lock.TryLock() {
-		return 1 // somebody is sending, and sees to it
+func (e *exports) Reclaim() {
+	if e.lock.TryLock() { // or somebody is sending
+		e.reclaim(maxPlaces)
+		e.lock.Unlock()
+	}
+}
+
+// Held implements [ipc.RegionUser].
+func (e *exports) Held(r ipc.Region) (pid, buffers int) {
+	if !e.lock.Lock(context.Background(), e.gone) {
+		return e.peer, 0
 	}
 	defer e.lock.Unlock()
-	e.reclaim(maxPlaces)
-	return len(e.sent) - e.first
+	if passed := e.regions[r]; passed != nil {
+		buffers = passed.held
+	}
+	return e.peer, buffers
 }
 
 // How often the acks are looked at while nothing else does so: soon if the peer has what another

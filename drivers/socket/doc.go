@@ -16,14 +16,15 @@
 //
 //	 0               4     5           8                  8 + size
 //	+---------------+-----+-----------+--------+---------+-----+
-//	| size          | tag | 0   0   0 | header | payload | end |
+//	| size          | tag | n   0   0 | header | payload | end |
 //	+---------------+-----+-----------+--------+---------+-----+
 //
 // with size the bytes of header and payload together, little-endian, and tag
 // and header as [drivers.Frame] has them. The byte end is there if 8 + size is more
 // than 2048: 1, or 0 if the sender gave up halfway and filled the rest with
-// zeros, for then the receiver drops the message. A size over the agreed limit,
-// a bit set in the three bytes of zeros, another end and a header that cannot
+// zeros, for then the receiver drops the message. n is how many open files the message has, at
+// most [ipc.MaxFiles]; they come with the control message of its first byte. A size over the agreed
+// limit, a bit set in the two bytes of zeros, files that are not as n says, another end and a header that cannot
 // be parsed end the link with an error that wraps [ipc.ErrProtocol]. The tag 0x40,
 // with a tx of 0 and no more, is the driver's own: the host detaches, and the
 // worker is to stay.
