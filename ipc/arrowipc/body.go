@@ -2,7 +2,6 @@ package arrowipc
 
 import (
 	"encoding/binary"
-	"fmt"
 	"math"
 
 	"github.com/apache/arrow-go/v18/arrow"
@@ -19,12 +18,12 @@ type body struct {
 	size     int // in bytes
 }
 
-// part is a buffer of the body: size bytes, which are data, or what fill puts into memory that holds
-// anything.
+// part is a buffer of the body: size bytes at a multiple of 8, which are data, or what fill puts into
+// memory that holds anything.
 type part struct {
-	size int
-	data []byte
-	fill func(dst []byte)
+	at, size int
+	data     []byte
+	fill     func(dst []byte)
 }
 
 func (b *body) reset() { *b = body{b.nodes[:0], b.parts[:0], b.variadic[:0], 0} }
@@ -32,6 +31,7 @@ func (b *body) reset() { *b = body{b.nodes[:0], b.parts[:0], b.variadic[:0], 0} 
 func (b *body) bytes(data []byte) { b.add(part{size: len(data), data: data}) }
 
 func (b *body) add(p part) {
+	p.at = b.size
 	b.parts = append(b.parts, p)
 	b.size += align(p.size)
 }
@@ -291,17 +291,19 @@ func (b *body) runs(ends, elements arrow.ArrayData, from, n int) {
 
 // put puts the body into dst, which has its size.
 func (b *body) put(dst []byte) {
-	for _, p := range b.parts {
-		end := align(p.size)
-		if p.fill != nil {
-			p.fill(dst[:p.size:p.size])
-		} else {
-			copy(dst, p.data)
-		}
-		clear(dst[p.size:end])
-		dst = dst[end:]
+	for i := range b.parts {
+		p := &b.parts[i]
+		end := p.at + p.size
+		p.put(dst[p.at:end:end])
+		clear(dst[end : p.at+align(p.size)])
 	}
-	if len(dst) != 0 {
-		panic(fmt.Sprintf("tandem: a batch ends %d bytes before its end", len(dst)))
+}
+
+// put puts the part into dst, which has its size.
+func (p *part) put(dst []byte) {
+	if p.fill != nil {
+		p.fill(dst)
+	} else {
+		copy(dst, p.data)
 	}
 }

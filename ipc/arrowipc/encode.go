@@ -84,23 +84,37 @@ func (m *outgoing) size() int { return align(prefixSize+len(m.meta)) + m.body.si
 // put puts the message into dst, which has its size.
 func (m *outgoing) put(dst []byte) {
 	start := align(prefixSize + len(m.meta))
-	appendPrefix(dst[:0], start-prefixSize)
-	clear(dst[prefixSize+copy(dst[prefixSize:start], m.meta) : start])
+	m.putMeta(dst[:start])
 	m.body.put(dst[start:])
+}
+
+// putMeta puts what comes before the body into dst.
+func (m *outgoing) putMeta(dst []byte) {
+	appendPrefix(dst[:0], len(dst)-prefixSize)
+	clear(dst[prefixSize+copy(dst[prefixSize:], m.meta):])
 }
 
 // batch makes m the message of a batch.
 func (m *outgoing) batch(rec arrow.RecordBatch) *outgoing {
+	m.columns(rec)
+	return m.finishBatch(rec)
+}
+
+// columns makes the columns of a batch the body of m.
+func (m *outgoing) columns(rec arrow.RecordBatch) {
+	m.body.reset()
+	for _, c := range rec.Columns() {
+		m.body.array(c.Data(), c.Data().Offset(), int(rec.NumRows()))
+	}
+}
+
+// finishBatch makes the metadata of a batch, whose body is made.
+func (m *outgoing) finishBatch(rec arrow.RecordBatch) *outgoing {
 	var custom arrow.Metadata
 	if with, ok := rec.(arrow.RecordBatchWithMetadata); ok {
 		custom = with.Metadata()
 	}
-	rows := int(rec.NumRows())
-	m.body.reset()
-	for _, c := range rec.Columns() {
-		m.body.array(c.Data(), c.Data().Offset(), rows)
-	}
-	return m.finish(batchMessage, 0, rows, custom)
+	return m.finish(batchMessage, 0, int(rec.NumRows()), custom)
 }
 
 // dictionary makes m the message of a dictionary.

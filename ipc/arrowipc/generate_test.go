@@ -221,3 +221,23 @@ func appendRandom(t testing.TB, b array.Builder, r *rand.Rand) {
 		t.Fatalf("no values of %v", b.Type())
 	}
 }
+
+// numbers is the schema of batches of numbers.
+var numbers = arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
+
+// makeNumbers returns a batch with n numbers from first on.
+func makeNumbers(first, n int) arrow.RecordBatch {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, numbers)
+	defer b.Release()
+	for i := range n {
+		b.Field(0).(*array.Int64Builder).Append(int64(first + i))
+	}
+	return b.NewRecordBatch()
+}
+
+func add(rec arrow.RecordBatch) (sum int64) {
+	for _, x := range rec.Column(0).(*array.Int64).Int64Values() {
+		sum += x
+	}
+	return sum
+}

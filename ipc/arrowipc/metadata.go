@@ -23,11 +23,7 @@ func (b *body) metadata(fb *flatbuffers.Builder, k kind, id int64, rows int, cus
 		fb.PrependInt64(int64(first))
 	}
 	nodes := list(16, len(b.nodes), func(i int) { pair(b.nodes[i].length, b.nodes[i].nulls) })
-	at := b.size
-	buffers := list(16, len(b.parts), func(i int) {
-		at -= align(b.parts[i].size)
-		pair(at, b.parts[i].size)
-	})
+	buffers := list(16, len(b.parts), func(i int) { pair(b.parts[i].at, b.parts[i].size) })
 	var variadic flatbuffers.UOffsetT
 	if len(b.variadic) > 0 {
 		variadic = list(8, len(b.variadic), func(i int) { fb.PrependInt64(int64(b.variadic[i])) })

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/apache/arrow-go/v18/arrow"
-	"github.com/apache/arrow-go/v18/arrow/array"
 	"github.com/apache/arrow-go/v18/arrow/memory"
 	"github.com/stretchr/testify/require"
 
@@ -38,26 +37,6 @@ var (
 	// die takes some batches, holds them, and dies.
 	die = ipc.NewClientStream[arrowipc.Item, int64]("test.die")
 )
-
-// numbers is the schema of batches of numbers.
-var numbers = arrow.NewSchema([]arrow.Field{{Name: "n", Type: arrow.PrimitiveTypes.Int64}}, nil)
-
-// makeNumbers returns a batch with n numbers from first on.
-func makeNumbers(first, n int) arrow.RecordBatch {
-	b := array.NewRecordBuilder(memory.DefaultAllocator, numbers)
-	defer b.Release()
-	for i := range n {
-		b.Field(0).(*array.Int64Builder).Append(int64(first + i))
-	}
-	return b.NewRecordBatch()
-}
-
-func add(rec arrow.RecordBatch) (sum int64) {
-	for _, x := range rec.Column(0).(*array.Int64).Int64Values() {
-		sum += x
-	}
-	return sum
-}
 
 func TestMain(m *testing.M) {
 	worker.Main("arrow", serve)
@@ -228,7 +207,7 @@ func TestOneWay(t *testing.T) {
 		}
 		total, err := st.CloseAndReceive(t.Context())
 		require.NoError(t, err)
-		require.EqualValues(t, batches*rows*(batches*rows-1)/2, total)
+		require.Equal(t, int64(batches*rows)*(batches*rows-1)/2, total)
 
 		in, err := count.Open(t.Context(), c, 50)
 		require.NoError(t, err)

@@ -47,15 +47,21 @@ func NewSender(a *ipc.Arena, schema *arrow.Schema, out ItemSender) (*Sender, err
 // the arena is full Send waits until the receiver has released batches, or ctx ends. Its errors are
 // those of [ipc.Sender.Send], an error that wraps [ErrSchema] for a batch of another schema, and those of
 // [ipc.Arena.Alloc]. After an error that has not ended the stream the same batch, or another one, may be sent.
-func (s *Sender) Send(ctx context.Context, rec arrow.RecordBatch) (err error) {
+func (s *Sender) Send(ctx context.Context, rec arrow.RecordBatch) error {
+	return s.sendBatch(ctx, rec, func() (ipc.Buffer, error) {
+		return s.put(ctx, func() { s.message.batch(rec) })
+	})
+}
+
+// sendBatch sends a batch and the dictionaries that it needs; put returns its buffer.
+func (s *Sender) sendBatch(ctx context.Context, rec arrow.RecordBatch, put func() (ipc.Buffer, error)) error {
 	if !rec.Schema().Equal(s.schema) {
 		return fmt.Errorf("%w: %v, not %v", ErrSchema, rec.Schema(), s.schema)
 	}
 	var item Item
-	var fresh []dictionary // those in item
 	defer func() { item.release() }()
-	var changed []dictionary
-	err = guardEncode(func() error {
+	var changed, fresh []dictionary // fresh are those in item
+	err := guardEncode(func() error {
 		for _, d := range dictionariesOf(rec, s.shapes) {
 			if !s.has(d) {
 				changed = append(changed, d)
@@ -79,7 +85,7 @@ func (s *Sender) Send(ctx context.Context, rec arrow.RecordBatch) (err error) {
 			fresh = nil
 		}
 	}
-	if item.Batch, err = s.put(ctx, func() { s.message.batch(rec) }); err != nil {
+	if item.Batch, err = put(); err != nil {
 		return err
 	}
 	return s.send(ctx, &item, fresh)

@@ -271,7 +271,7 @@ func TestSenderWaitsForMemory(t *testing.T) {
 	}
 	require.NoError(t, <-done)
 	require.LessOrEqual(t, p.most.Load(), int64(limit))
-	require.EqualValues(t, batches*rows*(batches*rows-1)/2, total)
+	require.Equal(t, int64(batches*rows)*(batches*rows-1)/2, total)
 }
 
 // channel is a stream within this process that waits for items. It knows how many bytes of batches are
