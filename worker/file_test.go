@@ -49,6 +49,13 @@ func serveFiles(s *worker.Server) {
 	worker.Handle(s, fileEcho, func(_ context.Context, f ipc.File) (ipc.File, error) { return f, nil })
 	worker.Handle(s, parcelEcho, func(_ context.Context, p parcel) (parcel, error) { return p, nil })
 	worker.Handle(s, parcelJSON, func(_ context.Context, p parcel) (parcel, error) { return p, nil })
+	worker.Handle(s, fileBack, func(ctx context.Context, p parcel) (parcel, error) {
+		got, err := fileHost.Call(ctx, worker.Host(ctx), p)
+		if p.What == "fail" {
+			err = errors.New("no")
+		}
+		return got, err
+	})
 	worker.Handle(s, fileUse, useFile)
 	worker.Handle(s, fileUseSafe, useFile)
 	worker.Handle(s, fileLate, func(ctx context.Context, p parcel) (parcel, error) {
