@@ -1,6 +1,7 @@
 package ipc
 
 import (
+	"fmt"
 	"os"
 	"sync/atomic"
 )
@@ -41,6 +42,17 @@ func NewFile(f *os.File) File {
 	h := new(fileHolder)
 	h.file.Store(f)
 	return File{h, lastID.Add(1)}
+}
+
+// DuplicateFile returns a duplicate of f as what can be sent, for a handler that returns a file and
+// keeps it: what a handler returns is closed when the response was sent. f may be closed at
+// once. It fails if f is closed, or this process has no descriptor left.
+func DuplicateFile(f *os.File) (File, error) {
+	own, err := duplicate(f)
+	if err != nil {
+		return File{}, fmt.Errorf("tandem: duplicate a file: %w", err)
+	}
+	return NewFile(own), nil
 }
 
 // Take returns the open file, which is the caller's from now on, and has to be closed. It returns nil

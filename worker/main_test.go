@@ -302,6 +302,7 @@ func serveTest(s *worker.Server) error {
 	handleStreamBenchmarks(s)
 	serveStreamFlows(s)
 	serveBuffers(s)
+	serveState(s)
 	serveFiles(s)
 	serveAllocs(s)
 	return s.Serve(context.Background())
