@@ -205,7 +205,7 @@ type arenaRegion struct {
 }
 
 // regionOf returns the region that a block lies in.
-func (a *Arena) regionOf(r *arena.Region) Region {
+func (a *Arena) regionOf(r *arena.Region) *arenaRegion {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	own := a.regions[r]
@@ -232,8 +232,9 @@ func (a *Arena) dropped(r *arena.Region) {
 
 // arenaBlock is the backing of a buffer in an arena.
 type arenaBlock struct {
-	arena *Arena
-	block *arena.Block
+	arena  *Arena
+	block  *arena.Block
+	region atomic.Pointer[arenaRegion] // of block, nil before anybody asks
 }
 
 var arenaBlocks = sync.Pool{New: func() any { return new(arenaBlock) }}
@@ -247,7 +248,12 @@ func (b *arenaBlock) Region() (Region, int) {
 	if r == nil {
 		return nil, 0
 	}
-	return b.arena.regionOf(r), b.block.Offset()
+	own := b.region.Load()
+	if own == nil {
+		own = b.arena.regionOf(r)
+		b.region.Store(own)
+	}
+	return own, b.block.Offset()
 }
 
 // Frozen implements [Backing].
@@ -262,7 +268,8 @@ func (b *arenaBlock) Free(forgotten bool) {
 		}
 	}
 	block := b.block
-	*b = arenaBlock{}
+	b.arena, b.block = nil, nil
+	b.region.Store(nil)
 	arenaBlocks.Put(b)
 	block.Free()
 }

@@ -29,6 +29,9 @@ import (
 //
 // The sender looks at the acks when it needs a place, and when an arena needs memory.
 const (
+	lazyPlaces = 32 // buffers that may be released for a while before the sender looks
+	lazyBytes  = 64 << 10
+
 	maxPlaces  = 4096 // buffers that a side has sent and the peer has not released
 	maxRegions = 1024 // that a side has passed to the peer
 	acksSize   = maxPlaces * 8
@@ -52,13 +55,17 @@ type exports struct {
 	free    []uint32 // places
 	sent    []uint32 // places that are used, in the order of their use; from first on
 	first   int
+	bytes   int // in them
 	regions map[ipc.Region]*exportedRegion
-	stops   []func()   // by the index of the region: takes its notification back
-	unused  []uint32   // indices of regions that have gone
-	spill   *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
-	sweeper *time.Timer
-	pause   time.Duration // of the sweeper
-	foreign bool          // the peer may have what another process has made
+	// last is the region that was looked for last, nil if there is none.
+	last       ipc.Region
+	lastPassed *exportedRegion
+	stops      []func()   // by the index of the region: takes its notification back
+	unused     []uint32   // indices of regions that have gone
+	spill      *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
+	sweeper    *time.Timer
+	pause      time.Duration // of the sweeper
+	foreign    bool          // the peer may have what another process has made
 }
 
 var errTooManyRegions = errors.New("the buffers that the peer has lie in too many of them: make the arena's regions larger, or freeze fewer buffers")
@@ -110,7 +117,11 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	if e.ended {
 		return h, false, ipc.ErrDisconnected
 	}
-	e.reclaim(2) // so that memory is used again while it is in the cache
+	// To read an ack is a cache miss, since the peer has written it. So small buffers are
+	// reclaimed many at once, and large ones soon, while they are in the cache.
+	if len(e.sent)-e.first >= lazyPlaces || e.bytes >= lazyBytes {
+		e.reclaim(2 * lazyPlaces)
+	}
 	if len(e.free) == 0 && len(e.places) == maxPlaces {
 		if e.reclaim(maxPlaces); len(e.free) == 0 {
 			return h, false, nil
@@ -135,6 +146,7 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	}
 	p := &e.places[place]
 	p.hold, p.region = hold, passed
+	e.bytes += hold.Len()
 	passed.held++
 	p.use++
 	if len(e.sent) == cap(e.sent) && e.first > len(e.sent)/2 {
@@ -174,7 +186,11 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 // regionOf returns a region as the peer has it, and passes it to the peer if that does not have it
 // yet. The lock is held.
 func (e *exports) regionOf(ctx context.Context, r ipc.Region) (*exportedRegion, error) {
+	if r == e.last {
+		return e.lastPassed, nil
+	}
 	if passed, ok := e.regions[r]; ok {
+		e.last, e.lastPassed = r, passed
 		return passed, nil
 	}
 	index := uint32(len(e.stops))
@@ -208,6 +224,7 @@ func (e *exports) Dropped(r ipc.Region) {
 		}
 		passed, ok := e.regions[r]
 		delete(e.regions, r)
+		e.last = nil
 		if ok {
 			e.stops[passed.index] = nil
 		}
@@ -265,19 +282,20 @@ func (e *exports) release(place uint32) {
 	p := &e.places[place]
 	hold := p.hold
 	p.region.held--
+	e.bytes -= hold.Len()
 	p.hold, p.region = ipc.Buffer{}, nil
 	e.free = append(e.free, place)
 	hold.Release()
 }
 
-// reclaim lets go of what the peer has released: of the oldest up to the first that it has not, or
-// if n is large of all. The lock is held.
+// reclaim lets go of what the peer has released: of the n oldest up to the first that it has not, or
+// with maxPlaces of all. The lock is held.
 func (e *exports) reclaim(n int) {
 	acks := e.acks.Load()
 	if acks == nil {
 		return
 	}
-	words := sealed.Words(acks.Bytes())
+	words, all := sealed.Words(acks.Bytes()), n >= maxPlaces
 	for ; n > 0 && e.first < len(e.sent); n-- {
 		place := e.sent[e.first]
 		if words[place].Load() != e.places[place].use {
@@ -289,7 +307,7 @@ func (e *exports) reclaim(n int) {
 	if e.first == len(e.sent) {
 		e.sent, e.first = e.sent[:0], 0
 	}
-	if n < maxPlaces/2 {
+	if !all {
 		return
 	}
 	rest := e.sent[e.first:]

@@ -98,12 +98,15 @@ func (b *imported) Free(bool) {
 // take makes a buffer of a handle that has come in a frame. The peer has passed the region
 // before.
 func (im *imports) take(h *drivers.Handle) (ipc.Buffer, error) {
-	if im.find(h.Region) == nil {
-		im.catchUp(func() bool { return im.find(h.Region) != nil })
-	}
 	im.mu.Lock()
-	defer im.mu.Unlock()
 	region := im.regions[h.Region]
+	if region == nil {
+		im.mu.Unlock()
+		im.catchUp(func() bool { return im.find(h.Region) != nil })
+		im.mu.Lock()
+		region = im.regions[h.Region]
+	}
+	defer im.mu.Unlock()
 	switch {
 	case im.closed:
 		return ipc.Buffer{}, ipc.ErrDisconnected
