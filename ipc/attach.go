@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -34,9 +35,7 @@ func (a *Attachments) Release() {
 	if a == nil {
 		return
 	}
-	for _, b := range a.Buffers {
-		b.What.Release()
-	}
+	a.releaseBuffers()
 	for _, f := range a.Files {
 		f.What.Close()
 	}
@@ -131,10 +130,64 @@ func Attach(v any) (*Attachments, error) {
 	return &a, nil
 }
 
+// ReleaseAll releases all buffers of the message that v points to, and closes its files: the
+// message will not be sent. It does nothing to those that were released before.
+func ReleaseAll(v any) {
+	if v := reflect.ValueOf(v).Elem(); Carries(v.Type()) {
+		releaseAll(v, 0)
+	}
+}
+
+func releaseAll(v reflect.Value, depth int) {
+	if depth > maxDepth || !Carries(v.Type()) {
+		return
+	}
+	switch v.Type() {
+	case bufferType:
+		v.Interface().(Buffer).Release()
+	case fileType:
+		v.Interface().(File).Close()
+	default:
+		_ = eachPart(v, func(part reflect.Value) error {
+			releaseAll(part, depth+1)
+			return nil
+		})
+	}
+}
+
+// hold returns attachments with holders of their own of the buffers. It fails if one was
+// released. The files stay the caller's. a may be nil.
+func (a *Attachments) hold() (*Attachments, error) {
+	if a == nil {
+		return nil, nil
+	}
+	own := &Attachments{Buffers: make([]Attached[Buffer], 0, len(a.Buffers)), Files: a.Files}
+	for _, b := range a.Buffers {
+		another, ok := b.What.Hold()
+		if !ok {
+			own.releaseBuffers()
+			return nil, errReleased
+		}
+		own.Buffers = append(own.Buffers, Attached[Buffer]{Number: b.Number, What: another})
+	}
+	return own, nil
+}
+
+// releaseBuffers releases all buffers. a may be nil.
+func (a *Attachments) releaseBuffers() {
+	if a != nil {
+		for _, b := range a.Buffers {
+			b.What.Release()
+		}
+	}
+}
+
+var errReleased = errors.New("tandem: a Buffer is sent after Release")
+
 func (a *Attachments) add(b Buffer) error {
 	switch {
 	case b.h == nil && b.id != 0, b.h != nil && b.h.id.Load() != b.id:
-		return fmt.Errorf("tandem: a Buffer is sent after Release")
+		return errReleased
 	case b.h == nil || slices.ContainsFunc(a.Buffers, func(o Attached[Buffer]) bool { return o.What == b }):
 		return nil
 	case len(a.Buffers) == MaxBuffers:
@@ -307,18 +360,17 @@ func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Inv
 		return res, err
 	}
 	var received Attachments
+	defer received.Release() // what was not given away, also if an interceptor panics
 	call.Received = &received
 	out := getScratch()
 	defer putScratch(out)
 	if err := m.exchange(ctx, c, call, codec, req, out); err != nil {
-		received.Release()
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err == nil {
 		err = received.give(&res)
 	}
 	if err != nil {
-		received.Release()
 		return res, notDecoded(m.call.Method.Name, err)
 	}
 	return res, nil
