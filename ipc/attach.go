@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -38,9 +39,7 @@ func (a *Attachments) Release() {
 	if a == nil {
 		return
 	}
-	for _, b := range a.Buffers {
-		b.What.Release()
-	}
+	a.releaseBuffers()
 	for _, f := range a.Files {
 		f.What.Close()
 	}
@@ -149,10 +148,70 @@ func collect[T any](a *Attachments, message T) error {
 	return a.collect(reflect.ValueOf(&message).Elem(), 0)
 }
 
+// ReleaseAll releases all buffers of a message, and closes its files: the message will not be sent. It
+// does nothing to those that were released before.
+//
+//go:noinline
+func ReleaseAll[T any](message T) { // by value, so that the caller's own does not escape
+	if v := reflect.ValueOf(&message).Elem(); Carries(v.Type()) {
+		releaseAll(v, 0)
+	}
+}
+
+func releaseAll(v reflect.Value, depth int) {
+	if depth > maxDepth || !Carries(v.Type()) {
+		return
+	}
+	switch v.Type() {
+	case bufferType:
+		v.Interface().(Buffer).Release()
+	case fileType:
+		v.Interface().(File).Close()
+	case handleType:
+		if b, err := v.Interface().(Handle).Buffer(); err == nil {
+			b.Release()
+		}
+	default:
+		_ = eachPart(v, func(part reflect.Value) error {
+			releaseAll(part, depth+1)
+			return nil
+		})
+	}
+}
+
+// hold returns attachments with holders of their own of the buffers. It fails if one was
+// released. The files stay the caller's. a may be nil.
+func (a *Attachments) hold() (*Attachments, error) {
+	if a == nil {
+		return nil, nil
+	}
+	own := &Attachments{Buffers: make([]Attached[Buffer], 0, len(a.Buffers)), Files: a.Files}
+	for _, b := range a.Buffers {
+		another, ok := b.What.Hold()
+		if !ok {
+			own.releaseBuffers()
+			return nil, errReleased
+		}
+		own.Buffers = append(own.Buffers, Attached[Buffer]{Number: b.Number, What: another})
+	}
+	return own, nil
+}
+
+// releaseBuffers releases all buffers. a may be nil.
+func (a *Attachments) releaseBuffers() {
+	if a != nil {
+		for _, b := range a.Buffers {
+			b.What.Release()
+		}
+	}
+}
+
+var errReleased = errors.New("tandem: a Buffer is sent after Release")
+
 func (a *Attachments) add(b Buffer) error {
 	switch {
 	case b.h == nil && b.id != 0, b.h != nil && b.h.id.Load() != b.id:
-		return fmt.Errorf("tandem: a Buffer is sent after Release")
+		return errReleased
 	case b.h == nil || slices.ContainsFunc(a.Buffers, func(o Attached[Buffer]) bool { return o.What == b }):
 		return nil
 	case len(a.Buffers) == MaxBuffers:
@@ -358,17 +417,16 @@ func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Inv
 	if err != nil {
 		return res, err
 	}
+	defer own.received.Release() // what was not given away, also if an interceptor panics
 	out := getScratch()
 	defer putScratch(out)
 	if err := m.exchange(ctx, c, &own.Invocation, codec, req, out); err != nil {
-		own.received.Release()
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err == nil {
 		err = give(&own.received, &res)
 	}
 	if err != nil {
-		own.received.Release()
 		return res, notDecoded(m.call.Method.Name, err)
 	}
 	return res, nil

@@ -86,12 +86,13 @@ var (
 func NewBuffer(backing Backing) Buffer {
 	b := blocks.Get().(*block)
 	b.backing = backing
-	return b.hold(backing.Bytes(), 0)
+	mem := backing.Bytes()
+	b.holders.Store(1)
+	return b.newHolder(mem, 0)
 }
 
-// hold adds a holder of a part of the block. The caller has one, or the block is new.
-func (b *block) hold(mem []byte, offset int) Buffer {
-	b.holders.Add(1)
+// newHolder makes a holder of a part of the block, which was counted.
+func (b *block) newHolder(mem []byte, offset int) Buffer {
 	h := holders.Get().(*holder)
 	h.has.block.Store(b)
 	h.mem, h.offset = mem, offset
@@ -106,12 +107,7 @@ func (has *holding) release(forgotten bool) bool {
 	if b == nil {
 		return false
 	}
-	if b.holders.Add(-1) == 0 {
-		backing := b.backing
-		b.backing = nil
-		blocks.Put(b)
-		backing.Free(forgotten)
-	}
+	b.leave(forgotten)
 	return true
 }
 
@@ -126,9 +122,10 @@ func (b Buffer) held(method string) *holder {
 	return b.h
 }
 
-// Bytes returns the memory, for as long as b is not released. Only the process that has
-// allocated the buffer may write it; writing in another one, or to a frozen one, crashes the
-// process. It panics after Release.
+// Bytes returns the memory, for as long as b is not released. What Bytes returns does not keep b: once
+// nobody has b any more it counts as forgotten, and the memory may go. So keep b until
+// Release. Only the process that has allocated the buffer may write it; writing in another one, or
+// to a frozen one, crashes the process. It panics after Release.
 func (b Buffer) Bytes() []byte {
 	if h := b.held("Bytes"); h != nil {
 		return h.mem
@@ -169,12 +166,60 @@ func (b Buffer) Slice(from, to int) Buffer {
 		_ = []byte(nil)[from:to]
 		return b
 	}
-	mem := h.mem[from:to:to]
-	block := h.has.block.Load()
-	if block == nil || h.id.Load() != b.id {
+	mem, offset := h.mem[from:to:to], h.offset+from
+	another, ok := b.share(mem, offset)
+	if !ok {
 		panic("tandem: Buffer.Slice while it is released")
 	}
-	return block.hold(mem, h.offset+from)
+	return another
+}
+
+// Hold is Retain, but fails after Release. It is for packages that pass buffers on, which others
+// may release meanwhile.
+func (b Buffer) Hold() (another Buffer, ok bool) {
+	h := b.h
+	if h == nil {
+		return b, b.id == 0
+	}
+	return b.share(h.mem, h.offset)
+}
+
+// share adds a holder of a part of the block that b holds, unless b is released. mem and offset are
+// of b only if it is not.
+func (b Buffer) share(mem []byte, offset int) (another Buffer, ok bool) {
+	block := b.h.has.block.Load()
+	if block == nil || !block.join() {
+		return another, false
+	}
+	if b.h.id.Load() == b.id && b.h.has.block.Load() == block {
+		another = block.newHolder(mem, offset)
+		return another, true
+	}
+	block.leave(false) // that was another use of it
+	return another, false
+}
+
+// join counts one more holder, if there is one.
+func (b *block) join() bool {
+	for {
+		n := b.holders.Load()
+		if n == 0 {
+			return false
+		}
+		if b.holders.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// leave counts one holder less, and frees the memory if it was the last.
+func (b *block) leave(forgotten bool) {
+	if b.holders.Add(-1) == 0 {
+		backing := b.backing
+		b.backing = nil
+		blocks.Put(b)
+		backing.Free(forgotten)
+	}
 }
 
 // Clone returns a copy of the bytes, which is nobody else's.

@@ -109,7 +109,7 @@ func (m *Method[Req, Res]) Go(ctx context.Context, c Caller, req Req, opts ...Ca
 	if s, ok := c.(Starter); ok {
 		f.pending, err = s.Start(ctx, call, request, memory)
 	} else {
-		f.pending = goInvoke(ctx, c, call, append([]byte(nil), request...), memory)
+		f.pending, err = goInvoke(ctx, c, call, append([]byte(nil), request...), memory)
 	}
 	if err != nil {
 		return nil, err
@@ -229,11 +229,16 @@ type invoked struct {
 	call            *Invocation
 }
 
-func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory []byte) *invoked {
+func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory []byte) (Pending, error) {
 	p := &invoked{done: make(chan struct{}), call: call}
+	attached, err := call.Attached.hold() // the caller may release its own when Go has returned
+	if err != nil {
+		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", call.Method.Name, err)
+	}
 	ctx, p.cancel = context.WithCancel(ctx)
-	if call.Header != nil || call.Trailer != nil || call.Received != nil {
+	if call.Header != nil || call.Trailer != nil || call.Received != nil || attached != nil {
 		own := *call
+		own.Attached = attached
 		own.Header, own.Trailer = &p.header, &p.trailer
 		if own.Received != nil {
 			own.Received = &p.received
@@ -243,6 +248,7 @@ func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory [
 	go func() {
 		defer p.cancel()
 		p.response, p.err = c.Invoke(ctx, call, request, memory)
+		attached.releaseBuffers()
 		if p.over.CompareAndSwap(false, true) {
 			close(p.done)
 			return
@@ -250,7 +256,7 @@ func goInvoke(ctx context.Context, c Caller, call *Invocation, request, memory [
 		p.received.Release() // nobody wants it
 		close(p.done)
 	}()
-	return p
+	return p, nil
 }
 
 // Wait implements [Pending].

@@ -5,6 +5,7 @@ import (
 	"io"
 	"iter"
 	"reflect"
+	"sync"
 )
 
 // ServerStream is a method that takes one Req and answers with many Items. Host and worker
@@ -103,7 +104,34 @@ func (s *ClientStream[Item, Res]) Open(ctx context.Context, c Caller, opts ...Ca
 // ClientStreamCall is an open stream of requests, on the side that has opened it.
 type ClientStreamCall[Item, Res any] struct {
 	Sender[Item]
-	response *Res // that has come, while its end has not
+
+	mu       sync.Mutex
+	response *Res // that has come
+	given    bool // the caller has the response
+	closed   bool
+}
+
+// received says that the response has come, or that it is the caller's now.
+func (s *ClientStreamCall[Item, Res]) received(res *Res, given bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.response, s.given = res, given
+	if s.closed && !given {
+		s.dropLocked()
+	}
+}
+
+// drop releases what the response has, unless it is the caller's.
+func (s *ClientStreamCall[Item, Res]) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropLocked()
+}
+
+func (s *ClientStreamCall[Item, Res]) dropLocked() {
+	if s.response != nil && !s.given {
+		ReleaseAll(*s.response)
+	}
 }
 
 // CloseAndReceive says that there are no further items, and waits for the answer. When the
@@ -126,20 +154,30 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 		if raw, ok := any(res).([]byte); ok {
 			res = any(append([]byte(nil), raw...)).(Res)
 		}
-		s.response = &res
+		s.received(&res, false)
 	}
 	switch _, err = s.stream.Receive(ctx); err {
 	case nil:
-		s.stream.Close()
+		s.Close()
 		return *new(Res), Errorf(CodeInternal, "the handler of %q has returned more than one response", s.method)
 	case io.EOF:
+		s.received(s.response, true)
 		return *s.response, nil
+	}
+	if ctx.Err() == nil { // the stream has failed
+		s.drop()
 	}
 	return *new(Res), err
 }
 
 // Close gives the stream up, as [ServerStreamCall.Close] does.
-func (s *ClientStreamCall[Item, Res]) Close() { s.stream.Close() }
+func (s *ClientStreamCall[Item, Res]) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.dropLocked()
+	s.mu.Unlock()
+	s.stream.Close()
+}
 
 // BidiStream is a method with many items in both directions, independently of each other. The
 // side that opens it sends Out and receives In. Host and worker declare it alike. It is
@@ -346,6 +384,9 @@ func (r *Receiver[T]) ReceiveInto(ctx context.Context, item *T) error {
 }
 
 func (r *Receiver[T]) notDecoded(err error) error {
+	if st, ok := r.stream.(AttachedStream); ok {
+		st.Attachments().Release()
+	}
 	r.stream.Close()
 	code := CodeInternal
 	if CodeOf(err) == CodeResourceExhausted {

@@ -61,11 +61,15 @@ func Handle[Req, Res any](r Registrar, m *ipc.Method[Req, Res], f func(ctx conte
 		r.Release()
 		res, err := f(r.Context(), req)
 		if err != nil {
+			if carries {
+				ipc.ReleaseAll(res)
+			}
 			return nil, err
 		}
 		if carries {
 			a, err := ipc.Attach(res)
 			if err != nil {
+				ipc.ReleaseAll(res)
 				return nil, ipc.Errorf(ipc.CodeInternal, "encode the response of %q: %w", m.Info().Name, err)
 			}
 			r.SetAttached(a)

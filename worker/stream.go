@@ -40,6 +40,7 @@ func HandleClientStream[Item, Res any](r Registrar, m *ipc.ClientStream[Item, Re
 	name := m.Info().Name
 	handleStream(r, m, func(ctx context.Context, codec ipc.Codec, own *engine.Stream, st ipc.Stream) error {
 		res, err := f(ctx, ipc.NewReceiver[Item](st, codec, name))
+		defer ipc.ReleaseAll(res) // when it was sent, or will not be
 		if err != nil {
 			return err
 		}

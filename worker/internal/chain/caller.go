@@ -73,6 +73,9 @@ func (c Caller) Start(ctx context.Context, inv *ipc.Invocation, request, memory 
 	ctx, p.cancel = context.WithCancel(ctx)
 	own := *inv
 	own.Header, own.Trailer = &p.header, &p.trailer // nobody wants them after Abandon
+	if own.Received != nil {
+		own.Received = &p.received
+	}
 	go func() {
 		defer p.end()
 		p.response, p.err = c.invoke(ctx, &own, request, memory, func(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
@@ -125,6 +128,11 @@ type pending struct {
 	response        []byte
 	err             error
 	header, trailer ipc.Metadata
+	received        ipc.Attachments
+
+	mu        sync.Mutex
+	over      bool // received belongs to nobody else any more
+	abandoned bool
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -144,6 +152,7 @@ func (p *pending) end() {
 		}
 	}
 	p.cancel()
+	p.settle(false)
 	close(p.done)
 	if !p.begun {
 		close(p.sent)
@@ -169,11 +178,33 @@ func (p *pending) Wait(ctx context.Context) (response []byte, over bool, err err
 	if p.inv.Trailer != nil {
 		*p.inv.Trailer = p.trailer
 	}
+	if p.inv.Received != nil {
+		*p.inv.Received = p.received
+	}
 	return p.response, true, p.err
+}
+
+// settle notes that the call is over, or was abandoned. When it is both nobody wants what has
+// come.
+func (p *pending) settle(abandoned bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if abandoned {
+		p.abandoned = true
+	} else {
+		p.over = true
+	}
+	if p.over && (p.abandoned || p.panicked != nil || p.err != nil) {
+		p.received.Release()
+		p.received = ipc.Attachments{}
+	}
 }
 
 // Done implements [ipc.Pending].
 func (p *pending) Done() bool { return isClosed(p.done) }
 
 // Abandon implements [ipc.Pending].
-func (p *pending) Abandon() { p.cancel() }
+func (p *pending) Abandon() {
+	p.cancel()
+	p.settle(true)
+}

@@ -112,6 +112,15 @@ func unpack(b, handles []byte, a *ipc.Attachments, owned bool) ([]byte, *ipc.Att
 	return payload, a, nil
 }
 
+// giveAttached gives the caller the attachments of a response.
+func (c *call) giveAttached(inv *ipc.Invocation) {
+	if c.attached == nil || c.err != nil || inv.Received == nil {
+		return
+	}
+	inv.Received.Release() // of a call that an interceptor has made before
+	*inv.Received, c.attached = *c.attached, nil
+}
+
 // private is memory of this process as the backing of a buffer.
 type private []byte
 
@@ -137,7 +146,19 @@ func discard(f *drivers.Frame) {
 
 // SetAttached makes a the attachments of the response. They are released when that was sent, or
 // will not be.
-func (r *Request) SetAttached(a *ipc.Attachments) { r.reply = a }
+func (r *Request) SetAttached(a *ipc.Attachments) {
+	if before := r.reply; before != nil { // of an interceptor that has run the handler twice
+		var all ipc.Attachments
+		if a != nil {
+			all.Buffers, all.Files = append(all.Buffers, a.Buffers...), append(all.Files, a.Files...)
+		}
+		if r.attached != nil {
+			all.Buffers, all.Files = append(all.Buffers, r.attached.Buffers...), append(all.Files, r.attached.Files...)
+		}
+		before.ReleaseExcept(&all)
+	}
+	r.reply = a
+}
 
 // Attached returns the attachments of the request, or nil. They are released when the handler
 // has returned.

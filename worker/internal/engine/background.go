@@ -69,6 +69,9 @@ func (s *Session) readInBackground(b *backgroundReader) bool {
 			return true
 		}
 		if frames%64 == 63 && s.ended() {
+			if ok {
+				discard(f)
+			}
 			f.Payload = nil
 			s.release(false) // though the peer goes on sending
 			return true

@@ -187,9 +187,7 @@ func isOverdue(err error) bool {
 func (s *Session) takeResult(c *call, inv *ipc.Invocation) ([]byte, error) {
 	response, err := c.response, c.err
 	deliver(c.meta, inv)
-	if c.attached != nil && inv.Received != nil {
-		*inv.Received, c.attached = *c.attached, nil
-	}
+	c.giveAttached(inv)
 	s.calls.release(c)
 	if err != nil {
 		return nil, nameMethod(err, &inv.Method)

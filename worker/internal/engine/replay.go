@@ -58,7 +58,9 @@ type orphanedCall struct {
 // answerCost is what an answer counts for in addition to its payload and metadata.
 const answerCost = 64
 
-func costOfAnswer(f *drivers.Frame) int { return len(f.Payload) + f.Meta.Size() + answerCost }
+func costOfAnswer(f *drivers.Frame) int {
+	return len(f.Payload) + len(f.Handles) + f.Meta.Size() + answerCost
+}
 
 // Init makes p ready: canReconnect says whether hosts may come back, and limit is how
 // many bytes of answers are kept for them.

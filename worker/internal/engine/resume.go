@@ -130,6 +130,7 @@ func (s *Session) ask(ctx context.Context, k CallKey, inv *ipc.Invocation, memor
 	}
 	response, err := c.response, c.err
 	deliver(c.meta, inv)
+	c.giveAttached(inv)
 	s.calls.release(c)
 	return response, err
 }

@@ -170,7 +170,11 @@ func (st *Stream) finish(err error, drop bool) bool {
 	st.in.waiter.complete()
 	st.out.waiter.complete()
 	stop, onEnd := st.stop, st.onEnd
-	st.stop = nil
+	if st.in.keepsAttached() {
+		stop = nil // the end of the context has them released, unless they are read before
+	} else {
+		st.stop = nil
+	}
 	st.mu.Unlock()
 	if stop != nil {
 		stop()
@@ -185,7 +189,25 @@ func (st *Stream) finish(err error, drop bool) bool {
 var errClosed = fmt.Errorf("%w: the stream was closed", ipc.ErrClosed)
 
 // Close implements [ipc.Stream].
-func (st *Stream) Close() { st.abandon(errClosed) }
+func (st *Stream) Close() {
+	st.abandon(errClosed)
+	st.dropUnread(errClosed) // it may have been over
+}
+
+// dropUnread forgets what has come before the stream was over and nobody will read, because of err.
+func (st *Stream) dropUnread(err error) {
+	st.mu.Lock()
+	if st.in.first < len(st.in.chunks) {
+		st.in.drop(st.session)
+		st.err = err
+	}
+	stop := st.stop
+	st.stop = nil
+	st.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
 
 // abandon gives the stream up because of err, if it is not over. It is of the side that has
 // opened the stream; the handler's side ends the stream by returning.

@@ -37,7 +37,10 @@ func (s *Session) openStream(ctx context.Context, inv *ipc.Invocation, o *ipc.St
 		return nil, err
 	}
 	if ctx.Done() != nil {
-		unwatch := context.AfterFunc(ctx, func() { st.abandon(endOf(ctx)) })
+		unwatch := context.AfterFunc(ctx, func() {
+			st.abandon(endOf(ctx))
+			st.dropUnread(endOf(ctx))
+		})
 		st.watched(func() { unwatch(); stop() })
 	}
 	return st, nil
@@ -46,7 +49,7 @@ func (s *Session) openStream(ctx context.Context, inv *ipc.Invocation, o *ipc.St
 // watched notes how to free what watches the stream's context.
 func (st *Stream) watched(stop func()) {
 	st.mu.Lock()
-	over := st.over
+	over := st.over && !st.in.keepsAttached()
 	if !over {
 		st.stop = stop
 	}

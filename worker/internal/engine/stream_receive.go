@@ -86,18 +86,20 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	how := uint32(f.Method)
 	alone := how == itemWhole && !in.begun // an item in no pieces
 	in.begun = how == itemPiece
+	attached := f.Attached != nil || f.Handles != nil
 	if f.Owned && len(f.Payload) >= ownedChunk {
 		c := chunkPool.Get().(*chunk)
 		old := c.b
 		*c = chunk{b: f.Payload, how: how, cost: cost, owned: true}
-		c.attach(f)
+		if attached {
+			c.attach(f)
+		}
 		if old != nil {
 			chunkPool.Put(&chunk{b: old})
 		}
 		in.push(c)
 		return
 	}
-	attached := f.Attached != nil || f.Handles != nil
 	if alone && cost <= joinedChunk && !attached {
 		how = 0
 	}
@@ -179,8 +181,11 @@ func (in *streamIn) releaseLast() {
 }
 
 // holdsAttached reports whether something that has come has attachments. st.mu is held.
-func (in *streamIn) holdsAttached() bool {
-	return in.attached.Load() != nil || slices.ContainsFunc(in.chunks[in.first:], func(c *chunk) bool { return c.with != nil })
+func (in *streamIn) holdsAttached() bool { return in.attached.Load() != nil || in.keepsAttached() }
+
+// keepsAttached reports whether there are attachments that nobody has read. st.mu is held.
+func (in *streamIn) keepsAttached() bool {
+	return slices.ContainsFunc(in.chunks[in.first:], func(c *chunk) bool { return c.with != nil })
 }
 
 // Receive implements [ipc.Stream].
@@ -270,7 +275,14 @@ func (st *Stream) nextChunk(ctx context.Context) (*chunk, error) {
 			more = in.widen(&s.streams.budget, s.streamWindow)
 		}
 		ended, err := in.ended, st.endedLocked()
+		var stop func()
+		if st.over && in.current == nil {
+			stop, st.stop = st.stop, nil // all is read
+		}
 		st.mu.Unlock()
+		if stop != nil {
+			stop()
+		}
 		if meta != nil && st.call != nil {
 			st.deliver(meta)
 		}

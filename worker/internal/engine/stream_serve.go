@@ -212,6 +212,8 @@ func (st *Stream) conclude(err error, failure func(error) []byte) {
 		err = st.ctx.Err()
 	}
 	st.finish(io.EOF, true)
+	st.dropUnread(io.EOF) // for the link may have ended before
+	st.Attachments().Release()
 	if !locked { // a goroutine of the handler is sending, and finds the stream to be over
 		_ = o.lock.lock(context.Background(), nil, nil)
 		o.closed = true
