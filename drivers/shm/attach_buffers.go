@@ -9,32 +9,20 @@ import (
 
 // attachBuffers takes places for the buffers of a frame, and writes their handles.
 func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
-	for i := range f.Attached.Buffers {
-		b := &f.Attached.Buffers[i]
-		h, err := l.exports.attach(ctx, b.What)
-		if err != nil {
-			l.unattachBuffers(f)
-			if end := l.end.Load(); end != nil {
-				err = *end
-			}
-			return err
+	handles, err := l.exports.attach(ctx, f.Attached.Buffers, f.Handles)
+	if err != nil {
+		if end := l.end.Load(); end != nil {
+			err = *end
 		}
-		h.Number = b.Number
-		f.Handles = h.Append(f.Handles)
+		return err
 	}
+	f.Handles = handles
 	return nil
 }
 
 // unattachBuffers gives the places of a frame back that was not sent.
 func (l *link) unattachBuffers(f *drivers.Frame) {
-	for list := f.Handles; len(list) > 0; {
-		h, rest, err := drivers.NextHandle(list)
-		if err != nil {
-			break
-		}
-		l.exports.undo(h.Place)
-		list = rest
-	}
+	l.exports.takeBack(f.Handles)
 	f.Handles = nil
 }
 

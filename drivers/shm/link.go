@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -122,6 +123,15 @@ func (l *link) sendFrame(ctx context.Context, f *drivers.Frame) error {
 // SendBatch implements [drivers.Link]. Nothing but plain stores lie between two frames,
 // so their cache misses overlap.
 func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, err error) {
+	if slices.ContainsFunc(frames, func(f drivers.Frame) bool { return f.Attached != nil }) {
+		// The peer may have to release the buffers of one before there are places for the next.
+		for n := range frames {
+			if err := l.Send(ctx, &frames[n]); err != nil {
+				return n, err
+			}
+		}
+		return len(frames), nil
+	}
 	if !l.send.Lock(ctx, l.gone) {
 		return 0, l.whyNot(ctx)
 	}
@@ -132,16 +142,8 @@ func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, er
 	defer l.producer.Publish()
 	for i := range frames {
 		f := &frames[i]
-		if f.Attached != nil {
-			if err := l.attach(ctx, f); err != nil {
-				return i, err
-			}
-		}
 		header := f.AppendHeader(l.header[:0])
 		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
-			if f.Attached != nil {
-				l.unattach(f)
-			}
 			return i, l.failed(err, len(header)+len(f.Payload))
 		}
 	}
