@@ -154,7 +154,8 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 		if raw, ok := any(res).([]byte); ok {
 			res = any(append([]byte(nil), raw...)).(Res)
 		}
-		s.received(&res, false)
+		kept := res // which the returns below change
+		s.received(&kept, false)
 	}
 	switch _, err = s.stream.Receive(ctx); err {
 	case nil:

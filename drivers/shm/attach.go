@@ -35,6 +35,7 @@ func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {
 // unattach undoes attachBuffers and attachFiles for a frame that was not sent.
 func (l *link) unattach(f *drivers.Frame) {
 	var files []uint32
+	var buffers []byte
 	for list := f.Handles; len(list) > 0; { // which are ours
 		h, rest, err := drivers.NextHandle(list)
 		if err != nil {
@@ -43,11 +44,14 @@ func (l *link) unattach(f *drivers.Frame) {
 		if h.Region == drivers.FileRegion {
 			files = append(files, h.Place)
 		} else {
-			l.exports.undo(h.Place)
+			buffers = h.Append(buffers)
 		}
 		list = rest
 	}
 	l.dropFiles(files)
+	if buffers != nil {
+		l.exports.takeBack(buffers)
+	}
 }
 
 // detach makes what the handles of f name its attachments. If it fails the peer has broken the

@@ -12,25 +12,24 @@ import (
 // attachBuffers takes places for the buffers of f, and appends their handles. It waits for places, so
 // it is called without the lock of the senders.
 func (l *link) attachBuffers(ctx context.Context, f *drivers.Frame) error {
-	if f.Handles == nil {
-		f.Handles = f.Attached.Space()
+	if len(f.Attached.Buffers) == 0 {
+		return nil
 	}
-	for i := range f.Attached.Buffers {
-		b := &f.Attached.Buffers[i]
-		h, err := l.exports.attach(ctx, b.What)
-		if err != nil {
-			if end := l.end.Load(); end != nil {
-				return *end
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return &drivers.AttachError{Err: process.Shortage(err)}
-		}
-		h.Number = b.Number
-		f.Handles = h.Append(f.Handles)
+	handles := f.Handles
+	if handles == nil {
+		handles = f.Attached.Space()
 	}
-	return nil
+	handles, err := l.exports.attach(ctx, f.Attached.Buffers, handles)
+	switch end := l.end.Load(); {
+	case err == nil:
+		f.Handles = handles
+		return nil
+	case end != nil:
+		return *end
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return &drivers.AttachError{Err: process.Shortage(err)}
 }
 
 // takeBuffer adds the buffer that h names to a.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,15 +67,19 @@ type exports struct {
 	sweeper    *time.Timer
 	pause      time.Duration // of the sweeper
 	foreign    bool          // the peer may have what another process has made
+	spilled    int           // places with what lies in spill
+
+	leaving atomic.Int64 // regions that have gone, and of which the peer does not know yet
 }
 
 var errTooManyRegions = errors.New("the buffers that the peer has lie in too many of them: make the arena's regions larger, or freeze fewer buffers")
 
 // export is a place.
 type export struct {
-	hold   ipc.Buffer // zero if the place is free
-	region *exportedRegion
-	use    uint64
+	hold    ipc.Buffer // zero if the place is free
+	region  *exportedRegion
+	use     uint64
+	spilled bool
 }
 
 // exportedRegion is a region that the peer has.
@@ -83,23 +88,24 @@ type exportedRegion struct {
 	held  int // places with buffers in it
 }
 
-// attach takes a place for a buffer, and returns its handle without the number. It waits while
-// the peer holds as many buffers as it may.
-func (e *exports) attach(ctx context.Context, b ipc.Buffer) (drivers.Handle, error) {
+// attach takes places for all buffers of a frame, and appends their handles. It waits while the peer
+// holds as many buffers as it may. Until there is room for all of them it takes no place: several
+// senders that had a part each would wait for each other.
+func (e *exports) attach(ctx context.Context, list []ipc.Attached[ipc.Buffer], handles []byte) ([]byte, error) {
 	for pause := 10 * time.Microsecond; ; pause = min(2*pause, time.Millisecond) {
 		if !e.lock.Lock(ctx, e.gone) {
-			return drivers.Handle{}, e.whyNot(ctx)
+			return nil, e.whyNot(ctx)
 		}
-		h, ok, err := e.tryAttach(ctx, b)
+		all, ok, err := e.tryAttach(ctx, list, handles)
 		e.lock.Unlock()
 		if ok || err != nil {
-			return h, err
+			return all, err
 		}
 		select {
 		case <-ctx.Done():
-			return drivers.Handle{}, ctx.Err()
+			return nil, ctx.Err()
 		case <-e.gone:
-			return drivers.Handle{}, ipc.ErrDisconnected
+			return nil, ipc.ErrDisconnected
 		case <-time.After(pause):
 		}
 	}
@@ -112,29 +118,64 @@ func (e *exports) whyNot(ctx context.Context) error {
 	return ipc.ErrDisconnected
 }
 
-// tryAttach is attach that does not wait for a place. The lock is held.
-func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle, ok bool, err error) {
+// tryAttach is attach that does not wait for room. The lock is held.
+func (e *exports) tryAttach(ctx context.Context, list []ipc.Attached[ipc.Buffer], handles []byte) (all []byte, ok bool, err error) {
 	if e.ended {
-		return h, false, ipc.ErrDisconnected
+		return nil, false, ipc.ErrDisconnected
 	}
 	// To read an ack is a cache miss, since the peer has written it. So small buffers are
 	// reclaimed many at once, and large ones soon, while they are in the cache.
 	if len(e.sent)-e.first >= lazyPlaces || e.bytes >= lazyBytes {
 		e.reclaim(2 * lazyPlaces)
 	}
-	if len(e.free) == 0 && len(e.places) == maxPlaces {
-		if e.reclaim(maxPlaces); len(e.free) == 0 {
-			return h, false, nil
+	room := func() bool { return len(e.free)+maxPlaces-len(e.places) >= len(list) }
+	if !room() {
+		if e.reclaim(maxPlaces); !room() {
+			return nil, false, nil
 		}
 	}
-	hold, region, offset, err := e.shared(ctx, b)
+	all = handles
+	for i := range list {
+		h, err := e.attachOne(ctx, list[i].What)
+		if errors.Is(err, ipc.ErrExhausted) { // perhaps until the peer has released some
+			e.reclaim(maxPlaces)
+			h, err = e.attachOne(ctx, list[i].What)
+		}
+		if err != nil {
+			e.undo(all[len(handles):])
+			if errors.Is(err, ipc.ErrExhausted) && e.mayGetRoom(err) {
+				return nil, false, nil
+			}
+			return nil, false, err
+		}
+		h.Number = list[i].Number
+		all = h.Append(all)
+	}
+	return all, true, nil
+}
+
+// mayGetRoom reports whether what has failed with err will work when the peer has released some
+// buffers, or knows that regions have gone. The lock is held.
+func (e *exports) mayGetRoom(err error) bool {
+	switch {
+	case errors.Is(err, errTooManyRegions):
+		return e.leaving.Load() > 0
+	case errors.Is(err, errSpillFull):
+		return e.spilled > 0
+	}
+	return false
+}
+
+// attachOne takes a place for a buffer, of which there is one. The lock is held.
+func (e *exports) attachOne(ctx context.Context, b ipc.Buffer) (h drivers.Handle, err error) {
+	hold, region, offset, spilled, err := e.shared(ctx, b)
 	if err != nil {
-		return h, false, err
+		return h, err
 	}
 	passed, err := e.regionOf(ctx, region)
 	if err != nil {
 		hold.Release()
-		return h, false, err
+		return h, err
 	}
 	var place uint32
 	if n := len(e.free); n > 0 {
@@ -145,9 +186,12 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 		e.places = append(e.places, export{})
 	}
 	p := &e.places[place]
-	p.hold, p.region = hold, passed
+	p.hold, p.region, p.spilled = hold, passed, spilled
 	e.bytes += hold.Len()
 	passed.held++
+	if spilled {
+		e.spilled++
+	}
 	p.use++
 	if len(e.sent) == cap(e.sent) && e.first > len(e.sent)/2 {
 		e.sent = e.sent[:copy(e.sent, e.sent[e.first:])]
@@ -158,29 +202,44 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	if e.sweeper == nil || foreign && !e.foreign {
 		e.sweepLater(foreign)
 	}
-	return drivers.Handle{Place: place, Region: passed.index, Offset: uint64(offset), Size: uint64(hold.Len())}, true, nil
+	return drivers.Handle{Place: place, Region: passed.index, Offset: uint64(offset), Size: uint64(hold.Len())}, nil
 }
 
+var (
+	errReleased  = ipc.Errorf(ipc.CodeInvalidArgument, "tandem: a Buffer was released while it was sent")
+	errSpillFull = errors.New("buffers that are not in shared memory are copied, and the peer has all that may be of them")
+)
+
 // shared returns a holder of the buffer, or of a copy if that does not lie in shared memory.
-func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, region ipc.Region, offset int, err error) {
-	backing, at := b.Backing()
-	if region, offset = backing.Region(); region != nil {
-		return b.Retain(), region, offset + at, nil
+func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, region ipc.Region, offset int, spilled bool, err error) {
+	hold, ok := b.Hold()
+	if !ok || hold.IsZero() {
+		return hold, nil, 0, false, errReleased
 	}
+	backing, at := hold.Backing()
+	if region, offset = backing.Region(); region != nil {
+		return hold, region, offset + at, false, nil
+	}
+	defer hold.Release()
 	if e.spill == nil {
 		e.spill = ipc.NewArena(ipc.ArenaOptions{NoWait: true})
 	}
-	hold, err = e.spill.Alloc(ctx, b.Len())
-	if err != nil {
-		return hold, nil, 0, fmt.Errorf("tandem: shm: copy a buffer that is not in shared memory: %w", err)
+	data := hold.Bytes()
+	small, err := e.spill.Alloc(ctx, len(data))
+	switch {
+	case errors.Is(err, ipc.ErrExhausted) && len(data) <= ipc.DefaultArenaLimit:
+		err = &ipc.ExhaustedError{Resource: "memory for copies of buffers", Err: errors.Join(errSpillFull, err)}
+		fallthrough
+	case err != nil:
+		return small, nil, 0, false, fmt.Errorf("tandem: shm: copy a buffer that is not in shared memory: %w", err)
 	}
-	copy(hold.Bytes(), b.Bytes())
-	backing, at = hold.Backing()
+	copy(small.Bytes(), data)
+	backing, at = small.Backing()
 	if region, offset = backing.Region(); region == nil {
-		hold.Release()
-		return hold, nil, 0, fmt.Errorf("%w: shm: the arena is not in shared memory", ipc.ErrUnsupported)
+		small.Release()
+		return small, nil, 0, false, fmt.Errorf("%w: shm: the arena is not in shared memory", ipc.ErrUnsupported)
 	}
-	return hold, region, offset + at, nil
+	return small, region, offset + at, true, nil
 }
 
 // regionOf returns a region as the peer has it, and passes it to the peer if that does not have it
@@ -218,7 +277,9 @@ func (e *exports) regionOf(ctx context.Context, r ipc.Region) (*exportedRegion, 
 
 // Dropped implements [ipc.RegionUser].
 func (e *exports) Dropped(r ipc.Region) {
+	e.leaving.Add(1)
 	e.telling.start(func() {
+		defer e.leaving.Add(-1)
 		if !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
@@ -259,22 +320,28 @@ func (t *tellers) wait() {
 	t.all.Wait()
 }
 
-// undo frees the place of a handle that was not sent.
-func (e *exports) undo(place uint32) {
+// takeBack frees the places of handles that were not sent.
+func (e *exports) takeBack(handles []byte) {
 	_ = e.lock.Lock(context.Background(), nil)
 	defer e.lock.Unlock()
-	if e.ended {
-		return
-	}
-	for i := len(e.sent) - 1; i >= e.first; i-- {
-		if e.sent[i] == place {
-			e.sent = append(e.sent[:i], e.sent[i+1:]...)
-			break
+	e.undo(handles)
+}
+
+// undo is takeBack when the lock is held.
+func (e *exports) undo(handles []byte) {
+	for len(handles) > 0 && !e.ended {
+		h, rest, err := drivers.NextHandle(handles)
+		if err != nil {
+			return
+		}
+		handles = rest
+		// A place whose use a hostile peer has released early is free already.
+		if i := slices.Index(e.sent[e.first:], h.Place); i >= 0 {
+			e.sent = slices.Delete(e.sent, e.first+i, e.first+i+1)
+			e.places[h.Place].use--
+			e.release(h.Place)
 		}
 	}
-	p := &e.places[place]
-	p.use--
-	e.release(place)
 }
 
 // release lets go of the buffer in a place. The lock is held.
@@ -284,6 +351,10 @@ func (e *exports) release(place uint32) {
 	p.region.held--
 	e.bytes -= hold.Len()
 	p.hold, p.region = ipc.Buffer{}, nil
+	if p.spilled {
+		e.spilled--
+		p.spilled = false
+	}
 	e.free = append(e.free, place)
 	hold.Release()
 }
