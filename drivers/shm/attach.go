@@ -17,9 +17,11 @@ func (l *link) Shares() (buffers, files bool) { return false, true }
 // senders, and has published all earlier frames, since the peer may have to take them first. If it
 // fails nothing is left to undo.
 func (l *link) attach(ctx context.Context, f *drivers.Frame) error {
+	own := f.Handles
 	err := l.attachFiles(ctx, f)
 	if err != nil {
 		l.unattach(f)
+		f.Handles = own
 	}
 	return err
 }

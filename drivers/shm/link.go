@@ -121,19 +121,23 @@ func (l *link) SendBatch(ctx context.Context, frames []drivers.Frame) (n int, er
 	defer l.producer.Publish()
 	for i := range frames {
 		f := &frames[i]
+		var own []byte
 		if f.Attached != nil {
-			own := f.Handles
-			defer func() { f.Handles = own }()
 			l.producer.Publish()
+			own = f.Handles
 			if err := l.attach(ctx, f); err != nil {
 				return i, err
 			}
 		}
 		header := f.AppendHeader(l.header[:0])
-		if err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload); err != nil {
-			if f.Attached != nil {
+		err := l.producer.SendBatched(ctx, f.Tag(), header, f.Payload)
+		if f.Attached != nil {
+			if err != nil {
 				l.unattach(f)
 			}
+			f.Handles = own
+		}
+		if err != nil {
 			return i, l.failed(err, len(header)+len(f.Payload))
 		}
 	}

@@ -86,18 +86,20 @@ func (in *streamIn) put(f *drivers.Frame, cost int64) {
 	how := uint32(f.Method)
 	alone := how == itemWhole && !in.begun // an item in no pieces
 	in.begun = how == itemPiece
+	attached := f.Attached != nil || f.Handles != nil
 	if f.Owned && len(f.Payload) >= ownedChunk {
 		c := chunkPool.Get().(*chunk)
 		old := c.b
 		*c = chunk{b: f.Payload, how: how, cost: cost, owned: true}
-		c.attach(f)
+		if attached {
+			c.attach(f)
+		}
 		if old != nil {
 			chunkPool.Put(&chunk{b: old})
 		}
 		in.push(c)
 		return
 	}
-	attached := f.Attached != nil || f.Handles != nil
 	if alone && cost <= joinedChunk && !attached {
 		how = 0
 	}
