@@ -447,6 +447,13 @@ func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
 	return errNoAttachments
 }
 
+// decodeAttached decodes an item, and gives it its attachments. Only such an item escapes.
+func (r *Receiver[T]) decodeAttached(b []byte) (T, error) {
+	item, err := Unmarshal[T](r.codec, b)
+	err = r.attach(&item, err)
+	return item, err
+}
+
 // attach gives the item that was received last its attachments, or releases them if err says that
 // it cannot be decoded.
 func (r *Receiver[T]) attach(item *T, err error) error {

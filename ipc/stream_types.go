@@ -349,9 +349,10 @@ func (r *Receiver[T]) Receive(ctx context.Context) (item T, err error) {
 		}
 		return item, r.notDecoded(err)
 	}
-	item, err = Unmarshal[T](r.codec, b)
 	if r.form == attached {
-		err = r.attach(&item, err)
+		item, err = r.decodeAttached(b)
+	} else {
+		item, err = Unmarshal[T](r.codec, b)
 	}
 	if err != nil {
 		return item, r.notDecoded(err)
