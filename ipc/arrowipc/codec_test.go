@@ -166,9 +166,10 @@ func TestMetadataOfBatch(t *testing.T) {
 func TestExtensionTypesAreLookedUpEachTime(t *testing.T) {
 	rec := makeRecord(t, memory.DefaultAllocator, rand.New(rand.NewPCG(1, 1)), 9, degrees)
 	defer rec.Release()
-	m := encoded(t, rec)
+	b := ipc.NewBuffer(encoded(t, rec))
+	defer b.Release()
 	decode := func() arrow.DataType {
-		got, err := arrowipc.Decode(ipc.NewBuffer(m), arrowipc.ReadOptions{})
+		got, err := arrowipc.Decode(b, arrowipc.ReadOptions{})
 		require.NoError(t, err)
 		defer got.Release()
 		return got.Schema().Field(0).Type
