@@ -161,3 +161,21 @@ func TestMetadataOfBatch(t *testing.T) {
 	require.True(t, meta.Equal(got.(arrow.RecordBatchWithMetadata).Metadata()))
 	require.Contains(t, fmt.Sprint(got.Schema()), "null")
 }
+
+// The schema of the batch that came last is kept, but not which types were registered then.
+func TestExtensionTypesAreLookedUpEachTime(t *testing.T) {
+	rec := makeRecord(t, memory.DefaultAllocator, rand.New(rand.NewPCG(1, 1)), 9, degrees)
+	defer rec.Release()
+	b := ipc.NewBuffer(encoded(t, rec))
+	defer b.Release()
+	decode := func() arrow.DataType {
+		got, err := arrowipc.Decode(b, arrowipc.ReadOptions{})
+		require.NoError(t, err)
+		defer got.Release()
+		return got.Schema().Field(0).Type
+	}
+	require.Equal(t, arrow.DataType(degrees), decode())
+	require.NoError(t, arrow.UnregisterExtensionType(degrees.ExtensionName()))
+	defer func() { require.NoError(t, arrow.RegisterExtensionType(degrees)) }()
+	require.Equal(t, degrees.Storage, decode())
+}

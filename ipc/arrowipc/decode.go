@@ -67,10 +67,8 @@ func Decode(b ipc.Buffer, o ReadOptions) (arrow.RecordBatch, error) {
 // decoder makes batches of the buffers that have come.
 type decoder struct {
 	options      ReadOptions
-	schema       *arrow.Schema
-	shapes       []shape
-	values       map[int64]values // of all dictionaries, by their numbers
-	dictionaries map[int64]*array.Data
+	parsed       *parsed               // the schema, nil before it has come
+	dictionaries map[int64]*array.Data // by their numbers
 	message      message
 }
 
@@ -86,7 +84,7 @@ func (d *decoder) close() {
 func (d *decoder) readSchema(b []byte) error {
 	return guard(func() error {
 		meta, _, _, ok := d.message.next(b)
-		if !ok || d.message.kind != schemaMessage || d.schema != nil {
+		if !ok || d.message.kind != schemaMessage || d.parsed != nil {
 			broken("no schema, or a second one, where a stream has its schema")
 		}
 		return d.takeSchema(meta)
@@ -141,7 +139,7 @@ func (d *decoder) take(meta []byte, owner *memory.Buffer, at, n int, allowed []k
 	for _, k := range allowed {
 		ok = ok || k == m.kind
 	}
-	if !ok || m.kind == schemaMessage && d.schema != nil || m.kind != schemaMessage && d.schema == nil {
+	if !ok || m.kind == schemaMessage && d.parsed != nil || m.kind != schemaMessage && d.parsed == nil {
 		broken("a %v where there may be none", m.kind)
 	}
 	body := memory.SliceBuffer(owner, at, n)
@@ -156,16 +154,12 @@ func (d *decoder) take(meta []byte, owner *memory.Buffer, at, n int, allowed []k
 }
 
 func (d *decoder) takeSchema(meta []byte) (err error) {
-	if d.schema, d.shapes, err = parseSchema(&d.message, meta); err != nil {
+	if d.parsed, err = parseSchema(&d.message, meta); err != nil {
 		return err
 	}
-	d.values = make(map[int64]values)
-	for i, f := range d.schema.Fields() {
-		addDictionaries(d.values, f.Type, &d.shapes[i])
-	}
 	d.dictionaries = make(map[int64]*array.Data)
-	if want := d.options.Schema; want != nil && !want.Equal(d.schema) {
-		return fmt.Errorf("%w: %v, not %v", ErrSchema, d.schema, want)
+	if want := d.options.Schema; want != nil && !want.Equal(d.parsed.schema) {
+		return fmt.Errorf("%w: %v, not %v", ErrSchema, d.parsed.schema, want)
 	}
 	return nil
 }
@@ -175,7 +169,7 @@ func (d *decoder) loader(body *memory.Buffer) *loader {
 }
 
 func (d *decoder) takeDictionary(body *memory.Buffer) error {
-	v, ok := d.values[d.message.id]
+	v, ok := d.parsed.values[d.message.id]
 	if !ok {
 		broken("dictionary %d is of no column", d.message.id)
 	}
@@ -201,14 +195,14 @@ func (d *decoder) takeDictionary(body *memory.Buffer) error {
 
 func (d *decoder) takeBatch(body *memory.Buffer) (arrow.RecordBatch, error) {
 	l := d.loader(body)
-	columns := make([]arrow.Array, 0, d.schema.NumFields())
+	columns := make([]arrow.Array, 0, d.parsed.schema.NumFields())
 	defer func() {
 		for _, c := range columns {
 			c.Release()
 		}
 	}()
-	for i, f := range d.schema.Fields() {
-		column := l.make(f.Type, &d.shapes[i])
+	for i, f := range d.parsed.schema.Fields() {
+		column := l.make(f.Type, &d.parsed.shapes[i])
 		columns = append(columns, column)
 		if column.Len() != d.message.rows {
 			broken("column %q has %d rows, of %d", f.Name, column.Len(), d.message.rows)
@@ -218,7 +212,7 @@ func (d *decoder) takeBatch(body *memory.Buffer) (arrow.RecordBatch, error) {
 		}
 	}
 	l.done()
-	return array.NewRecordBatchWithMetadata(d.schema, columns, int64(d.message.rows), d.message.custom), nil
+	return array.NewRecordBatchWithMetadata(d.parsed.schema, columns, int64(d.message.rows), d.message.custom), nil
 }
 
 // lease is a holder of a buffer as the memory of Arrow's.

@@ -3,6 +3,7 @@ package arrowipc
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	flatbuffers "github.com/google/flatbuffers/go"
 
@@ -21,13 +22,13 @@ import (
 // While a is full Encode waits until buffers are released, or ctx ends. It fails for a schema that
 // [NewSender] refuses.
 func Encode(ctx context.Context, a *ipc.Arena, rec arrow.RecordBatch) (ipc.Buffer, error) {
-	schema, shapes, err := encodeSchema(rec.Schema())
+	schema, err := encodeSchema(rec.Schema())
 	if err != nil {
 		return ipc.Buffer{}, err
 	}
-	messages := []*outgoing{{meta: schema[prefixSize:]}}
+	messages := []*outgoing{{meta: schema.message[prefixSize:]}}
 	err = guardEncode(func() error {
-		for _, d := range dictionariesOf(rec, shapes) {
+		for _, d := range dictionariesOf(rec, schema.shapes) {
 			messages = append(messages, new(outgoing).dictionary(d))
 		}
 		messages = append(messages, new(outgoing).batch(rec))
@@ -169,25 +170,43 @@ func appendDictionaries(found []dictionary, d arrow.ArrayData, s *shape) []dicti
 	return found
 }
 
+// encodedSchema is a schema as it is sent. Nobody changes it.
+type encodedSchema struct {
+	of      *arrow.Schema
+	message []byte
+	shapes  []shape
+}
+
+// lastEncoded is the schema that was sent last, as the next one is often the same.
+var lastEncoded atomic.Pointer[encodedSchema]
+
 // encodeSchema returns the message of a schema, whose size is a multiple of 64, and its shapes. It fails
 // if what a receiver would make of it is another schema.
-func encodeSchema(schema *arrow.Schema) (message []byte, shapes []shape, err error) {
+func encodeSchema(schema *arrow.Schema) (*encodedSchema, error) {
+	if e := lastEncoded.Load(); e != nil && e.of == schema {
+		return e, nil
+	}
+	e := &encodedSchema{of: schema}
 	d := decoder{options: ReadOptions{Schema: schema}}
-	err = guardEncode(func() error {
+	err := guardEncode(func() error {
 		p := arrowlib.GetSchemaPayload(schema, memory.DefaultAllocator)
 		defer p.Release()
 		meta := p.Meta()
 		defer meta.Release()
 		m := outgoing{meta: meta.Bytes()}
-		message = make([]byte, m.size())
-		m.put(message)
+		e.message = make([]byte, m.size())
+		m.put(e.message)
 		return nil
 	})
 	if err == nil {
-		err = d.readSchema(message)
+		err = d.readSchema(e.message)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("tandem: a schema that cannot be sent: %w", err)
+		return nil, fmt.Errorf("tandem: a schema that cannot be sent: %w", err)
 	}
-	return message, d.shapes, nil
+	e.shapes = d.parsed.shapes
+	if len(e.message) <= maxKept {
+		lastEncoded.Store(e)
+	}
+	return e, nil
 }

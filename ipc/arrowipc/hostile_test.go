@@ -30,6 +30,9 @@ func decodeHostile(t testing.TB, data []byte, o arrowipc.ReadOptions) error {
 	rec, err := arrowipc.Decode(b, o)
 	b.Release()
 	if err == nil {
+		for _, c := range rec.Columns() {
+			require.EqualValues(t, rec.NumRows(), c.Len())
+		}
 		if o.Check == arrowipc.CheckValues {
 			use(rec)
 		}
@@ -123,6 +126,56 @@ func TestEveryByteMayBeWrong(t *testing.T) {
 			data[i] = old
 		}
 	})
+}
+
+// No buffer of an array is beyond the body of its message, whatever else is there.
+func TestBuffersStayInTheBody(t *testing.T) {
+	eachType(t, func(t *testing.T, data []byte) {
+		all := memory.DefaultAllocator.Allocate(len(data) + 1<<16)
+		copy(all, data)
+		b := ipc.NewBuffer(&backing{bytes: all})
+		defer b.Release()
+		for i, old := range data {
+			if word := i &^ 3; word >= 4 && binary.LittleEndian.Uint32(data[word-4:]) == 0xffffffff {
+				continue // the size of the metadata, which says where the body begins
+			}
+			for _, x := range []byte{1, old + 8, 0xff} {
+				all[i] = x
+				got, err := arrowipc.Decode(b, arrowipc.ReadOptions{Check: arrowipc.CheckSizes})
+				all[i] = old
+				if err != nil {
+					continue
+				}
+				for _, part := range recordBuffers(got) {
+					require.True(t, within(part, all[:len(data)]), "with %#x as byte %d", x, i)
+				}
+				got.Release()
+			}
+		}
+	})
+}
+
+// A batch that has more columns than the schema, or less, is an error.
+func TestBatchOfAnotherSchema(t *testing.T) {
+	number, text := arrow.PrimitiveTypes.Int64, arrow.BinaryTypes.String
+	for _, x := range [][2][]arrow.DataType{
+		{{number}, {number, number}}, {{number, number}, {number}}, {{number}, {text}}, {{text}, {number}},
+		{{number}, {}}, {{}, {number}}, {{number}, {number, arrow.Null}}, {{number}, {number, arrow.BinaryTypes.StringView}},
+		{{symbols}, {number}}, {{inner}, {number}}, {{arrow.BinaryTypes.StringView}, {arrow.BinaryTypes.BinaryView, text}},
+	} {
+		var pipes [2]pipe
+		for i, columns := range x {
+			rec := makeRecord(t, memory.DefaultAllocator, rand.New(rand.NewPCG(1, 1)), 20, columns...)
+			s, err := arrowipc.NewSender(ipc.NewArena(ipc.ArenaOptions{}), rec.Schema(), &pipes[i])
+			require.NoError(t, err)
+			require.NoError(t, s.Send(t.Context(), rec))
+			s.Close()
+			rec.Release()
+		}
+		pipes[0].items[0].Batch, pipes[0].items[0].Dictionaries = pipes[1].items[0].Batch, nil
+		_, err := arrowipc.NewReceiver(&pipes[0], arrowipc.ReadOptions{}).Receive(t.Context())
+		require.ErrorIs(t, err, arrowipc.ErrMalformed, "%v as %v", x[1], x[0])
+	}
 }
 
 // A batch that ends anywhere is an error.

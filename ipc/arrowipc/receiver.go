@@ -71,7 +71,12 @@ func (r *Receiver) All(ctx context.Context) iter.Seq2[arrow.RecordBatch, error] 
 }
 
 // Schema returns the schema of the stream, or nil before the first batch has come.
-func (r *Receiver) Schema() *arrow.Schema { return r.decoder.schema }
+func (r *Receiver) Schema() *arrow.Schema {
+	if p := r.decoder.parsed; p != nil {
+		return p.schema
+	}
+	return nil
+}
 
 // Close lets go of the dictionaries that have come. Batches stay as they are, and the stream goes on; but
 // Receive may not be called. The end of the stream, or an error of Receive that says that its items
@@ -92,7 +97,7 @@ func (r *Receiver) take(item Item) (rec arrow.RecordBatch, err error) {
 			return nil, err
 		}
 	}
-	if d.schema == nil {
+	if d.parsed == nil {
 		return nil, fmt.Errorf("%w: the stream does not begin with a schema", ErrMalformed)
 	}
 	for range item.Dictionaries {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	flatbuffers "github.com/google/flatbuffers/go"
 
@@ -28,25 +29,48 @@ const (
 	unionKind     = 14
 )
 
+// parsed is a schema that has come. Nobody changes it.
+type parsed struct {
+	meta   []byte // what it was made of
+	schema *arrow.Schema
+	shapes []shape
+	values map[int64]values // of all dictionaries, by their numbers
+}
+
+// lastParsed is the schema that has come last, as the next one is often the same: a batch by itself has
+// its schema with it each time.
+var lastParsed atomic.Pointer[parsed]
+
+// maxKept is the most bytes of metadata of a schema that is kept.
+const maxKept = 64 << 10
+
 // parseSchema reads a message that is a schema, whose metadata was parsed into m.
-func parseSchema(m *message, meta []byte) (*arrow.Schema, []shape, error) {
+func parseSchema(m *message, meta []byte) (*parsed, error) {
+	if p := lastParsed.Load(); p != nil && bytes.Equal(p.meta, meta) {
+		return p, nil
+	}
 	b := newBudget(meta)
 	b.pairs(&m.header, schemaCustom)
-	shapes := b.shapes(&m.header, schemaFields, 0)
+	p := &parsed{meta: meta, shapes: b.shapes(&m.header, schemaFields, 0), values: make(map[int64]values)}
 	// Arrow's reader wants a message as it is in a stream.
 	r, err := arrowlib.NewReader(bytes.NewReader(append(appendPrefix(nil, len(meta)), meta...)), arrowlib.WithEnsureNativeEndian(false))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: schema: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: schema: %w", ErrMalformed, err)
 	}
 	defer r.Release()
-	schema := r.Schema()
-	if !schema.IsNativeEndian() {
+	p.schema = r.Schema()
+	if !p.schema.IsNativeEndian() {
 		broken("bytes in another order")
 	}
-	for _, f := range schema.Fields() {
+	for i, f := range p.schema.Fields() {
 		checkType(f.Type)
+		addDictionaries(p.values, f.Type, &p.shapes[i])
 	}
-	return schema, shapes, nil
+	// What an extension type is depends on what is registered when it is read.
+	if len(meta) <= maxKept && !bytes.Contains(meta, []byte(arrowlib.ExtensionTypeKeyName)) {
+		lastParsed.Store(p)
+	}
+	return p, nil
 }
 
 // checkType throws a type whose arrays Arrow makes, and then cannot use.

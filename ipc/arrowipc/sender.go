@@ -34,13 +34,11 @@ const maxDictionaries = ipc.MaxBuffers - 1
 // for a schema that is another one when it has come through Arrow's IPC format, such as one with a
 // dictionary of dictionaries, and for one that takes more than 8 MiB.
 func NewSender(a *ipc.Arena, schema *arrow.Schema, out ItemSender) (*Sender, error) {
-	s := &Sender{arena: a, schema: schema, out: out, sent: make(map[int64]arrow.Array)}
-	var err error
-	s.first, s.shapes, err = encodeSchema(schema)
+	e, err := encodeSchema(schema)
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return &Sender{arena: a, schema: schema, out: out, first: e.message, shapes: e.shapes, sent: make(map[int64]arrow.Array)}, nil
 }
 
 // Send sends a batch, which stays the caller's: its rows are copied into a buffer of the arena, once. While
