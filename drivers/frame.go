@@ -260,14 +260,29 @@ func (f *Frame) parseExtensions(tag byte, ext []byte) error {
 				return frameError(tag, ext, err.Error())
 			}
 		case extHandles:
-			if f.Handles != nil || n == 0 || n > MaxHandles {
+			if f.Handles != nil || n == 0 || n > MaxHandles || n%HandleSize != 0 {
 				return frameError(tag, ext, fmt.Sprintf("handles of %d bytes, or for the second time", n))
+			}
+			if !f.mayHaveHandles() {
+				return frameError(tag, ext, fmt.Sprintf("handles with a frame of kind %v", f.Kind))
 			}
 			f.Handles = ext[:n:n]
 		}
 		ext = ext[n:]
 	}
 	return nil
+}
+
+// mayHaveHandles reports whether something may be attached to the frame: a message, and the last
+// piece of an item. Several notifications in one frame may not, which is their receiver's to say.
+func (f *Frame) mayHaveHandles() bool {
+	switch f.Kind {
+	case KindRequest, KindResponse, KindNotify:
+		return true
+	case KindItems:
+		return f.Method == ItemWhole
+	}
+	return false
 }
 
 func frameError(tag byte, rest []byte, what string) error {

@@ -2,9 +2,11 @@ package shm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring/sealed"
 )
@@ -55,7 +57,7 @@ func (l *link) onAcks(f *os.File, missing error) error {
 	defer f.Close()
 	m, err := sealed.Open(f, acksSize, acksSize)
 	if err != nil {
-		return fmt.Errorf("tandem: shm: the acks of the peer: %w", err)
+		return badMemory("the acks", err)
 	}
 	if !l.exports.acks.CompareAndSwap(nil, m) {
 		m.Close()
@@ -70,4 +72,14 @@ func (l *link) closeBuffers() {
 	l.exports.close()
 	l.imports.close()
 	l.exports.telling.wait()
+}
+
+// badMemory is the error of memory of the peer that cannot be mapped: it is not what it has to be, or
+// this process is short of something.
+func badMemory(what string, err error) error {
+	var size *sealed.SizeError
+	if errors.Is(err, sealed.ErrSeals) || errors.As(err, &size) {
+		return fmt.Errorf("%w: shm: %s of the peer: %w", ipc.ErrProtocol, what, err)
+	}
+	return process.Shortage(fmt.Errorf("tandem: shm: %s of the peer: %w", what, err))
 }

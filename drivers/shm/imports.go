@@ -178,7 +178,7 @@ func (im *imports) add(index uint32, size uint64, f *os.File) error {
 	m, err := sealed.Open(f, int(size), int(size))
 	if err != nil {
 		f.Close()
-		return fmt.Errorf("tandem: shm: a region of the peer: %w", err)
+		return badMemory("a region", err)
 	}
 	r := &importedRegion{memory: m, file: f, frozen: m.Frozen(), size: len(m.Bytes())}
 	im.mu.Lock()

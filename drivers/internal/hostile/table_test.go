@@ -66,7 +66,7 @@ var heavy sync.Mutex
 // quiet is a logger that drops what it gets.
 var quiet = slog.New(slog.DiscardHandler)
 
-var rows = slices.Concat(helloRows, frameRows, metadataRows, creditRows, streamRows, ringRows, socketRows, fileRows, processRows)
+var rows = slices.Concat(helloRows, frameRows, metadataRows, creditRows, streamRows, ringRows, socketRows, fileRows, processRows, bufferRows)
 
 func find(name string) *row {
 	for i := range rows {

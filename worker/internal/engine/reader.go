@@ -245,6 +245,10 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 		s.settle(f)
 	case drivers.KindRequest, drivers.KindNotify:
 		if f.Handles != nil {
+			if isPacked(f) {
+				s.Fail(fmt.Errorf("%w: malformed frame: %d notifications with attachments", ipc.ErrProtocol, f.Tx))
+				return nil
+			}
 			a, err := s.attachmentsOf(f)
 			if err != nil {
 				s.Fail(err)
