@@ -45,6 +45,8 @@ type exports struct {
 
 	acks atomic.Pointer[sealed.Memory] // the peer's, nil until they have come
 
+	going atomic.Int32 // regions that are gone, of which the peer is being told
+
 	lock    sendlock.Lock // guards what follows
 	ended   bool
 	places  []export
@@ -52,13 +54,17 @@ type exports struct {
 	sent    []uint32 // places that are used, in the order of their use; from first on
 	first   int
 	regions map[ipc.Region]uint32
-	stops   []func()   // by the index of the region: takes its notification back
-	unused  []uint32   // indices of regions that have gone
+	stops   map[uint32]func() // by the index of the region: takes its notification back
+	next    uint32            // index of a region
+	passed  int               // regions that the peer has, and those that it has not forgotten yet
 	spill   *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
 	sweeper *time.Timer
 	pause   time.Duration // of the sweeper
 	foreign bool          // the peer may have what another process has made
 }
+
+// errRegionsGoing says that the peer is about to forget a region.
+var errRegionsGoing = errors.New("tandem: shm: regions of buffers are going")
 
 var errTooManyRegions = errors.New("the buffers that the peer has lie in too many of them: make the arena's regions larger, or freeze fewer buffers")
 
@@ -114,7 +120,9 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	}
 	index, err := e.regionOf(ctx, region)
 	if err != nil {
-		hold.Release()
+		if hold.Release(); err == errRegionsGoing {
+			err = nil
+		}
 		return h, false, err
 	}
 	var place uint32
@@ -149,7 +157,10 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 	if e.spill == nil {
 		e.spill = ipc.NewArena(ipc.ArenaOptions{NoWait: true})
 	}
-	hold, err = e.spill.Alloc(ctx, b.Len())
+	if hold, err = e.spill.Alloc(ctx, b.Len()); errors.Is(err, ipc.ErrExhausted) {
+		e.reclaim(maxPlaces) // which the arena cannot while the lock is held
+		hold, err = e.spill.Alloc(ctx, b.Len())
+	}
 	if err != nil {
 		return hold, nil, 0, fmt.Errorf("tandem: shm: copy a buffer that is not in shared memory: %w", err)
 	}
@@ -164,27 +175,32 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 
 // regionOf returns the index of a region, and passes it to the peer if that does not have it. The
 // lock is held.
+//
+// An index is not used again before all others were. The peer reads a frame before the records
+// that came ahead of it, if it knows the region, and would take an earlier one of that index for
+// this one.
 func (e *exports) regionOf(ctx context.Context, r ipc.Region) (uint32, error) {
 	if index, ok := e.regions[r]; ok {
 		return index, nil
 	}
-	index := uint32(len(e.stops))
-	if n := len(e.unused); n > 0 {
-		index = e.unused[n-1]
-	} else if index == maxRegions {
+	if e.passed == maxRegions {
+		if e.reclaim(maxPlaces); e.going.Load() > 0 {
+			return 0, errRegionsGoing
+		}
 		return 0, &ipc.ExhaustedError{Resource: "regions of shared memory on one link", Limit: fmt.Sprintf("the most are %d", maxRegions), Err: errTooManyRegions}
 	}
+	for e.stops[e.next] != nil || e.next == drivers.FileRegion {
+		e.next++
+	}
+	index := e.next
 	if err := e.pass(ctx, index, r.Size(), r.File()); err != nil {
 		return 0, err
 	}
-	if n := len(e.unused); n > 0 {
-		e.unused = e.unused[:n-1]
-	} else {
-		e.stops = append(e.stops, nil)
-	}
 	if e.regions == nil {
-		e.regions = make(map[ipc.Region]uint32)
+		e.regions, e.stops = make(map[ipc.Region]uint32), make(map[uint32]func())
 	}
+	e.next++
+	e.passed++
 	e.regions[r] = index
 	e.stops[index] = r.Use(e)
 	return index, nil
@@ -192,20 +208,22 @@ func (e *exports) regionOf(ctx context.Context, r ipc.Region) (uint32, error) {
 
 // Dropped implements [ipc.RegionUser].
 func (e *exports) Dropped(r ipc.Region) {
+	e.going.Add(1)
 	e.telling.start(func() {
+		defer e.going.Add(-1)
 		if !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
 		index, ok := e.regions[r]
-		delete(e.regions, r)
 		if ok {
-			e.stops[index] = nil
+			delete(e.regions, r)
+			delete(e.stops, index)
 		}
 		e.lock.Unlock()
 		if !ok || e.forget(index) != nil || !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		e.unused = append(e.unused, index) // now that the peer has forgotten it
+		e.passed-- // now that the peer forgets it
 		e.lock.Unlock()
 	})
 }
@@ -361,9 +379,7 @@ func (e *exports) close() {
 		e.release(place)
 	}
 	for _, stop := range e.stops {
-		if stop != nil {
-			stop()
-		}
+		stop()
 	}
 	if acks := e.acks.Swap(nil); acks != nil {
 		acks.Close()
