@@ -57,7 +57,7 @@ type exports struct {
 	stops   map[uint32]func() // by the index of the region: takes its notification back
 	next    uint32            // index of a region
 	passed  int               // regions that the peer has, and those that it has not forgotten yet
-	spill   *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
+	spill   *ipc.Arena        // for buffers that do not lie in shared memory, nil before the first
 	sweeper *time.Timer
 	pause   time.Duration // of the sweeper
 	foreign bool          // the peer may have what another process has made
