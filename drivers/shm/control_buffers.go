@@ -70,4 +70,7 @@ func (l *link) closeBuffers() {
 	l.exports.close()
 	l.imports.close()
 	l.exports.telling.wait()
+	if acks := l.exports.acks.Swap(nil); acks != nil { // they have come since the link has ended
+		acks.Close()
+	}
 }

@@ -77,22 +77,29 @@ type export struct {
 // attach takes a place for a buffer, and returns its handle without the number. It waits while
 // the peer holds as many buffers as it may.
 func (e *exports) attach(ctx context.Context, b ipc.Buffer) (drivers.Handle, error) {
+	own := b.Retain() // which panics after Release, and must not with the lock
 	for pause := 10 * time.Microsecond; ; pause = min(2*pause, time.Millisecond) {
 		if !e.lock.Lock(ctx, e.gone) {
+			own.Release()
 			return drivers.Handle{}, e.whyNot(ctx)
 		}
-		h, ok, err := e.tryAttach(ctx, b)
+		h, ok, err := e.tryAttach(ctx, own)
 		e.lock.Unlock()
-		if ok || err != nil {
-			return h, err
+		if ok {
+			return h, nil
 		}
-		select {
-		case <-ctx.Done():
-			return drivers.Handle{}, ctx.Err()
-		case <-e.gone:
-			return drivers.Handle{}, ipc.ErrDisconnected
-		case <-time.After(pause):
+		if err == nil {
+			select {
+			case <-ctx.Done():
+				err = ctx.Err()
+			case <-e.gone:
+				err = ipc.ErrDisconnected
+			case <-time.After(pause):
+				continue
+			}
 		}
+		own.Release()
+		return drivers.Handle{}, err
 	}
 }
 
@@ -103,8 +110,9 @@ func (e *exports) whyNot(ctx context.Context) error {
 	return ipc.ErrDisconnected
 }
 
-// tryAttach is attach that does not wait for a place. The lock is held.
-func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle, ok bool, err error) {
+// tryAttach is attach that does not wait for a place. own is the link's if it returns true. The lock is
+// held.
+func (e *exports) tryAttach(ctx context.Context, own ipc.Buffer) (h drivers.Handle, ok bool, err error) {
 	if e.ended {
 		return h, false, ipc.ErrDisconnected
 	}
@@ -114,16 +122,22 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 			return h, false, nil
 		}
 	}
-	hold, region, offset, err := e.shared(ctx, b)
+	hold, region, offset, err := e.shared(ctx, own)
 	if err != nil {
 		return h, false, err
 	}
 	index, err := e.regionOf(ctx, region)
 	if err != nil {
-		if hold.Release(); err == errRegionsGoing {
+		if hold != own {
+			hold.Release()
+		}
+		if err == errRegionsGoing {
 			err = nil
 		}
 		return h, false, err
+	}
+	if hold != own {
+		own.Release()
 	}
 	var place uint32
 	if n := len(e.free); n > 0 {
@@ -148,11 +162,11 @@ func (e *exports) tryAttach(ctx context.Context, b ipc.Buffer) (h drivers.Handle
 	return drivers.Handle{Place: place, Region: index, Offset: uint64(offset), Size: uint64(hold.Len())}, true, nil
 }
 
-// shared returns a holder of the buffer, or of a copy if that does not lie in shared memory.
+// shared returns b, or a copy if that does not lie in shared memory, and where it lies.
 func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, region ipc.Region, offset int, err error) {
 	backing, at := b.Backing()
 	if region, offset = backing.Region(); region != nil {
-		return b.Retain(), region, offset + at, nil
+		return b, region, offset + at, nil
 	}
 	if e.spill == nil {
 		e.spill = ipc.NewArena(ipc.ArenaOptions{NoWait: true})
@@ -260,12 +274,12 @@ func (e *exports) undo(place uint32) {
 	for i := len(e.sent) - 1; i >= e.first; i-- {
 		if e.sent[i] == place {
 			e.sent = append(e.sent[:i], e.sent[i+1:]...)
-			break
+			e.places[place].use--
+			e.release(place)
+			return
 		}
 	}
-	p := &e.places[place]
-	p.use--
-	e.release(place)
+	// The peer has released what it never got.
 }
 
 // release lets go of the buffer in a place. The lock is held.
@@ -378,6 +392,7 @@ func (e *exports) close() {
 	for _, place := range e.sent[e.first:] {
 		e.release(place)
 	}
+	e.sent, e.first = nil, 0
 	for _, stop := range e.stops {
 		stop()
 	}
