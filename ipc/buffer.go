@@ -178,7 +178,10 @@ func (b Buffer) Slice(from, to int) Buffer {
 }
 
 // Clone returns a copy of the bytes, which is nobody else's.
-func (b Buffer) Clone() []byte { return slices.Clone(b.Bytes()) }
+func (b Buffer) Clone() []byte {
+	defer runtime.KeepAlive(b.h)
+	return slices.Clone(b.Bytes())
+}
 
 // Frozen reports whether nobody at all can write the memory: see [Buffer.Freeze]. Of a
 // received buffer this is what the system says. Bytes that have travelled through a socket
