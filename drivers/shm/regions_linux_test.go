@@ -111,6 +111,7 @@ func TestRegionsBehindOneThatIsKept(t *testing.T) {
 	// So that the acks are looked at in time by senders alone.
 	_ = from.exports.lock.Lock(t.Context(), nil)
 	from.exports.sweeper.Stop()
+	from.exports.sweeper = time.AfterFunc(time.Hour, func() {}) // or one that runs would start it again
 	from.exports.lock.Unlock()
 	for i := range uint64(2 * maxRegions) {
 		b := frozenWith(t, arena, i)
