@@ -113,20 +113,29 @@ func (a *Arena) wait(ctx context.Context, n int, err error) (*arena.Block, error
 }
 
 // reclaim makes all links that have buffers of the arena look at what their peers have released.
-// It returns how many they have still.
-func (a *Arena) reclaim() (held int) {
+func (a *Arena) reclaim() {
+	for u := range a.users() {
+		u.Reclaim()
+	}
+}
+
+// users returns the links that have buffers of the arena.
+func (a *Arena) users() map[RegionUser]bool {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	users := make(map[RegionUser]bool)
 	for _, r := range a.regions {
 		for _, u := range r.All() {
 			users[u] = true
 		}
 	}
-	a.mu.Unlock()
-	for u := range users {
-		held += u.Reclaim()
-	}
-	return held
+	return users
+}
+
+// owns reports whether a region is one of the arena's.
+func (a *Arena) owns(r Region) bool {
+	own, ok := r.(*arenaRegion)
+	return ok && own.arena == a
 }
 
 // Trim gives all memory without buffers back to the system.
@@ -162,7 +171,10 @@ type ArenaStats struct {
 
 // Stats returns what the arena has.
 func (a *Arena) Stats() ArenaStats {
-	sent := a.reclaim()
+	sent := 0
+	for u := range a.users() {
+		sent += u.Held(a.owns)
+	}
 	s := a.arena.Stats()
 	return ArenaStats{
 		Limit: s.Limit, Reserved: s.Reserved, Regions: s.Regions, Buffers: s.Blocks, Used: s.Used, Free: s.Free,
@@ -174,6 +186,7 @@ func (a *Arena) Stats() ArenaStats {
 type arenaRegion struct {
 	*arena.Region
 	RegionUsers
+	arena *Arena
 }
 
 // regionOf returns the region that a block lies in.
@@ -182,7 +195,7 @@ func (a *Arena) regionOf(r *arena.Region) Region {
 	defer a.mu.Unlock()
 	own := a.regions[r]
 	if own == nil {
-		own = &arenaRegion{Region: r}
+		own = &arenaRegion{Region: r, arena: a}
 		a.regions[r] = own
 	}
 	return own

@@ -22,9 +22,11 @@ type Region interface {
 type RegionUser interface {
 	// Dropped says that a region has gone, of which nobody has a part any more.
 	Dropped(r Region)
-	// Reclaim releases what the peer has released. It returns how many buffers the peer has
-	// still.
-	Reclaim() (held int)
+	// Reclaim releases what the peer has released.
+	Reclaim()
+	// Held is Reclaim that returns how many buffers the peer has still in the regions that of
+	// reports true for. While buffers are being sent it may return 1.
+	Held(of func(Region) bool) int
 }
 
 // RegionUsers are the users of one region. The zero value is useful. It is safe for concurrent

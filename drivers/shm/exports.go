@@ -325,13 +325,27 @@ func (e *exports) reclaim(n int) {
 }
 
 // Reclaim implements [ipc.RegionUser].
-func (e *exports) Reclaim() (held int) {
+func (e *exports) Reclaim() {
+	if e.lock.TryLock() { // or somebody is sending, and sees to it
+		e.reclaim(maxPlaces)
+		e.lock.Unlock()
+	}
+}
+
+// Held implements [ipc.RegionUser].
+func (e *exports) Held(of func(ipc.Region) bool) (held int) {
 	if !e.lock.TryLock() {
-		return 1 // somebody is sending, and sees to it
+		return 1
 	}
 	defer e.lock.Unlock()
 	e.reclaim(maxPlaces)
-	return len(e.sent) - e.first
+	for _, place := range e.sent[e.first:] {
+		backing, _ := e.places[place].hold.Backing()
+		if r, _ := backing.Region(); of(r) {
+			held++
+		}
+	}
+	return held
 }
 
 // How often the acks are looked at while nothing else does so: soon if the peer has what another

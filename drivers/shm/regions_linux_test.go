@@ -64,6 +64,8 @@ func received(t *testing.T, l *link) ipc.Buffer {
 	return f.Attached.Buffers[0].What
 }
 
+func anyRegion(ipc.Region) bool { return true }
+
 // regionsOf returns how many regions l has passed that are still there.
 func regionsOf(l *link) int {
 	_ = l.exports.lock.Lock(context.Background(), nil)
@@ -89,7 +91,7 @@ func TestBufferIsOfItsOwnRegion(t *testing.T) {
 		}
 		require.Eventually(t, func() bool {
 			from.imports.catchUp(nil)
-			return from.exports.Reclaim() == 0 && regionsOf(from) == 0
+			return from.exports.Held(anyRegion) == 0 && regionsOf(from) == 0
 		}, 30*time.Second, 10*time.Microsecond)
 	}
 }
@@ -121,4 +123,33 @@ func TestRegionsBehindOneThatIsKept(t *testing.T) {
 		require.Equal(t, i, binary.LittleEndian.Uint64(got.Bytes()))
 		got.Release()
 	}
+}
+
+// An arena counts its own buffers as sent, not those that the same peer has from elsewhere.
+func TestSentOfArena(t *testing.T) {
+	from, to := linked(t)
+	from.watch()
+	to.watch()
+	one, other := ipc.NewArena(ipc.ArenaOptions{}), ipc.NewArena(ipc.ArenaOptions{})
+	defer one.Close()
+	defer other.Close()
+	var held []ipc.Buffer
+	for i, a := range []*ipc.Arena{one, other, other} {
+		b, err := a.Alloc(t.Context(), 10)
+		require.NoError(t, err)
+		sendBuffer(t, from, b)
+		b.Release()
+		held = append(held, received(t, to))
+		f := frozenWith(t, a, uint64(i))
+		sendBuffer(t, from, f)
+		f.Release()
+		held = append(held, received(t, to))
+	}
+	require.Equal(t, 1, one.Stats().Sent)
+	require.Equal(t, 2, other.Stats().Sent)
+	for _, b := range held {
+		b.Release()
+	}
+	require.Eventually(t, func() bool { return one.Stats().Sent == 0 && other.Stats().Sent == 0 }, 30*time.Second, time.Millisecond)
+	require.Zero(t, one.Stats().Buffers+other.Stats().Buffers)
 }
