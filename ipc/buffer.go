@@ -22,7 +22,7 @@ import (
 // are two exceptions. The buffers of a request are released when its handler has returned,
 // and a buffer that a handler returns when the response was sent; a handler that keeps one
 // uses [Buffer.Retain]. A Buffer that is forgotten is released by the garbage collector
-// some time later, and reported.
+// some time later. If it is of an arena of this process, that counts and reports it.
 //
 // When the link over which a buffer has come ends, a maker that lives may use its memory again,
 // unless it is frozen. What a dead process has made stays as it is until it is released.
@@ -223,7 +223,10 @@ func (b *block) leave(forgotten bool) {
 }
 
 // Clone returns a copy of the bytes, which is nobody else's.
-func (b Buffer) Clone() []byte { return slices.Clone(b.Bytes()) }
+func (b Buffer) Clone() []byte {
+	defer runtime.KeepAlive(b.h)
+	return slices.Clone(b.Bytes())
+}
 
 // Frozen reports whether nobody at all can write the memory: see [Buffer.Freeze]. Of a
 // received buffer this is what the system says. Bytes that have travelled through a socket

@@ -3,6 +3,7 @@ package ipc
 import (
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/tandemipc/tandem/ring/sealed"
@@ -18,6 +19,7 @@ import (
 // Freeze fails if memory or descriptors are short. It panics after Release.
 func (b Buffer) Freeze() (Buffer, error) {
 	data := b.Bytes()
+	defer runtime.KeepAlive(b.h)
 	if len(data) == 0 {
 		return NewBuffer(&frozen{}), nil
 	}

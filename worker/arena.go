@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -50,6 +51,7 @@ func (c *Client[C]) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 // lazyArena is an arena that is made when it is first used, or one that was given.
 type lazyArena struct {
 	given *ipc.Arena
+	log   *slog.Logger // of one that is made
 
 	mu     sync.Mutex
 	own    *ipc.Arena
@@ -63,7 +65,7 @@ func (l *lazyArena) get() *ipc.Arena {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.own == nil {
-		l.own = ipc.NewArena(ipc.ArenaOptions{})
+		l.own = ipc.NewArena(ipc.ArenaOptions{Logger: l.log})
 		if l.closed {
 			_ = l.own.Close()
 		}

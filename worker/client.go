@@ -143,7 +143,7 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 // newClient returns a client without a worker.
 func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
 	c := &Client[C]{settings: s, caps: caps, chain: chain.New(s.Interceptors), released: make(chan struct{}), supervised: make(chan struct{})}
-	c.arena.given = s.Arena
+	c.arena.given, c.arena.log = s.Arena, s.Logger
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
 	if s.Events != nil {

@@ -107,6 +107,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	serving.Store(true)
+	s.arena.log = s.log
 	defer s.arena.close()
 	startup, err := drivers.LoadStartup()
 	if err != nil {

@@ -179,10 +179,13 @@ func (l *link) writeDrops(ctx context.Context) error {
 func (l *link) watch() {
 	l.watching.Go(func() {
 		_ = l.in.raw.Read(func(fd uintptr) (done bool) {
-			l.in.mu.Lock()
-			defer l.in.mu.Unlock()
-			l.readControl(fd, nil)
-			return l.end.Load() != nil || l.in.full && fdpass.HungUp(fd)
+			for more := true; more && l.end.Load() == nil; { // others need the lock meanwhile
+				l.in.mu.Lock()
+				more = l.readControl(fd, nil)
+				done = l.in.full && fdpass.HungUp(fd)
+				l.in.mu.Unlock()
+			}
+			return done || l.end.Load() != nil
 		})
 		l.finish(ipc.ErrPeerGone)
 	})
@@ -194,17 +197,25 @@ func (l *link) catchUp(done func() bool) {
 	_ = l.in.raw.Control(func(fd uintptr) { l.readControl(fd, done) })
 }
 
+// maxReads is more than what a socket holds takes. So a peer that writes records without end keeps no
+// reader for ever, and that has seen all that were there when it began.
+const maxReads = 1 << 17
+
 // readControl reads records for as long as there are some, there is room for files, and done, if it is
-// not nil, reports false. The caller holds the lock of the reader.
-func (l *link) readControl(fd uintptr, done func() bool) {
+// not nil, reports false. It returns true after maxReads. The caller holds the lock
+// of the reader.
+func (l *link) readControl(fd uintptr, done func() bool) (more bool) {
 	in := &l.in
-	for !in.closed && (done == nil || !done()) {
+	for reads := 0; !in.closed && (done == nil || !done()); reads++ {
+		if reads == maxReads {
+			return true
+		}
 		if in.full = in.files.full(); in.full {
-			return
+			return false
 		}
 		n, files, lost, err := fdpass.Receive(fd, in.record[in.got:], 1)
 		if errors.Is(err, syscall.EAGAIN) {
-			return
+			return false
 		}
 		in.got += n
 		in.with = append(in.with, files...)
@@ -223,9 +234,10 @@ func (l *link) readControl(fd uintptr, done func() bool) {
 			closeFiles(in.with)
 			in.with = nil
 			l.finish(err)
-			return
+			return false
 		}
 	}
+	return false
 }
 
 // takeRecord acts on the record that is complete.

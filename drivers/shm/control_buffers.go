@@ -72,6 +72,9 @@ func (l *link) closeBuffers() {
 	l.exports.close()
 	l.imports.close()
 	l.exports.telling.wait()
+	if acks := l.exports.acks.Swap(nil); acks != nil { // they have come since the link has ended
+		acks.Close()
+	}
 }
 
 // badMemory is the error of memory of the peer that cannot be mapped: it is not what it has to be, or

@@ -61,9 +61,10 @@ type exports struct {
 	// last is the region that was looked for last, nil if there is none.
 	last       ipc.Region
 	lastPassed *exportedRegion
-	stops      []func()   // by the index of the region: takes its notification back
-	unused     []uint32   // indices of regions that have gone
-	spill      *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
+	stops      map[uint32]func() // by the index of the region: takes its notification back
+	next       uint32            // index of a region
+	passed     int               // regions that the peer has, and those that it has not forgotten yet
+	spill      *ipc.Arena        // for buffers that do not lie in shared memory, nil before the first
 	sweeper    *time.Timer
 	pause      time.Duration // of the sweeper
 	foreign    bool          // the peer may have what another process has made
@@ -244,6 +245,10 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 
 // regionOf returns a region as the peer has it, and passes it to the peer if that does not have it
 // yet. The lock is held.
+//
+// An index is not used again before all others were. The peer reads a frame before the records
+// that came ahead of it, if it knows the region, and would take an earlier one of that index for
+// this one.
 func (e *exports) regionOf(ctx context.Context, r ipc.Region) (*exportedRegion, error) {
 	if r == e.last {
 		return e.lastPassed, nil
@@ -252,23 +257,21 @@ func (e *exports) regionOf(ctx context.Context, r ipc.Region) (*exportedRegion, 
 		e.last, e.lastPassed = r, passed
 		return passed, nil
 	}
-	index := uint32(len(e.stops))
-	if n := len(e.unused); n > 0 {
-		index = e.unused[n-1]
-	} else if index == maxRegions {
+	if e.passed == maxRegions {
 		return nil, &ipc.ExhaustedError{Resource: "regions of shared memory on one link", Limit: fmt.Sprintf("the most are %d", maxRegions), Err: errTooManyRegions}
 	}
+	for e.stops[e.next] != nil || e.next == drivers.FileRegion {
+		e.next++
+	}
+	index := e.next
 	if err := e.pass(ctx, index, r.Size(), r.File()); err != nil {
 		return nil, err
 	}
-	if n := len(e.unused); n > 0 {
-		e.unused = e.unused[:n-1]
-	} else {
-		e.stops = append(e.stops, nil)
-	}
 	if e.regions == nil {
-		e.regions = make(map[ipc.Region]*exportedRegion)
+		e.regions, e.stops = make(map[ipc.Region]*exportedRegion), make(map[uint32]func())
 	}
+	e.next++
+	e.passed++
 	passed := &exportedRegion{index: index}
 	e.regions[r] = passed
 	e.stops[index] = r.Use(e)
@@ -287,13 +290,13 @@ func (e *exports) Dropped(r ipc.Region) {
 		delete(e.regions, r)
 		e.last = nil
 		if ok {
-			e.stops[passed.index] = nil
+			delete(e.stops, passed.index)
 		}
 		e.lock.Unlock()
 		if !ok || e.forget(passed.index) != nil || !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		e.unused = append(e.unused, passed.index) // now that the peer has forgotten it
+		e.passed-- // now that the peer forgets it
 		e.lock.Unlock()
 	})
 }
@@ -471,10 +474,9 @@ func (e *exports) close() {
 	for _, place := range e.sent[e.first:] {
 		e.release(place)
 	}
+	e.sent, e.first = nil, 0
 	for _, stop := range e.stops {
-		if stop != nil {
-			stop()
-		}
+		stop()
 	}
 	if acks := e.acks.Swap(nil); acks != nil {
 		acks.Close()

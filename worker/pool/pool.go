@@ -114,7 +114,7 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 		growNeeded: make(chan struct{}, 1), recycling: make(chan struct{}, 1), replacing: make(chan struct{}, 1),
 	}
 	if p.arena = o.workers.Arena; p.arena == nil {
-		p.arena = ipc.NewArena(ipc.ArenaOptions{})
+		p.arena = ipc.NewArena(ipc.ArenaOptions{Logger: o.workers.Logger})
 		p.ownArena, o.workers.Arena = true, p.arena
 	}
 	p.scheduler = scheduler.New(o.concurrency, o.queue, uint64(o.recycle.Calls), func() {

@@ -46,8 +46,15 @@ func (s *Session) pack(payload []byte, a *ipc.Attachments) (_, handles []byte, l
 		return payload, nil, a, nil
 	}
 	size := len(payload)
+	if size > s.maxPayload {
+		return nil, nil, nil, &ipc.SizeError{Size: size, Limit: s.maxPayload}
+	}
 	for i := range a.Buffers {
-		size += a.Buffers[i].What.Len()
+		n := a.Buffers[i].What.Len()
+		if n > s.maxPayload-size { // before memory is taken for it
+			return nil, nil, nil, &ipc.SizeError{Size: size + n, Limit: s.maxPayload}
+		}
+		size += n
 	}
 	packed := append(make([]byte, 0, size), payload...)
 	for i := range a.Buffers {
