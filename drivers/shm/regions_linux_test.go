@@ -39,7 +39,7 @@ func sendBuffer(t *testing.T, l *link, b ipc.Buffer) {
 	t.Helper()
 	a, err := ipc.Attach(b)
 	require.NoError(t, err)
-	require.NoError(t, l.Send(t.Context(), &drivers.Frame{Kind: drivers.KindGoodbye, Attached: a}))
+	require.NoError(t, l.Send(t.Context(), &drivers.Frame{Kind: drivers.KindResponse, Tx: 2, Attached: a}))
 }
 
 // frozenWith returns a frozen buffer that holds a number.
