@@ -57,7 +57,6 @@ func TestBuffersForStoppedWorker(t *testing.T) {
 		b, err := arena.Alloc(t.Context(), 2<<20)
 		require.NoError(t, err)
 		b.Release()
-		_ = arena.Stats()
 	}
 	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	_, err = bufferEcho.Call(short, w, b)
