@@ -185,6 +185,9 @@ func (l *link) watch() {
 			return l.end.Load() != nil || l.in.full && fdpass.HungUp(fd)
 		})
 		l.finish(ipc.ErrPeerGone)
+		if errors.Is(*l.end.Load(), ipc.ErrPeerGone) {
+			l.exports.close() // what it had is free now, though nobody may close the link for long
+		}
 	})
 }
 

@@ -46,20 +46,20 @@ type exports struct {
 
 	acks atomic.Pointer[sealed.Memory] // the peer's, nil until they have come
 
-	lock    sendlock.Lock // guards what follows
-	ended   bool
-	places  []export
-	free    []uint32 // places
-	sent    []uint32 // places that are used, in the order of their use; from first on
-	first   int
-	regions map[ipc.Region]uint32
-	stops   []func()   // by the index of the region: takes its notification back
-	unused  []uint32   // indices of regions that have gone
-	spill   *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
-	sweeper *time.Timer
-	pause   time.Duration // of the sweeper
-	foreign bool          // the peer may have what another process has made
-	spilled int           // places with what lies in spill
+	lock       sendlock.Lock // guards what follows
+	ended      bool
+	places     []export
+	free       []uint32 // places
+	sent       []uint32 // places that are used, in the order of their use; from first on
+	first      int
+	regions    map[ipc.Region]uint32
+	stops      map[uint32]func() // by the index of the region: takes its notification back
+	nextRegion uint32
+	spill      *ipc.Arena // for buffers that do not lie in shared memory, nil before the first
+	sweeper    *time.Timer
+	pause      time.Duration // of the sweeper
+	foreign    bool          // the peer may have what another process has made
+	spilled    int           // places with what lies in spill
 
 	leaving atomic.Int64 // regions that have gone, and of which the peer does not know yet
 }
@@ -227,22 +227,18 @@ func (e *exports) regionOf(ctx context.Context, r ipc.Region) (uint32, error) {
 	if index, ok := e.regions[r]; ok {
 		return index, nil
 	}
-	index := uint32(len(e.stops))
-	if n := len(e.unused); n > 0 {
-		index = e.unused[n-1]
-	} else if index == maxRegions {
+	// The peer may not have read yet that a region has gone when it takes a frame of a later one, so
+	// no index is used again.
+	index := e.nextRegion
+	if len(e.stops) == maxRegions {
 		return 0, &ipc.ExhaustedError{Resource: "regions of shared memory on one link", Limit: fmt.Sprintf("the most are %d", maxRegions), Err: errTooManyRegions}
 	}
 	if err := e.pass(ctx, index, r.Size(), r.File()); err != nil {
 		return 0, err
 	}
-	if n := len(e.unused); n > 0 {
-		e.unused = e.unused[:n-1]
-	} else {
-		e.stops = append(e.stops, nil)
-	}
+	e.nextRegion++
 	if e.regions == nil {
-		e.regions = make(map[ipc.Region]uint32)
+		e.regions, e.stops = make(map[ipc.Region]uint32), make(map[uint32]func())
 	}
 	e.regions[r] = index
 	e.stops[index] = r.Use(e)
@@ -266,7 +262,7 @@ func (e *exports) Dropped(r ipc.Region) {
 		if !ok || e.forget(index) != nil || !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		e.unused = append(e.unused, index) // now that the peer has forgotten it
+		delete(e.stops, index) // now that the peer will forget it
 		e.lock.Unlock()
 	})
 }
@@ -417,10 +413,13 @@ func (e *exports) sweep() {
 	e.sweeper.Reset(e.pause)
 }
 
-// close lets go of all. The peer has ended, or does not count any more.
+// close lets go of all. The peer has ended, or does not count any more. It may be called again.
 func (e *exports) close() {
 	_ = e.lock.Lock(context.Background(), nil)
 	defer e.lock.Unlock()
+	if acks := e.acks.Swap(nil); acks != nil { // which may have come after the first time
+		acks.Close()
+	}
 	if e.ended {
 		return
 	}
@@ -436,9 +435,6 @@ func (e *exports) close() {
 		if stop != nil {
 			stop()
 		}
-	}
-	if acks := e.acks.Swap(nil); acks != nil {
-		acks.Close()
 	}
 	if e.spill != nil {
 		e.spill.Close()

@@ -180,7 +180,7 @@ func (im *imports) add(index uint32, size uint64, f *os.File) error {
 	r := &importedRegion{memory: m, file: f, frozen: m.Frozen(), size: len(m.Bytes())}
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	if im.closed || index >= maxRegions || im.regions[index] != nil {
+	if im.closed || len(im.regions) >= maxRegions || im.regions[index] != nil {
 		r.close()
 		if im.closed {
 			return nil
