@@ -288,11 +288,13 @@ func TestHostileAcks(t *testing.T) {
 			e.takeBack(handles)
 		}
 		seen := make(map[uint32]bool)
+		require.True(t, e.lock.Lock(context.Background(), nil)) // the sweeper runs
 		for _, place := range append(append([]uint32(nil), e.free...), e.sent[e.first:]...) {
 			require.False(t, seen[place], "place %d is there twice", place)
 			seen[place] = true
 		}
 		require.Len(t, seen, len(e.places))
+		e.lock.Unlock()
 	}
 	close(gone)
 	e.close()
