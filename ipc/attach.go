@@ -361,13 +361,18 @@ func (a *Attachments) resolve(v reflect.Value, depth int) error {
 	if v.Kind() != reflect.Map {
 		return eachPart(v, func(part reflect.Value) error { return a.resolve(part, depth+1) })
 	}
-	for it := v.MapRange(); it.Next(); { // whose values have no address
-		value := reflect.New(v.Type().Elem()).Elem()
+	var keys, values []reflect.Value // for a map with keys that equal nothing would grow while it is gone through
+	for it := v.MapRange(); it.Next(); {
+		value := reflect.New(v.Type().Elem()).Elem() // those of a map have no address
 		value.Set(it.Value())
 		if err := a.resolve(value, depth+1); err != nil {
 			return err
 		}
-		v.SetMapIndex(it.Key(), value)
+		keys, values = append(keys, it.Key()), append(values, value)
+	}
+	v.Clear()
+	for i, key := range keys {
+		v.SetMapIndex(key, values[i])
 	}
 	return nil
 }

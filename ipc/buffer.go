@@ -27,6 +27,10 @@ import (
 // When the link over which a buffer has come ends, a maker that lives may use its memory again,
 // unless it is frozen. What a dead process has made stays as it is until it is released.
 //
+// What a process has sent on is kept by its maker for that process, and by that process for
+// those after it. If it dies the maker may use the memory again, though others have it from there
+// still. So who gets its own buffer back from a process that may die keeps its own holder as well.
+//
 // Copies of a Buffer are the same holder. The zero Buffer holds nothing, has no bytes, and
 // may be sent. The methods of a Buffer may be called by any goroutine; Bytes must not be
 // used by anybody after Release.

@@ -25,7 +25,7 @@ type RegionUser interface {
 	// Reclaim releases what the peer has released.
 	Reclaim()
 	// Held returns how many buffers in a region the peer has that it has not released, as far as
-	// is known, and the id of its process.
+	// is known, and the id of its process. While a sender is held up it may return 0.
 	Held(r Region) (pid, buffers int)
 }
 

@@ -606,6 +606,7 @@ func TestBufferStreamsRelease(t *testing.T) {
 		"up, response not received": func(l *lifeTest, req lifeMessage) {
 			st, err := lifeUp.Open(ctx, l.w)
 			require.NoError(l, err)
+			defer st.Close()
 			require.NoError(l, st.Send(ctx, req))
 			for range 20 { // in the midst of which ctx ends
 				short, cancel := context.WithTimeout(ctx, time.Duration(rand.Int64N(int64(100*time.Microsecond))))

@@ -188,6 +188,9 @@ func (l *link) watch() {
 			return done || l.end.Load() != nil
 		})
 		l.finish(ipc.ErrPeerGone)
+		if errors.Is(*l.end.Load(), ipc.ErrPeerGone) {
+			l.exports.close() // what it had is free now, though nobody may close the link for long
+		}
 	})
 }
 

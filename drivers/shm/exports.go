@@ -404,9 +404,14 @@ func (e *exports) Reclaim() {
 	}
 }
 
+// heldWait bounds how long Held waits for a sender, which a stopped peer may hold up for ever.
+const heldWait = 20 * time.Millisecond
+
 // Held implements [ipc.RegionUser].
 func (e *exports) Held(r ipc.Region) (pid, buffers int) {
-	if !e.lock.Lock(context.Background(), e.gone) {
+	ctx, cancel := context.WithTimeout(context.Background(), heldWait)
+	defer cancel()
+	if !e.lock.Lock(ctx, e.gone) {
 		return e.peer, 0
 	}
 	defer e.lock.Unlock()
@@ -463,6 +468,9 @@ func (e *exports) sweep() {
 func (e *exports) close() {
 	_ = e.lock.Lock(context.Background(), nil)
 	defer e.lock.Unlock()
+	if acks := e.acks.Swap(nil); acks != nil { // which may have come after the first time
+		acks.Close()
+	}
 	if e.ended {
 		return
 	}
@@ -477,9 +485,6 @@ func (e *exports) close() {
 	e.sent, e.first = nil, 0
 	for _, stop := range e.stops {
 		stop()
-	}
-	if acks := e.acks.Swap(nil); acks != nil {
-		acks.Close()
 	}
 	if e.spill != nil {
 		e.spill.Close()
