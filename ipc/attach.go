@@ -70,6 +70,29 @@ func (a *Attachments) Add(number uint64, b Buffer) {
 	a.Buffers = append(a.Buffers, Attached[Buffer]{Number: number, What: b})
 }
 
+var attachmentsPool = sync.Pool{New: func() any { return new(Attachments) }}
+
+// NewAttachments returns empty attachments, which Recycle may take back.
+func NewAttachments() *Attachments { return attachmentsPool.Get().(*Attachments) }
+
+// Recycle takes the memory of a, which nobody uses any more. What a has was released or is
+// another's. a may be nil.
+func (a *Attachments) Recycle() {
+	if a != nil {
+		*a = Attachments{}
+		attachmentsPool.Put(a)
+	}
+}
+
+// Move makes what from has a's, instead of what a has had, and recycles from.
+func (a *Attachments) Move(from *Attachments) {
+	if a.Buffers, a.Files = from.Buffers, from.Files; len(a.Buffers) == 1 {
+		a.one[0] = from.Buffers[0]
+		a.Buffers = a.one[:]
+	}
+	from.Recycle()
+}
+
 // Space returns empty memory for what a link writes for the attachments, which lives as long as they.
 // It is enough for one.
 func (a *Attachments) Space() []byte { return a.handle[:0] }
@@ -127,8 +150,9 @@ func findAttachments(t reflect.Type, seen map[reflect.Type]bool) bool {
 // Attach returns the attachments of a message, nil if it has none. They stay the message's. It
 // fails if one of them was released, or there are too many.
 func Attach[T any](message T) (*Attachments, error) {
-	a := new(Attachments)
+	a := NewAttachments()
 	if err := attachTo(a, message); err != nil || a.Empty() {
+		a.Recycle()
 		return nil, err
 	}
 	return a, nil
@@ -403,9 +427,18 @@ type attachedCall struct {
 	sent, received Attachments
 }
 
+var attachedCalls = sync.Pool{New: func() any { return new(attachedCall) }}
+
+// free makes the memory of c another call's. Nobody uses it any more.
+func (c *attachedCall) free() {
+	*c = attachedCall{}
+	attachedCalls.Put(c)
+}
+
 // newAttachedCall returns a call of req.
 func newAttachedCall[Req any](call *Invocation, req Req) (*attachedCall, error) {
-	c := &attachedCall{Invocation: *call}
+	c := attachedCalls.Get().(*attachedCall)
+	c.Invocation = *call
 	if err := attachTo(&c.sent, req); err != nil {
 		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", call.Method.Name, err)
 	}
@@ -422,10 +455,17 @@ func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Inv
 	if err != nil {
 		return res, err
 	}
-	defer own.received.Release() // what was not given away, also if an interceptor panics
+	returned := false
+	defer func() {
+		own.received.Release() // what was not given away, also if an interceptor panics
+		if returned {
+			own.free()
+		}
+	}()
 	out := getScratch()
 	defer putScratch(out)
-	if err := m.exchange(ctx, c, &own.Invocation, codec, req, out); err != nil {
+	err = m.exchange(ctx, c, &own.Invocation, codec, req, out)
+	if returned = true; err != nil {
 		return res, err
 	}
 	if res, err = Unmarshal[Res](codec, out.b); err == nil {
@@ -471,7 +511,7 @@ func (r *Receiver[T]) attach(item *T, err error) error {
 	}
 	a := st.Attachments()
 	if a == nil {
-		a = new(Attachments)
+		a = NewAttachments()
 	}
 	if err == nil {
 		err = give(a, item)
@@ -479,5 +519,6 @@ func (r *Receiver[T]) attach(item *T, err error) error {
 	if err != nil {
 		a.Release()
 	}
+	a.Recycle()
 	return err
 }

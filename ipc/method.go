@@ -15,8 +15,8 @@ type Caller interface {
 	// Invoke sends an encoded request and waits for the encoded response. [Method.Call]
 	// does this with types.
 	//
-	// request has been sent or copied when Invoke returns. Invoke takes over memory, and
-	// may put the response there, or into other memory. What it returns belongs to the
+	// request has been sent or copied when Invoke returns, and call is not used any more.
+	// Invoke takes over memory, and may put the response there, or into other memory. What it returns belongs to the
 	// caller.
 	Invoke(ctx context.Context, call *Invocation, request, memory []byte) ([]byte, error)
 	// Codec is the codec of methods that do not choose one.

@@ -57,7 +57,7 @@ func (l *link) unattach(f *drivers.Frame) {
 // detach makes what the handles of f name its attachments. If it fails the peer has broken the
 // protocol, or the link has ended, or this process is short of something.
 func (l *link) detach(f *drivers.Frame) error {
-	a := new(ipc.Attachments)
+	a := ipc.NewAttachments()
 	for list := f.Handles; len(list) > 0; {
 		h, rest, err := drivers.NextHandle(list)
 		switch {

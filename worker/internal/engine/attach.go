@@ -125,7 +125,8 @@ func (c *call) giveAttached(inv *ipc.Invocation) {
 		return
 	}
 	inv.Received.Release() // of a call that an interceptor has made before
-	*inv.Received, c.attached = *c.attached, nil
+	inv.Received.Move(c.attached)
+	c.attached = nil
 }
 
 // private is memory of this process as the backing of a buffer.
@@ -147,6 +148,7 @@ func (p private) Free(bool) {}
 func discard(f *drivers.Frame) {
 	if f.Attached != nil {
 		f.Attached.Release()
+		f.Attached.Recycle()
 		f.Attached = nil
 	}
 }
@@ -175,6 +177,8 @@ func (r *Request) Attached() *ipc.Attachments { return r.attached }
 func (r *Request) releaseAttached() {
 	r.reply.ReleaseExcept(r.attached)
 	r.attached.Release()
+	r.reply.Recycle()
+	r.attached.Recycle()
 	r.attached, r.reply = nil, nil
 	r.answer.Attached, r.answer.Handles = nil, nil
 }

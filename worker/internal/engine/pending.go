@@ -159,6 +159,7 @@ func (t *pendingCalls) release(c *call) {
 	}
 	if c.attached != nil {
 		c.attached.Release() // nobody wants them
+		c.attached.Recycle()
 		c.attached = nil
 	}
 	if c.deadline.Load() != 0 {

@@ -146,15 +146,15 @@ func (r *Request) Release() {
 func Decode[T any](codec ipc.Codec, r *Request) (T, error) {
 	switch codec {
 	case ipc.Raw:
+		if _, ok := any((*T)(nil)).(*[]byte); !ok {
+			return ipc.Unmarshal[T](codec, r.payload)
+		}
 		payload := r.payload
 		if !r.owned {
 			payload = bulk.Append(payload[:0:0], payload)
 		}
-		if raw, ok := any(payload).(T); ok {
-			r.owned = false // it is the handler's now
-			return raw, nil
-		}
-		return ipc.Unmarshal[T](codec, payload)
+		r.owned = false // it is the handler's now
+		return any(payload).(T), nil
 	case ipc.Fixed:
 		return ipc.Unmarshal[T](codec, r.payload)
 	}
