@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/pprof"
@@ -232,7 +233,7 @@ func readStream(ctx context.Context, caller ipc.Caller) error {
 		return err
 	}
 	defer st.Close()
-	if err := st.Send(ctx, []byte("x")); err != nil {
+	if err := st.Send(ctx, []byte("x")); err != nil && err != io.EOF { // the peer may have ended it already
 		return err
 	}
 	for _, err := range st.All(ctx) {
