@@ -61,6 +61,8 @@ var moments = []struct{ name, outcome string }{
 	{"stream down blocked", "calls: X, later: X, close: Y"}, // the host does not read, and the window is full
 	{"stream up blocked", "calls: X, later: X, close: Y"},
 	{"stream half closed", "calls: X, later: X, close: Y"}, // the host has sent all, and waits
+	{"buffers", "calls: X, later: X, close: Y"},            // many on their way, in both directions
+	{"buffer held", "calls: X, later: X, close: Y"},        // by the worker's handler
 }
 
 // ways are how it happens: the process exits, gets SIGKILL, shuts its sockets and runs
@@ -325,6 +327,7 @@ func beMatrixWorker() error {
 		return make([]byte, n), nil
 	})
 	stage.handleStreams(s)
+	stage.handleBuffers(s)
 	err := serveTest(s)
 	stage.note("served", outcomeOf(err))
 	return err
@@ -418,6 +421,11 @@ func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pi
 			b, err := source.Call(background, w, matrixLarge)
 			return unless(len(b) == matrixLarge, err)
 		}
+	case "buffers":
+		callers = 8
+		call = bufferCall(w.Arena(), w, bufferCopy)
+	case "buffer held":
+		call = bufferCall(w.Arena(), w, bufferStay)
 	case "host blocked":
 		call = func(int) error { return notify.Notify(background, w, note, ipc.WithTimeout(0)) }
 	}
@@ -472,11 +480,11 @@ func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pi
 		s.await("waits")
 	case "idle", "reconnect":
 		quiet(pid)
-	case "calls":
+	case "calls", "buffers":
 		for made.Load() < 100 {
 			time.Sleep(time.Millisecond)
 		}
-	case "handler", "stubborn handler":
+	case "handler", "stubborn handler", "buffer held":
 		s.await("stays")
 	case "close":
 		s.await("stays")
@@ -544,7 +552,7 @@ func play[C drivers.Channel](s *stage, driver drivers.Driver[C], reached func(pi
 		go func() { closed <- w.Close() }()
 	}
 	say("close", <-closed)
-	return strings.Join(outcome, ", ")
+	return strings.Join(outcome, ", ") + buffersLeft(w.Arena())
 }
 
 func isOpen(gate chan struct{}) bool {
