@@ -55,6 +55,7 @@ func TestDriver[C drivers.Channel, D interface {
 		{"Batch", batchCases},
 		{"Hold", holdCases},
 		{"Files", fileCases},
+		{"Buffers", bufferCases},
 		{"Pressure", pressureCases},
 		{"Wait", waitCases},
 		{"Close", closeCases},
