@@ -25,7 +25,8 @@ type Attachments struct {
 type Attached[T any] struct {
 	Number uint64
 	What   T
-	used   bool // a part of the message names it
+	used   bool  // a part of the message names it
+	lost   error // why it could not be taken, or nil
 }
 
 // The most attachments that a message may have.
@@ -91,6 +92,12 @@ func (a *Attachments) Move(from *Attachments) {
 		a.Buffers = a.one[:]
 	}
 	from.Recycle()
+}
+
+// AddLost is Add for a buffer that could not be taken. A message that names it is not decoded, but
+// fails with why.
+func (a *Attachments) AddLost(number uint64, why error) {
+	a.Buffers = append(a.Buffers, Attached[Buffer]{Number: number, lost: why})
 }
 
 // Space returns empty memory for what a link writes for the attachments, which lives as long as they.
@@ -336,6 +343,9 @@ func (a *Attachments) resolveBuffer(b *Buffer) error {
 	if a != nil {
 		for i := range a.Buffers {
 			if a.Buffers[i].Number == b.id {
+				if a.Buffers[i].lost != nil {
+					return a.Buffers[i].lost
+				}
 				a.Buffers[i].used = true
 				*b = a.Buffers[i].What
 				return nil

@@ -37,10 +37,14 @@ func (l *link) takeBuffer(a *ipc.Attachments, h *drivers.Handle) error {
 	if len(a.Buffers) == ipc.MaxBuffers {
 		return fmt.Errorf("%w: shm: a frame with more than %d buffers", ipc.ErrProtocol, ipc.MaxBuffers)
 	}
-	b, err := l.imports.take(h)
-	if err != nil {
+	b, lost, err := l.imports.take(h)
+	switch {
+	case err != nil:
 		return err
+	case lost != nil:
+		a.AddLost(h.Number, lost)
+	default:
+		a.Add(h.Number, b)
 	}
-	a.Add(h.Number, b)
 	return nil
 }

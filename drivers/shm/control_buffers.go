@@ -26,6 +26,16 @@ func (l *link) initBuffers() {
 		defer l.in.mu.Unlock()
 		l.catchUp(done)
 	}
+	l.imports.sendReleased = func(place uint32, use uint64) bool {
+		return l.exports.telling.start(func() {
+			_ = l.sendControl(context.Background(), controlReleased, place, use, nil) // or the link has ended
+		})
+	}
+	l.imports.sendLost = func(index uint32) {
+		l.exports.telling.start(func() {
+			_ = l.sendControl(context.Background(), controlRegionLost, index, 0, nil) // or the link has ended
+		})
+	}
 	l.imports.sendAcks = func(f *os.File) {
 		l.exports.telling.start(func() {
 			if err := l.sendControl(context.Background(), controlAcks, 0, acksSize, f); err != nil {
@@ -38,11 +48,12 @@ func (l *link) initBuffers() {
 // onRegion takes a region of the peer, or why its descriptor was lost. f is the link's from now on.
 // The caller holds the lock of the control socket's reader.
 func (l *link) onRegion(index uint32, size uint64, f *os.File, missing error) error {
-	if missing != nil {
-		return missing
-	}
-	return l.imports.add(index, size, f)
+	return l.imports.add(index, size, f, missing)
 }
+
+// onLost takes that the peer could not map a region, and wants to be passed it again. It does not
+// block.
+func (l *link) onLost(index uint32) error { return l.bounded(l.exports.lost(index)) }
 
 // onDrop takes that a region of the peer has gone. The caller holds the lock of the control
 // socket's reader.
@@ -51,13 +62,19 @@ func (l *link) onDrop(index uint32) error { return l.imports.drop(index) }
 // onAcks takes the memory in which the peer says what it has released. The caller holds the lock of
 // the control socket's reader.
 func (l *link) onAcks(f *os.File, missing error) error {
-	if missing != nil {
-		return missing
+	var m *sealed.Memory
+	if missing == nil {
+		defer f.Close()
+		var err error
+		m, err = sealed.Open(f, acksSize, acksSize)
+		if missing = badMemory("the acks", err); errors.Is(missing, ipc.ErrProtocol) {
+			return missing
+		}
 	}
-	defer f.Close()
-	m, err := sealed.Open(f, acksSize, acksSize)
-	if err != nil {
-		return badMemory("the acks", err)
+	if missing != nil { // the peer says by records what it has released
+		return l.bounded(l.exports.telling.start(func() {
+			_ = l.sendControl(context.Background(), controlAcksLost, 0, 0, nil) // or the link has ended
+		}))
 	}
 	if !l.exports.acks.CompareAndSwap(nil, m) {
 		m.Close()
@@ -77,10 +94,27 @@ func (l *link) closeBuffers() {
 	}
 }
 
+// onReleased takes that the peer has released a use of a place, for which it has no acks yet. It does
+// not block.
+func (l *link) onReleased(place uint32, use uint64) error {
+	return l.bounded(l.exports.released(place, use))
+}
+
+// bounded is the error of a peer that has sent more records than it has reason to.
+func (l *link) bounded(ok bool) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf("%w: shm: records without end on the control socket", ipc.ErrProtocol)
+}
+
 // badMemory is the error of memory of the peer that cannot be mapped: it is not what it has to be, or
-// this process is short of something.
+// this process is short of something. It is nil if err is.
 func badMemory(what string, err error) error {
 	var size *sealed.SizeError
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, sealed.ErrSeals) || errors.As(err, &size) {
 		return fmt.Errorf("%w: shm: %s of the peer: %w", ipc.ErrProtocol, what, err)
 	}

@@ -64,7 +64,8 @@ func FuzzControl(f *testing.F) {
 		m := controlModel{waiting: make(map[uint32]bool)}
 		for ; len(ops) >= 2; ops = ops[2:] {
 			kind, n := uint32(ops[0]&7), int(ops[0]>>5&3)
-			if kind == controlRegion || kind == controlRegionGone {
+			switch kind {
+			case controlRegion, controlRegionGone, controlRegionLost, controlReleased:
 				kind = 0 // these are others' business
 			}
 			split, sized := ops[0]>>7 > 0, ops[0]>>3&3 == 3

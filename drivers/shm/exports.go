@@ -86,7 +86,8 @@ type export struct {
 // exportedRegion is a region that the peer has.
 type exportedRegion struct {
 	index uint32
-	held  int // places with buffers in it
+	held  int  // places with buffers in it
+	lost  bool // the peer could not map it
 }
 
 // attach takes places for all buffers of a frame, and appends their handles. It waits while the peer
@@ -286,34 +287,99 @@ func (e *exports) Dropped(r ipc.Region) {
 		if !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
-		passed, ok := e.regions[r]
+		passed := e.regions[r]
 		delete(e.regions, r)
 		e.last = nil
-		if ok {
-			delete(e.stops, passed.index)
-		}
 		e.lock.Unlock()
-		if !ok || e.forget(passed.index) != nil || !e.lock.Lock(context.Background(), e.gone) {
+		if passed != nil {
+			e.sayGone(passed)
+		}
+	})
+}
+
+// lost makes the next buffer of a region that the peer could not map pass it again. It does not
+// block. It fails if the peer says so too often.
+func (e *exports) lost(index uint32) (ok bool) {
+	return e.telling.start(func() {
+		if !e.lock.Lock(context.Background(), e.gone) {
 			return
 		}
+		defer e.lock.Unlock()
+		for r, passed := range e.regions {
+			if passed.index == index {
+				delete(e.regions, r)
+				e.last = nil
+				e.stops[index]()
+				passed.lost = true
+				e.leaveLost(passed)
+				return
+			}
+		}
+	})
+}
+
+// leaveLost tells the peer that no frame will name a region that it has lost, when no place has a buffer
+// in it: until then there may be such a frame. The lock is held.
+func (e *exports) leaveLost(passed *exportedRegion) {
+	if passed.lost && passed.held == 0 {
+		e.telling.start(func() { e.sayGone(passed) })
+	}
+}
+
+// sayGone tells the peer that no frame will name a region, which is not in e.regions any more.
+func (e *exports) sayGone(passed *exportedRegion) {
+	e.leaving.Add(1)
+	defer e.leaving.Add(-1)
+	if e.forget(passed.index) == nil && e.lock.Lock(context.Background(), e.gone) {
+		delete(e.stops, passed.index)
 		e.passed-- // now that the peer forgets it
 		e.lock.Unlock()
+	}
+}
+
+// released frees a place whose use the peer has released. It does not block. It fails if the peer says
+// so too often.
+func (e *exports) released(place uint32, use uint64) (ok bool) {
+	return e.telling.start(func() {
+		if !e.lock.Lock(context.Background(), e.gone) {
+			return
+		}
+		defer e.lock.Unlock()
+		if i := slices.Index(e.sent[e.first:], place); i >= 0 && e.places[place].use == use {
+			e.sent = slices.Delete(e.sent, e.first+i, e.first+i+1)
+			e.release(place)
+		}
 	})
 }
 
 // tellers are goroutines that tell the peer something. None starts after wait.
 type tellers struct {
-	mu     sync.Mutex
-	closed bool
-	all    sync.WaitGroup
+	running atomic.Int64
+	mu      sync.Mutex
+	closed  bool
+	all     sync.WaitGroup
 }
 
-func (t *tellers) start(tell func()) {
+// maxTellers is one for each place that the peer may say to have released, and as many for what this
+// side has to say, and some.
+const maxTellers = 2*maxPlaces + 4*maxRegions
+
+// start starts one, and returns whether there are no more of them than a correct peer causes.
+func (t *tellers) start(tell func()) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.closed {
-		t.all.Go(tell)
+	if t.closed {
+		return true
 	}
+	if t.running.Add(1) > maxTellers {
+		t.running.Add(-1)
+		return false
+	}
+	t.all.Go(func() {
+		defer t.running.Add(-1)
+		tell()
+	})
+	return true
 }
 
 func (t *tellers) wait() {
@@ -352,6 +418,7 @@ func (e *exports) release(place uint32) {
 	p := &e.places[place]
 	hold := p.hold
 	p.region.held--
+	e.leaveLost(p.region)
 	e.bytes -= hold.Len()
 	p.hold, p.region = ipc.Buffer{}, nil
 	if p.spilled {

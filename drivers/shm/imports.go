@@ -1,6 +1,7 @@
 package shm
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring/sealed"
 )
@@ -19,12 +21,18 @@ type imports struct {
 	catchUp func(done func() bool)
 	// sendAcks passes the memory of the acks to the peer. It does not block.
 	sendAcks func(*os.File)
+	// sendReleased tells the peer of a place whose buffer was released, while there are no acks. It
+	// does not block.
+	sendReleased func(place uint32, use uint64) (ok bool)
+	// sendLost tells the peer that a region is to be passed again. It does not block.
+	sendLost func(index uint32)
 
 	mu      sync.Mutex
 	closed  bool
 	regions map[uint32]*importedRegion
 	acks    *sealed.Memory
 	words   []atomic.Uint64 // of acks, nil before the first buffer and when nobody reads them any more
+	unheard bool            // the peer could not map the acks, and is told by records
 	uses    []uint64        // of each place
 	held    int             // buffers that were not released
 }
@@ -36,8 +44,9 @@ type importedRegion struct {
 	file    *os.File // to pass it on
 	frozen  bool
 	size    int
-	held    int  // buffers in it that were not released; guarded by imports.mu
-	dropped bool // the peer has no more use for it; likewise
+	lost    error // why it could not be mapped; then there is neither memory nor file
+	held    int   // buffers in it that were not released; guarded by imports.mu
+	dropped bool  // the peer has no more use for it; likewise
 }
 
 // File implements [ipc.Region].
@@ -51,8 +60,10 @@ func (r *importedRegion) close() {
 	for _, u := range r.All() {
 		u.Dropped(r)
 	}
-	r.memory.Close()
-	r.file.Close()
+	if r.lost == nil {
+		r.memory.Close()
+		r.file.Close()
+	}
 }
 
 // imported is the backing of a buffer that has come.
@@ -82,6 +93,9 @@ func (b *imported) Free(bool) {
 	im.mu.Lock()
 	if im.words != nil {
 		im.words[b.place].Store(b.use)
+		if im.unheard {
+			im.sendReleased(b.place, b.use)
+		}
 	}
 	im.held--
 	region.held--
@@ -96,8 +110,9 @@ func (b *imported) Free(bool) {
 }
 
 // take makes a buffer of a handle that has come in a frame. The peer has passed the region
-// before.
-func (im *imports) take(h *drivers.Handle) (ipc.Buffer, error) {
+// before. lost says that this side was short of something, and has released the buffer: its
+// message fails, and the link goes on.
+func (im *imports) take(h *drivers.Handle) (b ipc.Buffer, lost, err error) {
 	im.mu.Lock()
 	region := im.regions[h.Region]
 	if region == nil {
@@ -109,34 +124,47 @@ func (im *imports) take(h *drivers.Handle) (ipc.Buffer, error) {
 	defer im.mu.Unlock()
 	switch {
 	case im.closed:
-		return ipc.Buffer{}, ipc.ErrDisconnected
+		return b, nil, ipc.ErrDisconnected
 	case region == nil:
-		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in region %d, which the peer has not passed", ipc.ErrProtocol, h.Region)
+		return b, nil, fmt.Errorf("%w: shm: a buffer in region %d, which the peer has not passed", ipc.ErrProtocol, h.Region)
 	}
 	if h.Offset > uint64(region.size) || h.Size > uint64(region.size)-h.Offset {
-		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer of %d bytes at %d of a region of %d", ipc.ErrProtocol, h.Size, h.Offset, region.size)
-	}
-	if err := im.makeAcks(); err != nil {
-		return ipc.Buffer{}, err
+		return b, nil, fmt.Errorf("%w: shm: a buffer of %d bytes at %d of a region of %d", ipc.ErrProtocol, h.Size, h.Offset, region.size)
 	}
 	if h.Place >= maxPlaces {
-		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in place %d of %d", ipc.ErrProtocol, h.Place, maxPlaces)
+		return b, nil, fmt.Errorf("%w: shm: a buffer in place %d of %d", ipc.ErrProtocol, h.Place, maxPlaces)
 	}
 	for h.Place >= uint32(len(im.uses)) {
 		im.uses = append(im.uses, 0)
 	}
-	if im.words[h.Place].Load() != im.uses[h.Place] {
-		return ipc.Buffer{}, fmt.Errorf("%w: shm: a buffer in place %d, which has another one", ipc.ErrProtocol, h.Place)
+	lost = region.lost
+	if err := im.makeAcks(); err != nil {
+		lost = err
+	}
+	released := im.uses[h.Place] // without acks all is released that has come
+	if im.words != nil {
+		released = im.words[h.Place].Load()
+	}
+	if released != im.uses[h.Place] {
+		return b, nil, fmt.Errorf("%w: shm: a buffer in place %d, which has another one", ipc.ErrProtocol, h.Place)
 	}
 	im.uses[h.Place]++
+	if lost != nil {
+		if im.words != nil {
+			im.words[h.Place].Store(im.uses[h.Place])
+		} else {
+			im.sendReleased(h.Place, im.uses[h.Place])
+		}
+		return b, lost, nil
+	}
 	im.held++
 	region.held++
-	b := importedPool.Get().(*imported)
-	*b = imported{
+	own := importedPool.Get().(*imported)
+	*own = imported{
 		from: im, region: region, place: h.Place, use: im.uses[h.Place], offset: int(h.Offset),
 		mem: region.memory.Bytes()[h.Offset : h.Offset+h.Size : h.Offset+h.Size],
 	}
-	return ipc.NewBuffer(b), nil
+	return ipc.NewBuffer(own), nil, nil
 }
 
 // find returns a region that has come and was not dropped, or nil.
@@ -146,18 +174,43 @@ func (im *imports) find(index uint32) *importedRegion {
 	return im.regions[index]
 }
 
-// makeAcks makes the memory for the acks, before the first buffer. im.mu is held.
+// makeAcks makes the memory for the acks, before the first buffer. What has come before, when
+// there was too little memory, was released. im.mu is held.
 func (im *imports) makeAcks() error {
 	if im.acks != nil {
+		if im.unheard {
+			im.unheard = false
+			im.sendAcks(im.acks.File()) // there may be room for them now
+		}
 		return nil
 	}
 	acks, err := sealed.Create("tandem-acks", acksSize)
 	if err != nil {
-		return fmt.Errorf("tandem: shm: memory for the acks of buffers: %w", err)
+		return process.Shortage(fmt.Errorf("tandem: shm: memory for the acks of buffers: %w", err))
 	}
 	im.acks, im.words = acks, sealed.Words(acks.Bytes())
+	for place, uses := range im.uses {
+		im.words[place].Store(uses)
+	}
 	im.sendAcks(acks.File())
 	return nil
+}
+
+// acksLost takes that the peer could not map the acks. It does not block. It fails if the peer says so
+// too often.
+func (im *imports) acksLost() (ok bool) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.words == nil {
+		return true
+	}
+	im.unheard, ok = true, true
+	for place, use := range im.uses {
+		if use > 0 && im.words[place].Load() == use {
+			ok = ok && im.sendReleased(uint32(place), use)
+		}
+	}
+	return ok
 }
 
 // closeAcks unmaps the acks when nobody uses them any more. im.mu is held.
@@ -169,18 +222,30 @@ func (im *imports) closeAcks() {
 	}
 }
 
-// add takes a region that the peer passes. It takes f over.
-func (im *imports) add(index uint32, size uint64, f *os.File) error {
+// add takes a region that the peer passes, or why its descriptor was lost. It takes f over. A region
+// that cannot be mapped because this side is short of something is there, and its buffers are lost;
+// the peer is told, and passes it again.
+func (im *imports) add(index uint32, size uint64, f *os.File, missing error) error {
 	if size == 0 || size > math.MaxInt {
-		f.Close()
+		if f != nil {
+			f.Close()
+		}
 		return fmt.Errorf("%w: shm: the peer passes a region of %d bytes", ipc.ErrProtocol, size)
 	}
-	m, err := sealed.Open(f, int(size), int(size))
-	if err != nil {
-		f.Close()
-		return badMemory("a region", err)
+	r := &importedRegion{size: int(size), lost: missing}
+	if f != nil {
+		m, err := sealed.Open(f, int(size), int(size))
+		switch err = badMemory("a region", err); {
+		case err == nil:
+			r.memory, r.file, r.frozen = m, f, m.Frozen()
+		case errors.Is(err, ipc.ErrProtocol):
+			f.Close()
+			return err
+		default:
+			f.Close()
+			r.lost = err
+		}
 	}
-	r := &importedRegion{memory: m, file: f, frozen: m.Frozen(), size: len(m.Bytes())}
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if im.closed || index == drivers.FileRegion || len(im.regions) == maxRegions || im.regions[index] != nil {
@@ -194,6 +259,9 @@ func (im *imports) add(index uint32, size uint64, f *os.File) error {
 		im.regions = make(map[uint32]*importedRegion)
 	}
 	im.regions[index] = r
+	if r.lost != nil {
+		im.sendLost(index)
+	}
 	return nil
 }
 
