@@ -3,6 +3,8 @@ package ipc
 import (
 	"fmt"
 	"os"
+	"runtime"
+	"sync"
 	"sync/atomic"
 )
 
@@ -30,7 +32,8 @@ type File struct {
 
 type fileHolder struct {
 	file atomic.Pointer[os.File]
-	lost error // why there never was one
+	lost error  // why there never was one
+	done func() // called once when somebody has taken the file, or nobody will; or nil
 }
 
 // NewFile returns f as what can be sent. f stays the caller's, and has to be open until the message
@@ -42,6 +45,15 @@ func NewFile(f *os.File) File {
 	h := new(fileHolder)
 	h.file.Store(f)
 	return File{h, lastID.Add(1)}
+}
+
+// NewReceivedFile is NewFile for a file that came in a message. done is called once: when somebody has
+// taken the file, it was closed, or it was forgotten. It is for drivers.
+func NewReceivedFile(f *os.File, done func()) File {
+	file := NewFile(f)
+	file.h.done = sync.OnceFunc(done)
+	runtime.AddCleanup(file.h, func(done func()) { done() }, file.h.done)
+	return file
 }
 
 // DuplicateFile returns a duplicate of f as what can be sent, for a handler that returns a file and
@@ -61,7 +73,11 @@ func (f File) Take() *os.File {
 	if f.h == nil {
 		return nil
 	}
-	return f.h.file.Swap(nil)
+	file := f.h.file.Swap(nil)
+	if file != nil && f.h.done != nil {
+		f.h.done()
+	}
+	return file
 }
 
 // File returns the open file, which stays f's. It returns nil if there is none any more.

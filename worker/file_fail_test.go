@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -242,6 +243,36 @@ func TestFilesAreSentAgain(t *testing.T) {
 		got, err := fileUseSafe.Call(t.Context(), w, p.parcelOf(what, 3))
 		require.NoError(t, err)
 		require.Equal(t, what, got)
+		p.requireClosed(t)
+	})
+}
+
+// A peer whose files nobody takes gets no further ones taken, and this process keeps its descriptors
+// for others.
+func TestFilesThatNobodyTakes(t *testing.T) {
+	eachDriver(t, func(t *testing.T, s spawner) {
+		w := s.start(t)
+		p := newProbe(t)
+		var held []parcel
+		for n := 0; ; n++ {
+			require.LessOrEqual(t, n, drivers.MaxHeldFiles/ipc.MaxFiles)
+			back, err := parcelEcho.Call(t.Context(), w, p.parcelOf("many", ipc.MaxFiles))
+			if err != nil {
+				require.Equal(t, drivers.MaxHeldFiles/ipc.MaxFiles, n)
+				require.ErrorIs(t, err, ipc.ErrExhausted)
+				break
+			}
+			held = append(held, back)
+		}
+		got, err := rawEcho.Call(t.Context(), w, []byte("without"))
+		require.NoError(t, err)
+		require.Equal(t, "without", string(got))
+		for _, back := range held {
+			back.close()
+		}
+		back, err := parcelEcho.Call(t.Context(), w, p.parcelOf("many", ipc.MaxFiles))
+		require.NoError(t, err)
+		back.close()
 		p.requireClosed(t)
 	})
 }

@@ -96,5 +96,5 @@ func (l *link) takeFile(a *ipc.Attachments, h drivers.Handle) error {
 	if in.full {
 		l.catchUp(nil) // there is room again, and nobody else knows
 	}
-	return drivers.TakeFile(a, h, f.file, f.missing)
+	return l.held.TakeFile(a, h, f.file, f.missing)
 }

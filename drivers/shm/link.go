@@ -36,6 +36,7 @@ type link struct {
 	out controlWriter
 	in  controlReader
 
+	held    drivers.HeldFiles
 	exports exports
 	imports imports
 

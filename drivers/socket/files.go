@@ -135,7 +135,7 @@ func (rd *reader) detach(f *drivers.Frame, n int, whole bool) error {
 			lost = &drivers.AttachError{Err: process.Shortage(os.NewSyscallError("recvmsg", syscall.EMFILE))}
 		}
 		taken++
-		return drivers.TakeFile(&a, h, file, lost)
+		return rd.files.TakeFile(&a, h, file, lost)
 	})
 	if err == nil && taken < n {
 		err = fmt.Errorf("%w: socket: a frame of %d files names %d", ipc.ErrProtocol, n, taken)

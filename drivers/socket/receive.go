@@ -26,6 +26,8 @@ type reader struct {
 	r, w int
 	held bool // a caller of Hold keeps a part of buf: nothing in it must change any more
 
+	files drivers.HeldFiles // that have come and are not taken
+
 	// large is a frame that is too large for buf, of which got bytes have
 	// arrived; nil between such frames. Its tag is largeTag.
 	large      []byte
