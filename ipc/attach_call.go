@@ -1,0 +1,93 @@
+package ipc
+
+import (
+	"context"
+	"sync"
+)
+
+// give puts the attachments into a message, whose receiver has them from now on, and releases those
+// that the message does not name. If it fails all are still a's.
+func give[T any](a *Attachments, message *T) error {
+	if err := Resolve(message, a); err != nil {
+		return err
+	}
+	for i := range a.Buffers {
+		if !a.Buffers[i].used {
+			a.Buffers[i].What.Release()
+		}
+	}
+	for i := range a.Files {
+		if !a.Files[i].used {
+			a.Files[i].What.Close()
+		}
+	}
+	a.Buffers, a.Files = nil, nil
+	return nil
+}
+
+// attachedCall is a call whose messages may have attachments, with all that it needs.
+type attachedCall struct {
+	Invocation
+	sent, received Attachments
+}
+
+var attachedCalls = sync.Pool{New: func() any { return new(attachedCall) }}
+
+// free makes the memory of c another call's. Nobody uses it any more.
+func (c *attachedCall) free() {
+	*c = attachedCall{}
+	attachedCalls.Put(c)
+}
+
+// newAttachedCall returns a call of req.
+func newAttachedCall[Req any](call *Invocation, req Req) (*attachedCall, error) {
+	c := attachedCalls.Get().(*attachedCall)
+	c.Invocation = *call
+	if err := attachTo(&c.sent, req); err != nil {
+		return nil, Errorf(CodeInvalidArgument, "encode the request of %q: %w", call.Method.Name, err)
+	}
+	if !c.sent.Empty() {
+		c.Attached = &c.sent
+	}
+	c.Received = &c.received
+	return c, nil
+}
+
+// sendAttached sends an item that was encoded into b, with its attachments.
+func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
+	a, err := Attach(item)
+	switch {
+	case err != nil:
+		return Errorf(CodeInvalidArgument, "encode an item of %q: %w", s.method, err)
+	case a == nil:
+		return s.stream.Send(ctx, b)
+	}
+	if st, ok := s.stream.(AttachedStream); ok {
+		return st.SendAttached(ctx, b, a)
+	}
+	return errNoAttachments
+}
+
+// attach gives the item that was received last its attachments, or releases them if err says that
+// it cannot be decoded.
+func (r *Receiver[T]) attach(item *T, err error) error {
+	st, ok := r.stream.(AttachedStream)
+	if !ok && err == nil {
+		err = errNoAttachments
+	}
+	if !ok {
+		return err
+	}
+	a := st.Attachments()
+	if a == nil {
+		a = NewAttachments()
+	}
+	if err == nil {
+		err = give(a, item)
+	}
+	if err != nil {
+		a.Release()
+	}
+	a.Recycle()
+	return err
+}
