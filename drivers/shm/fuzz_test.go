@@ -30,6 +30,7 @@ func FuzzHandles(f *testing.F) {
 	f.Add(list(drivers.Handle{Place: maxPlaces - 1, Size: size}, drivers.Handle{Place: maxPlaces}))
 	f.Add(list(drivers.Handle{Region: 2}))
 	f.Add(list(drivers.Handle{})[:31])
+	f.Add(list(drivers.Handle{Number: 1, Region: drivers.FileRegion}, drivers.Handle{Number: 2}))
 	memory, err := sealed.Create("tandem-fuzz", size)
 	require.NoError(f, err)
 	f.Cleanup(func() { memory.Close() })
@@ -40,6 +41,11 @@ func FuzzHandles(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, handles []byte) {
 		l := &link{}
+		control, peer := pair(t) // on which there is nothing
+		defer control.Close()
+		defer peer.Close()
+		l.control = control
+		require.NoError(t, l.initControl())
 		im := &l.imports
 		im.catchUp = func(func() bool) {}
 		acks, err := sealed.Create("tandem-acks", acksSize)
