@@ -340,7 +340,7 @@ func TestFilesInMessages(t *testing.T) {
 			got, err := parcelEcho.Call(t.Context(), w, sent)
 			require.NoError(t, err)
 			requireNumbered(t, sent, got)
-			sent.What = "xxx"
+			sent.What = "a name"
 			var futures []*ipc.Future[parcel]
 			for range 20 {
 				f, err := parcelEcho.Go(t.Context(), w, sent)
