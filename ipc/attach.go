@@ -1,7 +1,6 @@
 package ipc
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -144,38 +143,3 @@ func (a *Attachments) releaseBuffers() {
 }
 
 var errReleased = errors.New("tandem: a Buffer is sent after Release")
-
-// callAttached makes a call whose messages may have attachments.
-func (m *Method[Req, Res]) callAttached(ctx context.Context, c Caller, call *Invocation, codec Codec, req Req) (res Res, err error) {
-	own, err := newAttachedCall(call, req)
-	if err != nil {
-		return res, err
-	}
-	returned := false
-	defer func() {
-		own.received.Release() // what was not given away, also if an interceptor panics
-		if returned {
-			own.free()
-		}
-	}()
-	out := getScratch()
-	defer putScratch(out)
-	err = m.exchange(ctx, c, &own.Invocation, codec, req, out)
-	if returned = true; err != nil {
-		return res, err
-	}
-	if res, err = Unmarshal[Res](codec, out.b); err == nil {
-		err = give(&own.received, &res)
-	}
-	if err != nil {
-		return res, notDecoded(m.call.Method.Name, err)
-	}
-	return res, nil
-}
-
-// decodeAttached decodes an item, and gives it its attachments. Only such an item escapes.
-func (r *Receiver[T]) decodeAttached(b []byte) (T, error) {
-	item, err := Unmarshal[T](r.codec, b)
-	err = r.attach(&item, err)
-	return item, err
-}

@@ -121,7 +121,7 @@ func (a *Attachments) addFile(f File) error {
 	case len(a.Files) == MaxFiles:
 		return fmt.Errorf("tandem: a message has more than %d files", MaxFiles)
 	}
-	a.Files = append(a.Files, Attached[File]{Number: f.id, What: f})
+	a.AddFile(f.id, f)
 	return nil
 }
 

@@ -36,9 +36,9 @@ const (
 	controlFile        = 3 // a file, with a sequence number for its index
 	controlFileDropped = 4 // no frame will name the file
 	controlAcks        = 5 // the memory in which the sender says which buffers it has released
+	controlRegionLost  = 6 // the sender was short of something, and wants to be passed the region again
 	controlReleased    = 7 // a place whose buffer was released, and of which use, while there are no acks
 	controlAcksLost    = 8 // the sender was short of something, and has no acks
-	controlRegionLost  = 6 // the sender was short of something, and wants to be passed the region again
 )
 
 // maxWaitingFiles is how many files may wait for the frames that name them. While there are

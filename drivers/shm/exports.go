@@ -93,9 +93,9 @@ func (e *exports) attach(ctx context.Context, list []ipc.Attached[ipc.Buffer], h
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, e.whyNot(ctx)
 		case <-e.gone:
-			return nil, ipc.ErrDisconnected
+			return nil, e.whyNot(ctx)
 		case <-time.After(pause):
 		}
 	}

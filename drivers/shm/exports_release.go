@@ -18,11 +18,20 @@ func (e *exports) released(place uint32, use uint64) (ok bool) {
 			return
 		}
 		defer e.lock.Unlock()
-		if i := slices.Index(e.sent[e.first:], place); i >= 0 && e.places[place].use == use {
-			e.sent = slices.Delete(e.sent, e.first+i, e.first+i+1)
+		if int(place) < len(e.places) && e.places[place].use == use && e.takeOut(place) {
 			e.release(place)
 		}
 	})
+}
+
+// takeOut takes a place out of those that are used, and returns false if it is none. The lock is
+// held.
+func (e *exports) takeOut(place uint32) bool {
+	i := slices.Index(e.sent[e.first:], place)
+	if i >= 0 {
+		e.sent = slices.Delete(e.sent, e.first+i, e.first+i+1)
+	}
+	return i >= 0
 }
 
 // takeBack frees the places of handles that were not sent.
@@ -41,8 +50,7 @@ func (e *exports) undo(handles []byte) {
 		}
 		handles = rest
 		// A place whose use a hostile peer has released early is free already.
-		if i := slices.Index(e.sent[e.first:], h.Place); i >= 0 {
-			e.sent = slices.Delete(e.sent, e.first+i, e.first+i+1)
+		if e.takeOut(h.Place) {
 			e.places[h.Place].use--
 			e.release(h.Place)
 		}
