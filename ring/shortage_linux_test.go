@@ -3,12 +3,7 @@ package ring
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"testing"
-
-	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
@@ -17,67 +12,28 @@ import (
 // kernel's error. A refusal leaves nothing behind, and says nothing of the system or the
 // peer; nothing crashes. Each sweep has a process of its own.
 func TestSegmentsUnderShortage(t *testing.T) {
-	for _, resource := range []string{"files", "address space", "file size"} {
-		t.Run(resource, func(t *testing.T) {
-			if resource == "address space" && raceEnabled {
-				t.Skip("the race detector maps more memory as it goes")
-			}
-			exe, err := os.Executable()
-			require.NoError(t, err)
-			cmd := exec.Command(exe, resource)
-			cmd.Env = append(os.Environ(), helperEnv+"=shortage")
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-		})
-	}
+	leaktest.Shortages(t, helperEnv, raceEnabled)
 }
 
-func init() {
-	helpers["shortage"] = func(args []string) {
-		if err := sweep(args[0]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
-}
+func init() { helpers["shortage"] = leaktest.SweepHelper(sweep) }
 
 // sweep tries with a limit from too low to high enough.
 func sweep(what string) error {
 	const ringSize = 64 << 20
-	var resource int
-	var want unix.Errno
-	var limits []func() uint64
-	switch what {
-	case "files":
-		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
-		for free := range 6 {
-			limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
-		}
-	case "address space":
-		resource, want = unix.RLIMIT_AS, unix.ENOMEM
-		// What Go may map for itself meanwhile comes on top.
-		for more := uint64(32 << 20); more < 32<<20+5*ringSize; more += 32 << 20 {
-			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
-		}
-	case "file size":
-		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
-		for _, size := range []uint64{0, MinSize, ringSize, ringSize + ControlSize - 1, ringSize + ControlSize, 2 * ringSize} {
-			limits = append(limits, func() uint64 { return size })
-		}
-	}
+	short := leaktest.ShortageOf(what, 6, 32<<20, 5*ringSize, 0, MinSize, ringSize, ringSize+ControlSize-1, ringSize+ControlSize, 2*ringSize)
 	base := leaktest.NewBaseline()
 	refused, made := 0, 0
-	for _, limit := range limits {
+	for _, limit := range short.Limits {
 		var err error
 		limit := limit()
-		if err := leaktest.UnderLimit(resource, limit, func() { err = makeAndUse(ringSize) }); err != nil {
+		if err := leaktest.UnderLimit(short.Resource, limit, func() { err = makeAndUse(ringSize) }); err != nil {
 			return err
 		}
 		switch {
 		case err == nil:
 			made++
-		case !errors.Is(err, want):
-			return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, want)
+		case !errors.Is(err, short.Want):
+			return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, short.Want)
 		case errors.Is(err, ErrUnsupported), errors.Is(err, ErrLayout), errors.Is(err, ErrSeals), errors.Is(err, ErrCorrupt):
 			return fmt.Errorf("%s limited to %d: an error of a wrong class: %w", what, limit, err)
 		default:

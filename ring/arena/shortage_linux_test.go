@@ -3,12 +3,9 @@ package arena
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 	"github.com/tandemipc/tandem/ring/sealed"
@@ -78,61 +75,22 @@ func classOrSize(n int) int {
 // From too little to enough of each resource, blocks are made or refused with the kernel's
 // error, and nothing is left. Each sweep has a process of its own.
 func TestShortage(t *testing.T) {
-	for _, resource := range []string{"files", "address space", "file size"} {
-		t.Run(resource, func(t *testing.T) {
-			if resource == "address space" && raceEnabled {
-				t.Skip("the race detector maps more memory as it goes")
-			}
-			exe, err := os.Executable()
-			require.NoError(t, err)
-			cmd := exec.Command(exe, resource)
-			cmd.Env = append(os.Environ(), helperEnv+"=shortage")
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-		})
-	}
+	leaktest.Shortages(t, helperEnv, raceEnabled)
 }
 
-func init() {
-	helpers["shortage"] = func(args []string) {
-		if err := sweep(args[0]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
-}
+func init() { helpers["shortage"] = leaktest.SweepHelper(sweep) }
 
 // sweep tries with a limit from too low to high enough.
 func sweep(what string) error {
 	const large = 64 << 20
-	var resource int
-	var want unix.Errno
-	var limits []func() uint64
-	switch what {
-	case "files":
-		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
-		for free := range 5 {
-			limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
-		}
-	case "address space":
-		resource, want = unix.RLIMIT_AS, unix.ENOMEM
-		// What Go may map for itself meanwhile comes on top.
-		for more := uint64(32 << 20); more < 32<<20+3*large; more += 16 << 20 {
-			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
-		}
-	case "file size":
-		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
-		for _, limit := range []uint64{0, regionSize - 1, regionSize, large - 1, large, 2 * large} {
-			limits = append(limits, func() uint64 { return limit })
-		}
-	}
+	short := leaktest.ShortageOf(what, 5, 16<<20, 3*large, 0, regionSize-1, regionSize, large-1, large, 2*large)
 	base := leaktest.NewBaseline()
 	refused, made := 0, 0
-	for _, limit := range limits {
+	for _, limit := range short.Limits {
 		a := New(Options{})
 		limit := limit()
 		var errs [3]error
-		if err := leaktest.UnderLimit(resource, limit, func() {
+		if err := leaktest.UnderLimit(short.Resource, limit, func() {
 			for i, n := range []int{100, large, maxSmall} {
 				var b *Block
 				if b, errs[i] = a.Alloc(n); b != nil {
@@ -147,8 +105,8 @@ func sweep(what string) error {
 			switch {
 			case err == nil:
 				made++
-			case !errors.Is(err, want) || errors.Is(err, ErrFull):
-				return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, want)
+			case !errors.Is(err, short.Want) || errors.Is(err, ErrFull):
+				return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, short.Want)
 			default:
 				refused++
 			}

@@ -3,12 +3,7 @@ package sealed
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"testing"
-
-	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
@@ -17,72 +12,33 @@ import (
 // error. A refusal leaves nothing behind, and nothing crashes. Each sweep has a process of
 // its own.
 func TestShortage(t *testing.T) {
-	for _, resource := range []string{"files", "address space", "file size"} {
-		t.Run(resource, func(t *testing.T) {
-			if resource == "address space" && raceEnabled {
-				t.Skip("the race detector maps more memory as it goes")
-			}
-			exe, err := os.Executable()
-			require.NoError(t, err)
-			cmd := exec.Command(exe, resource)
-			cmd.Env = append(os.Environ(), helperEnv+"=shortage")
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-		})
-	}
+	leaktest.Shortages(t, helperEnv, raceEnabled)
 }
 
-func init() {
-	helpers["shortage"] = func(args []string) {
-		if err := sweep(args[0]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-	}
-}
+func init() { helpers["shortage"] = leaktest.SweepHelper(sweep) }
 
 // sweep tries with a limit from too low to high enough.
 func sweep(what string) error {
 	const size = 64 << 20
 	contents := make([]byte, size)
-	var resource int
-	var want unix.Errno
-	var limits []func() uint64
-	switch what {
-	case "files":
-		resource, want = unix.RLIMIT_NOFILE, unix.EMFILE
-		for free := range 4 {
-			limits = append(limits, func() uint64 { return leaktest.FilesFor(free) })
-		}
-	case "address space":
-		resource, want = unix.RLIMIT_AS, unix.ENOMEM
-		// What Go may map for itself meanwhile comes on top.
-		for more := uint64(32 << 20); more < 32<<20+5*size; more += 32 << 20 {
-			limits = append(limits, func() uint64 { return leaktest.AddressSpace() + more })
-		}
-	case "file size":
-		resource, want = unix.RLIMIT_FSIZE, unix.EFBIG
-		for _, limit := range []uint64{0, 4096, allocateStep, size - 1, size, 2 * size} {
-			limits = append(limits, func() uint64 { return limit })
-		}
-	}
+	short := leaktest.ShortageOf(what, 4, 32<<20, 5*size, 0, 4096, allocateStep, size-1, size, 2*size)
 	base := leaktest.NewBaseline()
 	for _, make := range []func() (*Memory, error){
 		func() (*Memory, error) { return Create("test", size) },
 		func() (*Memory, error) { return CreateFrozen("test", contents) },
 	} {
 		refused, made := 0, 0
-		for _, limit := range limits {
+		for _, limit := range short.Limits {
 			var err error
 			limit := limit()
-			if err := leaktest.UnderLimit(resource, limit, func() { err = makeAndOpen(make) }); err != nil {
+			if err := leaktest.UnderLimit(short.Resource, limit, func() { err = makeAndOpen(make) }); err != nil {
 				return err
 			}
 			switch {
 			case err == nil:
 				made++
-			case !errors.Is(err, want):
-				return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, want)
+			case !errors.Is(err, short.Want):
+				return fmt.Errorf("%s limited to %d: %w, want %w", what, limit, err, short.Want)
 			case errors.Is(err, ErrUnsupported), errors.Is(err, ErrSeals):
 				return fmt.Errorf("%s limited to %d: an error of a wrong class: %w", what, limit, err)
 			default:
