@@ -113,27 +113,12 @@ func FuzzControl(f *testing.F) {
 	})
 }
 
-// newPair returns both ends of a link.
+// newPair returns both ends of a link, which read their control sockets.
 func newPair(t *testing.T) (a, b *link) {
 	t.Helper()
-	d, err := Driver{RingSize: 64 << 10}.complete()
-	require.NoError(t, err)
-	ca, cb := pair(t)
-	other := make(chan *link, 1)
-	go func() {
-		l, err := d.link(cb, localHello())
-		if err != nil {
-			t.Error(err)
-		}
-		other <- l
-	}()
-	a, err = d.link(ca, localHello())
-	require.NoError(t, err)
-	b = <-other
-	for _, l := range []*link{a, b} {
-		l.watch()
-		t.Cleanup(func() { l.Close() })
-	}
+	a, b = linked(t)
+	a.watch()
+	b.watch()
 	return a, b
 }
 

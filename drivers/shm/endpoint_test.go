@@ -221,30 +221,33 @@ func look(l drivers.Link) (f drivers.Frame, ok bool, err error) {
 	return f, ok, err
 }
 
-// What comes over the control socket after the hellos is no end, but an offence.
-func TestDataOnControlSocket(t *testing.T) {
-	a, b := pair(t)
+// linked returns both ends of a link, of which nobody reads the control sockets.
+func linked(t *testing.T) (a, b *link) {
+	t.Helper()
 	d, err := Driver{RingSize: 64 << 10}.complete()
 	require.NoError(t, err)
-	links := make(chan *link, 2)
-	for _, c := range []*net.UnixConn{a, b} {
-		go func() {
-			l, err := d.link(c, localHello())
-			if err != nil {
-				t.Error(err)
-			}
-			links <- l
-		}()
-	}
-	l, other := <-links, <-links
-	if l.control != a {
-		l, other = other, l
-	}
-	defer l.Close()
-	defer other.Close()
+	ca, cb := pair(t)
+	other := make(chan *link, 1)
+	go func() {
+		l, err := d.link(cb, localHello())
+		if err != nil {
+			t.Error(err)
+		}
+		other <- l
+	}()
+	a, err = d.link(ca, localHello())
+	require.NoError(t, err)
+	b = <-other
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// What comes over the control socket after the hellos is no end, but an offence.
+func TestDataOnControlSocket(t *testing.T) {
+	l, other := linked(t)
 	l.watch()
 	require.NoError(t, other.Send(t.Context(), &drivers.Frame{Kind: drivers.KindGoodbye}))
-	_, err = b.Write(make([]byte, controlRecord))
+	_, err := other.control.Write(make([]byte, controlRecord))
 	require.NoError(t, err)
 	<-l.gone
 	f, ok, err := look(l)

@@ -3,7 +3,6 @@ package shm
 import (
 	"context"
 	"encoding/binary"
-	"net"
 	"testing"
 	"time"
 
@@ -12,27 +11,6 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
-
-// linked returns a pair of links, of which nobody reads the control sockets.
-func linked(t *testing.T) (from, to *link) {
-	t.Helper()
-	a, b := pair(t)
-	d, err := Driver{RingSize: 64 << 10}.complete()
-	require.NoError(t, err)
-	links := make(chan *link, 2)
-	for _, c := range []*net.UnixConn{a, b} {
-		go func() {
-			l, err := d.link(c, localHello())
-			if err != nil {
-				t.Error(err)
-			}
-			links <- l
-		}()
-	}
-	from, to = <-links, <-links
-	t.Cleanup(func() { from.Close(); to.Close() })
-	return from, to
-}
 
 // sendBuffer sends b in a frame of its own.
 func sendBuffer(t *testing.T, l *link, b ipc.Buffer) {
