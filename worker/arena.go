@@ -39,12 +39,12 @@ func Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 }
 
 // Arena returns the arena of the client: that of [WithArena], or its own. Its own is closed with the client.
-func (c *Client[C]) Arena() *ipc.Arena { return c.arena.get() }
+func (c *caller) Arena() *ipc.Arena { return c.arena.get() }
 
-// Alloc returns a buffer of n bytes, to be filled and sent to this worker or to any other. It is
+// Alloc returns a buffer of n bytes, to be filled and sent to the other side or to any other process. It is
 // [ipc.Arena.Alloc]. Every client has it, whatever its driver: with one that shares no memory the
 // bytes of a buffer travel with the message, so that a program is the same for all.
-func (c *Client[C]) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
+func (c *caller) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 	return c.arena.get().Alloc(ctx, n)
 }
 

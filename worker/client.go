@@ -11,12 +11,9 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
-	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/command"
-	"github.com/tandemipc/tandem/worker/internal/engine"
 	"github.com/tandemipc/tandem/worker/internal/queue"
 	"github.com/tandemipc/tandem/worker/internal/restart"
-	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
 // ExitError is the error of calls whose worker's process has ended: see [ipc.ExitError].
@@ -29,17 +26,15 @@ type ExitError = ipc.ExitError
 // though nobody closed the client, the client starts the next one, and stays usable,
 // with its handlers.
 type Client[C drivers.Channel] struct {
-	Handlers
+	caller
 
 	// How to start the worker.
 	cmd    *exec.Cmd
 	data   []byte // the user's, encoded
 	driver drivers.Driver[C]
 
-	caps     drivers.Capabilities
-	settings *Settings
-	chain    *chain.Chain        // of the interceptors, nil if there are none
-	events   *queue.Queue[Event] // nil if nobody wants them
+	caps   drivers.Capabilities
+	events *queue.Queue[Event] // nil if nobody wants them
 
 	current atomic.Pointer[incarnation[C]] // the present one, or the last
 	// restartLock is held while one incarnation has ended and the next has not begun.
@@ -48,13 +43,7 @@ type Client[C drivers.Channel] struct {
 	restarts    *restart.Counter // nil: the worker is not started again
 	starts      int
 	copies      copies
-	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
-	notRetried  retry.Notice
-	arena       lazyArena
 
-	closing    atomic.Bool
-	ctx        context.Context // ends when the client is closed
-	stop       context.CancelFunc
 	close      func() error  // once
 	released   chan struct{} // closed when Close has released the worker
 	supervised chan struct{} // closed when supervise has ended
@@ -142,9 +131,9 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 
 // newClient returns a client without a worker.
 func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
-	c := &Client[C]{settings: s, caps: caps, chain: chain.New(s.Interceptors), released: make(chan struct{}), supervised: make(chan struct{})}
-	c.arena.given, c.arena.log = s.Arena, s.Logger
-	c.ctx, c.stop = context.WithCancel(context.Background())
+	c := &Client[C]{caps: caps, released: make(chan struct{}), supervised: make(chan struct{})}
+	c.caller.init(s)
+	c.persists = s.Restart != nil
 	c.close = sync.OnceValue(c.shutdown)
 	if s.Events != nil {
 		c.events = newEvents(s.Events)
@@ -180,13 +169,6 @@ func (c *Client[C]) Process() drivers.Process { return c.Channel().Process() }
 // Capabilities returns what the driver can do.
 func (c *Client[C]) Capabilities() drivers.Capabilities { return c.caps }
 
-// Active reports whether calls are sent at once: the client is connected, and nobody
-// closes it.
-func (c *Client[C]) Active() bool { return !c.closing.Load() && c.Connected() }
-
-// Connected reports whether there is a link to the worker.
-func (c *Client[C]) Connected() bool { return !c.session().Failing() }
-
 // Codec returns the codec of methods that do not choose one.
 func (c *Client[C]) Codec() ipc.Codec {
 	if c == nil {
@@ -194,74 +176,3 @@ func (c *Client[C]) Codec() ipc.Codec {
 	}
 	return c.settings.Codec
 }
-
-// Invoke calls a method with an encoded request. It is what [ipc.Method.Call]
-// is built on.
-func (c *Client[C]) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
-	if c.closing.Load() {
-		return nil, ipc.ErrClosed
-	}
-	if c.chain.Calls() {
-		return c.intercepted(ctx, inv, request, memory)
-	}
-	if c.settings.Restart != nil {
-		return c.persist(ctx, inv, request, memory)
-	}
-	return c.session().Invoke(ctx, inv, request, memory)
-}
-
-// Start is the first half of Invoke: it returns when the request was sent. It is what
-// [ipc.Method.Go] is built on. A started call belongs to the present link. If the link
-// ends the call fails, even with [WithRetry] or [WithResume].
-func (c *Client[C]) Start(ctx context.Context, inv *ipc.Invocation, request, memory []byte) (ipc.Pending, error) {
-	if c.closing.Load() {
-		return nil, ipc.ErrClosed
-	}
-	if c.chain.Calls() {
-		return c.interceptor().Start(ctx, inv, request, memory)
-	}
-	return c.session().Start(ctx, inv, request, memory)
-}
-
-// Batch calls f with a caller that sends requests together: see [ipc.Batch]. They belong
-// to the present link, as with [Client.Start].
-func (c *Client[C]) Batch(ctx context.Context, f func(ipc.Caller) error) error {
-	if c.closing.Load() {
-		return ipc.ErrClosed
-	}
-	if c.chain.Calls() {
-		return c.interceptor().Batch(ctx, f)
-	}
-	return c.session().Batch(ctx, f)
-}
-
-// OpenStream opens a stream of encoded items. It is what the Open methods of streams are built
-// on. A stream belongs to the present link, and ends with it. If there is none, and the worker
-// is started again ([WithRestart]), OpenStream waits for the next.
-func (c *Client[C]) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
-	if c.closing.Load() {
-		return nil, ipc.ErrClosed
-	}
-	if c.chain.Calls() {
-		return c.interceptedStream(ctx, inv, o)
-	}
-	if c.settings.Restart != nil {
-		return c.persistStream(ctx, inv, o)
-	}
-	return c.session().OpenStream(ctx, inv, o)
-}
-
-// handlers are the client's own, or those of its pool.
-func (c *Client[C]) handlers() *engine.Registry {
-	if c.settings.Handlers != nil {
-		return c.settings.Handlers.handlers()
-	}
-	return c.Handlers.handlers()
-}
-
-// LateResponses returns how many answers have come over the present link after their
-// callers had given up, or as errors after this side had ended the link.
-func (c *Client[C]) LateResponses() uint64 { return c.session().LateResponses() }
-
-// session is the present one, or the last.
-func (c *Client[C]) session() *engine.Session { return c.current.Load().session.Load() }

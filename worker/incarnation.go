@@ -28,9 +28,8 @@ type incarnation[C drivers.Channel] struct {
 	channel C
 	number  int // 1 is the first
 	ready   time.Time
-	session atomic.Pointer[engine.Session]
-	cause   atomic.Pointer[error] // why we killed the process
-	after   chan struct{}         // closed when the next incarnation is ready, or there will be none
+	*life
+	cause atomic.Pointer[error] // why we killed the process
 
 	mu        sync.Mutex
 	announced bool    // EventReady was published
@@ -83,7 +82,7 @@ func (c *Client[C]) publish(e Event) {
 
 // newIncarnation returns the incarnation of a process that is ready.
 func (c *Client[C]) newIncarnation(channel C) *incarnation[C] {
-	i := &incarnation[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), after: make(chan struct{})}
+	i := &incarnation[C]{client: c, channel: channel, number: c.starts, ready: time.Now(), life: &life{after: make(chan struct{})}}
 	c.copies.follow(channel.Process())
 	channel.Links(i.linked)
 	return i
@@ -92,6 +91,7 @@ func (c *Client[C]) newIncarnation(channel C) *incarnation[C] {
 // run makes i the present incarnation, and announces it.
 func (c *Client[C]) run(i *incarnation[C]) {
 	c.current.Store(i)
+	c.now.Store(i.life)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	c.publish(i.event(EventReady, nil))

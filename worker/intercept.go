@@ -24,7 +24,7 @@ func WithServerInterceptors(list ...ipc.Interceptor) ServerOption {
 }
 
 // intercepted is Invoke of a client whose calls have interceptors.
-func (c *Client[C]) intercepted(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+func (c *caller) intercepted(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	if inv.Attempt > 0 { // of a pool, whose own call has the interceptors for calls
 		return c.attempts(ctx, inv, request, memory)
 	}
@@ -32,15 +32,15 @@ func (c *Client[C]) intercepted(ctx context.Context, inv *ipc.Invocation, reques
 }
 
 // attempts makes a call, if need be more than once.
-func (c *Client[C]) attempts(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
-	if c.settings.Restart != nil {
+func (c *caller) attempts(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	if c.persists {
 		return c.persist(ctx, inv, request, memory)
 	}
 	return c.attempt(ctx, c.session(), 1, inv, request, memory)
 }
 
 // attempt makes one attempt of a call, the one of number n.
-func (c *Client[C]) attempt(ctx context.Context, s *engine.Session, n int, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+func (c *caller) attempt(ctx context.Context, s *engine.Session, n int, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	if c.chain == nil || len(c.chain.Attempt) == 0 {
 		return s.Invoke(ctx, inv, request, memory)
 	}
@@ -48,13 +48,13 @@ func (c *Client[C]) attempt(ctx context.Context, s *engine.Session, n int, inv *
 }
 
 // interceptor makes the calls that belong to the present link inside of the interceptors.
-func (c *Client[C]) interceptor() chain.Caller {
+func (c *caller) interceptor() chain.Caller {
 	s := c.session()
 	return chain.Caller{Chain: c.chain, Link: s, Peer: s.Peer()}
 }
 
 // interceptedStream is OpenStream of a client whose calls have interceptors.
-func (c *Client[C]) interceptedStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+func (c *caller) interceptedStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
 	if inv.Attempt > 0 { // of a pool
 		return c.attemptsStream(ctx, inv, o)
 	}
@@ -62,15 +62,15 @@ func (c *Client[C]) interceptedStream(ctx context.Context, inv *ipc.Invocation, 
 }
 
 // attemptsStream opens a stream, if need be after more than one attempt.
-func (c *Client[C]) attemptsStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
-	if c.settings.Restart != nil {
+func (c *caller) attemptsStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if c.persists {
 		return c.persistStream(ctx, inv, o)
 	}
 	return c.attemptStream(ctx, c.session(), 1, inv, o)
 }
 
 // attemptStream makes one attempt to open a stream, the one of number n.
-func (c *Client[C]) attemptStream(ctx context.Context, s *engine.Session, n int, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+func (c *caller) attemptStream(ctx context.Context, s *engine.Session, n int, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
 	if c.chain == nil || len(c.chain.Attempt) == 0 {
 		return s.OpenStream(ctx, inv, o)
 	}

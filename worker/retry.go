@@ -36,8 +36,8 @@ func withRetry(attempts int, all bool) Option {
 	return func(s *Settings) { s.Attempts, s.RetryAll = attempts, all }
 }
 
-// persist makes a call, if need be over several incarnations of the worker.
-func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+// persist makes a call, if need be over several lives of the peer.
+func (c *caller) persist(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
 	timeout := inv.Timeout
 	if timeout == ipc.DefaultTimeout {
 		timeout = c.settings.Timeouts.Call
@@ -48,8 +48,8 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 	}
 	attempts := retry.Attempts(inv, c.settings.Attempts, c.settings.RetryAll)
 	for n := 1; ; n++ {
-		i := c.current.Load()
-		s := i.session.Load()
+		l := c.now.Load()
+		s := l.session.Load()
 		response, err := c.attempt(ctx, s, n, inv, request, memory)
 		if err == nil {
 			return response, nil
@@ -62,7 +62,7 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 			c.notRetried.Give(c.settings.Logger, err, inv, c.settings.Attempts, c.settings.RetryAll)
 			return nil, err
 		}
-		if err := c.awaitNext(ctx, i, s, deadline, err); err != nil {
+		if err := c.awaitNext(ctx, l, s, deadline, err); err != nil {
 			if errors.Is(err, engine.ErrTimeout) {
 				err = engine.TimedOut(inv.Method.Name, timeout)
 			}
@@ -79,7 +79,7 @@ func (c *Client[C]) persist(ctx context.Context, inv *ipc.Invocation, request, m
 }
 
 // persistStream opens a stream, if need be after the next start of the worker.
-func (c *Client[C]) persistStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+func (c *caller) persistStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
 	timeout := max(inv.Timeout, 0)
 	var deadline time.Time
 	if timeout > 0 {
@@ -87,13 +87,13 @@ func (c *Client[C]) persistStream(ctx context.Context, inv *ipc.Invocation, o *i
 	}
 	attempts := 1
 	for n := 1; ; n++ {
-		i := c.current.Load()
-		s := i.session.Load()
+		l := c.now.Load()
+		s := l.session.Load()
 		st, err := c.attemptStream(ctx, s, n, inv, o)
 		if err == nil || !retry.Again(err, &attempts) {
 			return st, err
 		}
-		if err := c.awaitNext(ctx, i, s, deadline, err); err != nil {
+		if err := c.awaitNext(ctx, l, s, deadline, err); err != nil {
 			if errors.Is(err, engine.ErrTimeout) {
 				err = engine.TimedOut(inv.Method.Name, timeout)
 			}
@@ -109,9 +109,9 @@ func (c *Client[C]) persistStream(ctx context.Context, inv *ipc.Invocation, o *i
 	}
 }
 
-// awaitNext waits for a session later than s, of the incarnation i. If there will be
+// awaitNext waits for a session later than s, of the life l. If there will be
 // none it returns why, or else failed.
-func (c *Client[C]) awaitNext(ctx context.Context, i *incarnation[C], s *engine.Session, deadline time.Time, failed error) error {
+func (c *caller) awaitNext(ctx context.Context, l *life, s *engine.Session, deadline time.Time, failed error) error {
 	var timeout <-chan time.Time
 	if !deadline.IsZero() {
 		t := time.NewTimer(time.Until(deadline))
@@ -119,7 +119,7 @@ func (c *Client[C]) awaitNext(ctx context.Context, i *incarnation[C], s *engine.
 		timeout = t.C
 	}
 	select {
-	case <-i.after:
+	case <-l.after:
 	case <-s.Replaced():
 		return nil
 	case <-c.ctx.Done():
@@ -134,7 +134,7 @@ func (c *Client[C]) awaitNext(ctx context.Context, i *incarnation[C], s *engine.
 		return ipc.ErrClosed
 	case gaveUp != nil:
 		return *gaveUp
-	case c.current.Load() == i:
+	case c.now.Load() == l:
 		return failed // the worker was left to itself
 	}
 	return nil
