@@ -82,10 +82,18 @@ type Claimer interface {
 	Abort()
 }
 
-// Identifier is a [Link] that knows to which user the peer belongs, from the system and not
-// from the peer.
+// Identifier is a [Link] that knows who the peer is, from the system and not from the peer.
 type Identifier interface {
-	// PeerUID returns the user id of the peer's process, as it was when the link began.
-	// known is false if the system does not tell.
-	PeerUID() (uid int, known bool)
+	// PeerCredentials returns what the system has said of the peer's process when the link
+	// began.
+	PeerCredentials() Credentials
 }
+
+// Credentials are what the system says of a process.
+type Credentials struct {
+	UID, GID int // the ids of its user and its group, -1 if they are not known
+	PID      int // its process id as this process sees it, 0 if it is not known
+}
+
+// NoCredentials are those of a process of which nothing is known.
+var NoCredentials = Credentials{UID: -1, GID: -1}

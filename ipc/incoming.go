@@ -38,12 +38,14 @@ func MetadataOf(ctx context.Context) Metadata {
 
 // Peer is the process at the other end of a link.
 type Peer struct {
-	// PID is its process id, as it knows it itself: in a pid namespace of its own a process
-	// has another id than outside.
+	// PID is its process id. For the client of a service it is what the system says, where the
+	// system tells; for any other peer, and elsewhere, it is what the peer says itself: in a pid
+	// namespace of its own a process has another id than outside.
 	PID int
-	// UID is the id of the user that it belongs to: what the system says of a host, and
-	// what a worker was started as. It is -1 if it is not known.
-	UID int
+	// UID and GID are the ids of the user and the group that it belongs to: what the system says
+	// of a host, of a service and of the client of one, and what a worker was started as. They
+	// are -1 if they are not known.
+	UID, GID int
 	// Driver is the name of the driver of the link, such as "shm".
 	Driver string
 }

@@ -313,11 +313,11 @@ func TestPeerOf(t *testing.T) {
 			t.Helper()
 			got, err := mirrorIt.Call(t.Context(), w, "")
 			require.NoError(t, err)
-			require.Equal(t, ipc.Peer{PID: os.Getpid(), UID: os.Geteuid(), Driver: s.name}, got.Peer)
+			require.Equal(t, ipc.Peer{PID: os.Getpid(), UID: os.Geteuid(), GID: os.Getegid(), Driver: s.name}, got.Peer)
 			require.Equal(t, w.PID(), got.PID)
 			got, err = mirrorHost.Call(t.Context(), w, "")
 			require.NoError(t, err)
-			require.Equal(t, ipc.Peer{PID: w.PID(), UID: os.Geteuid(), Driver: s.name}, got.Peer)
+			require.Equal(t, ipc.Peer{PID: w.PID(), UID: os.Geteuid(), GID: os.Getegid(), Driver: s.name}, got.Peer)
 			require.Equal(t, os.Getpid(), got.PID)
 		}
 		check()

@@ -130,7 +130,7 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 		}
 		return nil, err
 	}
-	l.uid = process.UID(cmd.Cmd.SysProcAttr)
+	l.credentials = process.Credentials(cmd.Cmd.SysProcAttr)
 	l.watch()
 	return &Channel{process: p, link: l}, nil
 }

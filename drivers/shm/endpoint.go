@@ -49,7 +49,7 @@ func (e *endpoint) Accept(ctx context.Context, local drivers.Hello) (drivers.Lin
 	}
 	// The host has made the control socket.
 	if cred, err := peercred.Of(control); err == nil {
-		l.uid = cred.UID
+		l.credentials.UID, l.credentials.GID = cred.UID, cred.GID
 	}
 	l.watch()
 	return l, nil
@@ -122,18 +122,12 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	from := fdpass.Reader{Conn: control}
 	defer from.Close()
 	remote, err := process.HearFirstHello(&from, local, sendErr)
-	if n := len(from.Files); n > 1 || n == 0 && err == nil {
-		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
-	}
 	if err != nil {
 		return nil, remote, err
 	}
-	theirs, err := ring.Open(from.Files[0], opts...)
-	switch {
-	case errors.Is(err, ring.ErrSeals), errors.Is(err, ring.ErrLayout):
-		return nil, remote, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)
-	case err != nil:
-		return nil, remote, fmt.Errorf("tandem: shm: the other side's memory: %w", err)
+	theirs, err := openTheirs(&from, opts)
+	if err != nil {
+		return nil, remote, err
 	}
 	// Each side has the mapping that it needs; the peer reads our descriptor
 	// from the socket.
@@ -142,4 +136,19 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 		return nil, remote, fmt.Errorf("tandem: shm: %w", err)
 	}
 	return theirs, remote, nil
+}
+
+// openTheirs maps the memory that has come with the peer's hello.
+func openTheirs(from *fdpass.Reader, opts []ring.Option) (*ring.Segment, error) {
+	if n := len(from.Files); n != 1 {
+		return nil, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
+	}
+	theirs, err := ring.Open(from.Files[0], opts...)
+	switch {
+	case errors.Is(err, ring.ErrSeals), errors.Is(err, ring.ErrLayout):
+		return nil, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)
+	case err != nil:
+		return nil, fmt.Errorf("tandem: shm: the other side's memory: %w", err)
+	}
+	return theirs, nil
 }

@@ -22,7 +22,7 @@ type link struct {
 	ours, theirs *ring.Segment
 	control      *net.UnixConn
 	peer         drivers.Hello
-	uid          int // of the peer, -1 if it is not known
+	credentials  drivers.Credentials // of the peer
 	maxMessage   int
 
 	// send guards producer and what follows.
@@ -62,7 +62,7 @@ func newLink(control *net.UnixConn, ours, theirs *ring.Segment, wait Wait, maxMe
 	}
 	l := &link{
 		producer: producer, consumer: consumer, ours: ours, theirs: theirs, control: control,
-		peer: peer, uid: -1, maxMessage: maxMessage, gone: make(chan struct{}),
+		peer: peer, credentials: drivers.NoCredentials, maxMessage: maxMessage, gone: make(chan struct{}),
 	}
 	l.send.Init()
 	l.initBuffers()
@@ -335,8 +335,8 @@ func (l *link) Wake() {
 // Peer implements [drivers.Link].
 func (l *link) Peer() drivers.Hello { return l.peer }
 
-// PeerUID implements [drivers.Identifier].
-func (l *link) PeerUID() (uid int, known bool) { return l.uid, l.uid >= 0 }
+// PeerCredentials implements [drivers.Identifier].
+func (l *link) PeerCredentials() drivers.Credentials { return l.credentials }
 
 // Shutdown implements [drivers.Link].
 func (l *link) Shutdown() {

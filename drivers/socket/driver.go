@@ -215,7 +215,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 			}
 		}
 		if l, err = newLink(conn, local, remote, hostSide); err == nil {
-			l.uid = at.uid
+			l.credentials = process.Credentials(cmd.Cmd.SysProcAttr)
 		}
 		return err
 	})

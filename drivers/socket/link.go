@@ -36,7 +36,8 @@ type link struct {
 	peer  drivers.Hello
 	limit int // largest header and payload together
 	side  side
-	uid   int // of the peer, -1 if it is not known
+
+	credentials drivers.Credentials // of the peer
 
 	// fdMu is held for reading around system calls on fd, which never block,
 	// and for writing to close it, so that its number cannot be another's.
@@ -70,14 +71,14 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 	}
 	l := &link{
 		conn: conn, raw: raw, peer: remote, side: side,
-		limit: min(local.MaxMessage, remote.MaxMessage, drivers.MaxMaxMessage),
-		done:  make(chan struct{}),
-		uid:   -1,
+		limit:       min(local.MaxMessage, remote.MaxMessage, drivers.MaxMaxMessage),
+		done:        make(chan struct{}),
+		credentials: drivers.NoCredentials,
 	}
 	// A host has made the first connection of its worker itself, so it knows better.
 	if side == workerSide {
 		if cred, err := peerCredentials(conn); err == nil {
-			l.uid = cred.UID
+			l.credentials.UID, l.credentials.GID = cred.UID, cred.GID
 		}
 	}
 	if err := raw.Control(func(fd uintptr) { l.fd = int(fd) }); err != nil {
@@ -96,8 +97,8 @@ func newLink(conn netConn, local, remote drivers.Hello, side side) (*link, error
 // Peer returns the hello of the other side.
 func (l *link) Peer() drivers.Hello { return l.peer }
 
-// PeerUID implements [drivers.Identifier].
-func (l *link) PeerUID() (uid int, known bool) { return l.uid, l.uid >= 0 }
+// PeerCredentials implements [drivers.Identifier].
+func (l *link) PeerCredentials() drivers.Credentials { return l.credentials }
 
 // Shutdown ends the link and keeps what has arrived.
 func (l *link) Shutdown() {

@@ -115,10 +115,12 @@ func (x *exchange) freeze() *drivers.Metadata {
 // peerOf returns who is at the other end of a link.
 func peerOf(link drivers.Link) ipc.Peer {
 	hello := link.Peer()
-	peer := ipc.Peer{PID: hello.PID, UID: -1, Driver: hello.Driver}
+	peer := ipc.Peer{PID: hello.PID, UID: -1, GID: -1, Driver: hello.Driver}
 	if l, ok := link.(drivers.Identifier); ok {
-		if uid, known := l.PeerUID(); known {
-			peer.UID = uid
+		c := l.PeerCredentials()
+		peer.UID, peer.GID = c.UID, c.GID
+		if c.PID != 0 {
+			peer.PID = c.PID
 		}
 	}
 	return peer
