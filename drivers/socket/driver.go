@@ -9,6 +9,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/reserve"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -158,14 +159,14 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if at.path == "" {
 		return d.spawn(ctx, cmd, at)
 	}
-	var spare reserve // for what a start that fails has left
-	defer spare.close()
-	if err := spare.fill(discardPairs); err != nil {
+	var spare reserve.Reserve // for what a start that fails has left
+	defer spare.Close()
+	if err := spare.Fill(discardPairs); err != nil {
 		return nil, err
 	}
 	c, err := d.spawn(ctx, cmd, at)
 	if err != nil {
-		spare.close()
+		spare.Close()
 		at.discard()
 	}
 	return c, err
