@@ -18,6 +18,6 @@ func Of(conn *net.UnixConn) (Credentials, error) {
 		if err != nil {
 			return Credentials{}, os.NewSyscallError("getsockopt LOCAL_PEERPID", err)
 		}
-		return Credentials{UID: int(x.Uid), PID: pid}, nil
+		return Credentials{UID: int(x.Uid), GID: int(x.Groups[0]), PID: pid}, nil
 	})
 }

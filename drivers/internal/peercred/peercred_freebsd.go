@@ -14,6 +14,6 @@ func Of(conn *net.UnixConn) (Credentials, error) {
 		if err != nil {
 			return Credentials{}, os.NewSyscallError("getsockopt LOCAL_PEERCRED", err)
 		}
-		return Credentials{UID: int(x.Uid)}, nil
+		return Credentials{UID: int(x.Uid), GID: int(x.Groups[0])}, nil
 	})
 }

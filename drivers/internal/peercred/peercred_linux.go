@@ -14,6 +14,6 @@ func Of(conn *net.UnixConn) (Credentials, error) {
 		if err != nil {
 			return Credentials{}, os.NewSyscallError("getsockopt SO_PEERCRED", err)
 		}
-		return Credentials{UID: int(u.Uid), PID: int(u.Pid)}, nil
+		return Credentials{UID: int(u.Uid), GID: int(u.Gid), PID: int(u.Pid)}, nil
 	})
 }
