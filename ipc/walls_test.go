@@ -97,6 +97,8 @@ var walls = map[string][]string{
 	"drivers/internal/fdpass":     {},
 	"drivers/internal/peercred":   {},
 	"drivers/internal/sendlock":   {},
+	"drivers/internal/sockfile":   {},
+	"drivers/internal/reserve":    {"drivers/internal/process"},
 	"drivers/internal/process":    {"ipc", "drivers"},
 	"drivers/shm":                 {"ipc", "ring", "ring/sealed", "drivers", "drivers/internal/..."},
 	"drivers/socket":              {"ipc", "drivers", "drivers/internal/..."},

@@ -32,12 +32,12 @@ const (
 func (e *endpoint) acceptLoop() {
 	for {
 		conn, err := e.ln.AcceptUnix()
-		short := e.spare.fill(acceptPairs)
+		short := e.spare.Fill(acceptPairs)
 		switch {
 		case err == nil && short != nil: // it has what was in reserve, and its host can be told so
 			e.log.Warn("tandem: socket: a host connected and was turned away", "err", short)
 			refuse(conn, short)
-			_ = e.spare.fill(acceptPairs)
+			_ = e.spare.Fill(acceptPairs)
 		case err == nil:
 			e.startHandshake(conn)
 		case errors.Is(err, net.ErrClosed):

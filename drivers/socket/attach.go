@@ -66,7 +66,7 @@ func Attach(ctx context.Context, ref Ref, connect Connect, log *slog.Logger) (*C
 	}
 	local := process.Hello(drivers.Hello{Codec: ref.Codec, MaxMessage: ref.MaxMessage, Window: ref.Window}, driverName, layoutVersion)
 	c := &Channel{
-		proc: p, foreign: p, connect: connect, log: orDiscard(log), local: local, ref: ref, site: at,
+		proc: p, foreign: p, connect: connect, log: orDiscard(log), local: local, ref: ref, site: at, credentials: drivers.Credentials{UID: ref.UID, GID: -1},
 	}
 	c.init()
 	if err := c.establish(ctx, nil); err != nil {

@@ -16,12 +16,13 @@ import (
 // [Driver.Spawn] or [Attach] until Close or Detach, and over any number of
 // connections. All methods are safe for concurrent use.
 type Channel struct {
-	proc    drivers.Process
-	foreign *process.Foreign // proc, if it is not our child
-	connect Connect
-	log     *slog.Logger
-	local   drivers.Hello
-	ref     Ref // what later hellos have to agree with
+	proc        drivers.Process
+	foreign     *process.Foreign // proc, if it is not our child
+	connect     Connect
+	log         *slog.Logger
+	local       drivers.Hello
+	ref         Ref                 // what later hellos have to agree with
+	credentials drivers.Credentials // of the worker
 
 	site     *site     // where the worker listens, if handover is nil
 	handover *handover // how the worker gets its connections, if it has no path

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/reserve"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -158,14 +159,14 @@ func (d Driver) Spawn(ctx context.Context, cmd *drivers.Command) (*Channel, erro
 	if at.path == "" {
 		return d.spawn(ctx, cmd, at)
 	}
-	var spare reserve // for what a start that fails has left
-	defer spare.close()
-	if err := spare.fill(discardPairs); err != nil {
+	var spare reserve.Reserve // for what a start that fails has left
+	defer spare.Close()
+	if err := spare.Fill(discardPairs); err != nil {
 		return nil, err
 	}
 	c, err := d.spawn(ctx, cmd, at)
 	if err != nil {
-		spare.close()
+		spare.Close()
 		at.discard()
 	}
 	return c, err
@@ -229,7 +230,7 @@ func (d Driver) spawn(ctx context.Context, cmd *drivers.Command, at *site) (*Cha
 	if len(cmd.Cmd.Args) > 0 {
 		program = cmd.Cmd.Args[0]
 	}
-	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, ref: Ref{
+	c := &Channel{proc: p, connect: d.Connect, log: orDiscard(cmd.Logger), local: local, site: at, handover: h, link: l, credentials: l.credentials, ref: Ref{
 		Path: at.path, Private: at.private,
 		PID: p.Locate(l.peer), StartTime: l.peer.StartTime, Nonce: l.peer.Nonce, UID: at.uid,
 		Program: program[max(0, len(program)-maxProgram):],

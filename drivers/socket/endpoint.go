@@ -13,6 +13,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/reserve"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -54,7 +55,7 @@ func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *end
 		return nil, err
 	}
 	e := &endpoint{
-		spare: new(reserve),
+		spare: new(reserve.Reserve),
 		uids:  []int{os.Geteuid()},
 		opts:  opts, log: orDiscard(log), keeps: s.Resume > 0, parent: os.Getppid(),
 		arrived: make(chan struct{}, 1), closing: make(chan struct{}),
@@ -63,10 +64,10 @@ func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *end
 	}
 	defer func() {
 		if err != nil {
-			e.spare.close()
+			e.spare.Close()
 		}
 	}()
-	if err := e.spare.fill(acceptPairs); err != nil {
+	if err := e.spare.Fill(acceptPairs); err != nil {
 		return nil, err
 	}
 	if s.Address == "" {
@@ -85,7 +86,7 @@ func newEndpoint(s *drivers.StartupData, opts options, log *slog.Logger) (_ *end
 		e.site.close()
 		return nil, err
 	}
-	e.ln = sparing{ln, e.spare}
+	e.ln = reserve.Listener{UnixListener: ln, Spare: e.spare}
 	return e, nil
 }
 
@@ -99,8 +100,8 @@ type listener interface {
 type endpoint struct {
 	site  *site // nil without a path
 	ln    listener
-	spare *reserve // for a connection that comes when there is no descriptor left
-	uids  []int    // whose processes may connect
+	spare *reserve.Reserve // for a connection that comes when there is no descriptor left
+	uids  []int            // whose processes may connect
 	opts  options
 	log   *slog.Logger
 	// keeps: the worker keeps what it cannot send, so it has to know what that is.
@@ -321,7 +322,7 @@ func (e *endpoint) stopListening() error {
 		e.site.remove()
 		e.site.close()
 	}
-	e.spare.close()
+	e.spare.Close()
 	return e.ln.Close()
 }
 

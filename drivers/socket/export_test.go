@@ -12,10 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/sockfile"
 )
 
 const (
-	MaxPath   = maxPath
+	MaxPath   = sockfile.MaxPath
 	MaxBuffer = maxBuffer
 )
 

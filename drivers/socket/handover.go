@@ -12,6 +12,8 @@ import (
 
 	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/reserve"
+	"github.com/tandemipc/tandem/drivers/internal/sockfile"
 )
 
 // handover connects a host to a worker that has no path. It is one end of a
@@ -59,7 +61,7 @@ func (h *handover) pass(ctx context.Context, theirs *os.File) error {
 			return context.Cause(ctx)
 		}
 	}
-	return withoutName(err)
+	return sockfile.WithoutAddress(err)
 }
 
 func (h *handover) close() { h.conn.Close() }
@@ -68,11 +70,11 @@ func (h *handover) close() { h.conn.Close() }
 type inherited struct {
 	conn  netConn
 	raw   syscall.RawConn
-	spare *reserve
+	spare *reserve.Reserve
 }
 
 // takeInherited takes the end that this process has inherited under a number.
-func takeInherited(number int, spare *reserve) (*inherited, error) {
+func takeInherited(number int, spare *reserve.Reserve) (*inherited, error) {
 	f := os.NewFile(uintptr(number), "handover")
 	if number <= 2 || f == nil {
 		return nil, fmt.Errorf("tandem: socket: the host has passed no place to listen: neither a path nor a descriptor (%d)", number)
@@ -95,7 +97,7 @@ func (i *inherited) AcceptUnix() (*net.UnixConn, error) {
 	if err := i.raw.Read(func(fd uintptr) bool { return poll(int(fd)) }); err != nil {
 		return nil, err
 	}
-	i.spare.release()
+	i.spare.Release()
 	r := fdpass.Reader{Conn: i.conn}
 	defer r.Close()
 	var b [1]byte

@@ -9,12 +9,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
-)
 
-// maxPath is the longest path of a socket in bytes: the system's address holds
-// one byte more, for a zero at its end.
-const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
+	"github.com/tandemipc/tandem/drivers/internal/sockfile"
+)
 
 const (
 	// socketName is the name of the socket in a private directory.
@@ -41,8 +38,8 @@ func userPlace(path string, uid int) (place, error) {
 	if err != nil {
 		return place{}, fmt.Errorf("tandem: socket: Driver.Path %q: %w", path, err)
 	}
-	if len(abs) > maxPath {
-		return place{}, fmt.Errorf("tandem: socket: path %.*q has %d bytes, largest allowed %d: choose a shorter Driver.Path, or none", maxPath+1, abs, len(abs), maxPath)
+	if len(abs) > sockfile.MaxPath {
+		return place{}, fmt.Errorf("tandem: socket: path %.*q has %d bytes, largest allowed %d: choose a shorter Driver.Path, or none", sockfile.MaxPath+1, abs, len(abs), sockfile.MaxPath)
 	}
 	if strings.ContainsRune(abs, 0) {
 		return place{}, fmt.Errorf("tandem: socket: path %q has a zero byte: choose another Driver.Path", abs)
@@ -68,8 +65,8 @@ func privatePlace(uid int) (place, error) {
 	for _, parent := range privateParents() {
 		p := place{path: filepath.Join(parent, privatePrefix+strings.ToLower(rand.Text()), socketName), private: true}
 		err := checkParent(parent, uid)
-		if err == nil && len(p.path) > maxPath {
-			err = fmt.Errorf("path %q has %d bytes, largest allowed %d", p.path, len(p.path), maxPath)
+		if err == nil && len(p.path) > sockfile.MaxPath {
+			err = fmt.Errorf("path %q has %d bytes, largest allowed %d", p.path, len(p.path), sockfile.MaxPath)
 		}
 		if err == nil {
 			return p, nil
@@ -83,26 +80,12 @@ func privatePlace(uid int) (place, error) {
 // the best one first.
 func privateParents() []string {
 	var dirs []string
-	for _, dir := range []string{runtimeDir(), filepath.Clean(os.TempDir()), "/tmp"} {
+	for _, dir := range []string{sockfile.RuntimeDir(), filepath.Clean(os.TempDir()), "/tmp"} {
 		if filepath.IsAbs(dir) && (len(dirs) == 0 || dirs[len(dirs)-1] != dir) {
 			dirs = append(dirs, dir)
 		}
 	}
 	return dirs
-}
-
-// runtimeDir returns XDG_RUNTIME_DIR if it is a directory that belongs to this
-// user and that nobody else can enter, and otherwise "".
-func runtimeDir() string {
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if dir == "" {
-		return ""
-	}
-	info, err := os.Stat(dir)
-	if err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 || ownerOf(info) != os.Geteuid() {
-		return ""
-	}
-	return filepath.Clean(dir)
 }
 
 // checkParent returns an error unless a worker of user uid can have a private
@@ -114,7 +97,7 @@ func checkParent(parent string, uid int) error {
 	}
 	mode := info.Mode()
 	wanted := fs.FileMode(0o003)
-	if ownerOf(info) == uid {
+	if sockfile.Owner(info) == uid {
 		wanted = 0o300
 	}
 	switch {

@@ -192,7 +192,7 @@ func (c *Channel) dial(ctx context.Context) (_ *link, err error) {
 	}
 	l, err := newLink(conn, c.local, remote, hostSide)
 	if err == nil {
-		l.credentials.UID = c.ref.UID
+		l.credentials = c.credentials
 	}
 	return l, err
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/sockfile"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -121,8 +122,8 @@ func (r Ref) check() error {
 	switch {
 	case r.Path == "":
 		what = `path "": the worker is not detached, and was given no Driver.Path`
-	case !filepath.IsAbs(r.Path) || filepath.Dir(r.Path) == r.Path || len(r.Path) > maxPath || strings.ContainsRune(r.Path, 0):
-		what = fmt.Sprintf("path %.*q", maxPath+1, r.Path)
+	case !filepath.IsAbs(r.Path) || filepath.Dir(r.Path) == r.Path || len(r.Path) > sockfile.MaxPath || strings.ContainsRune(r.Path, 0):
+		what = fmt.Sprintf("path %.*q", sockfile.MaxPath+1, r.Path)
 	case r.PID == 0:
 		what = "process id 0: a process between host and worker has started the worker in a pid namespace of its own"
 	case r.PID <= 1 || r.PID > math.MaxInt32:

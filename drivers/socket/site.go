@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/sockfile"
 )
 
 // site is a place whose directory is held open. Paths are only followed to open
@@ -101,9 +102,9 @@ func (s *site) enter(name string) error {
 	if err != nil {
 		return err
 	}
-	if seen.Mode().Type() != fs.ModeDir || seen.Mode().Perm() != 0o700 || ownerOf(seen) != s.uid {
+	if seen.Mode().Type() != fs.ModeDir || seen.Mode().Perm() != 0o700 || sockfile.Owner(seen) != s.uid {
 		return fmt.Errorf("%w: %s has mode %v and belongs to user %d, expected a directory of mode 0700 and user %d",
-			fs.ErrPermission, filepath.Dir(s.path), seen.Mode(), ownerOf(seen), s.uid)
+			fs.ErrPermission, filepath.Dir(s.path), seen.Mode(), sockfile.Owner(seen), s.uid)
 	}
 	root, err := s.parent.OpenRoot(name)
 	if err != nil {
@@ -161,7 +162,7 @@ func (s *site) identify() error {
 
 // ours returns an error unless info is that of a socket of the worker's user.
 func (s *site) ours(info fs.FileInfo) error {
-	switch owner := ownerOf(info); {
+	switch owner := sockfile.Owner(info); {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("tandem: socket: %s is a file of mode %v, not a socket: remove it or choose another Driver.Path", s.path, info.Mode())
 	case owner != s.uid:
@@ -265,7 +266,7 @@ func (s *site) checkFreeLocked() error {
 	if process.IsShortage(err) {
 		return fmt.Errorf("tandem: socket: does a process listen at %s: %w", s.path, err)
 	}
-	if !nobodyListens(err) && !errors.Is(err, fs.ErrNotExist) {
+	if !sockfile.NobodyListens(err) && !errors.Is(err, fs.ErrNotExist) {
 		why := any("it took a connection")
 		if err != nil {
 			why = err
@@ -286,26 +287,16 @@ func (s *site) dial(ctx context.Context) (netConn, error) {
 }
 
 func (s *site) dialLocked(ctx context.Context) (netConn, error) {
-	target, release, err := dialName(s.dir, s.name(), s.path)
+	target, release, err := sockfile.DialName(s.dir, s.name(), s.path)
 	if err == nil {
 		defer release()
 		var conn net.Conn
 		if conn, err = new(net.Dialer).DialContext(ctx, "unix", target); err == nil {
 			return conn.(netConn), nil
 		}
-		err = withoutName(err)
+		err = sockfile.WithoutAddress(err)
 	}
 	return nil, fmt.Errorf("tandem: socket: dial %s: %w", s.path, err)
-}
-
-// withoutName takes the address off an error of package net: it would be that
-// of a descriptor.
-func withoutName(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
 }
 
 // socketMode lets only the user connect.
@@ -329,9 +320,9 @@ func (s *site) listen() (_ *net.UnixListener, err error) {
 		return nil, fmt.Errorf("tandem: socket: replace the socket of a process that has ended: %w", err)
 	}
 	config := net.ListenConfig{Control: narrow}
-	l, err := config.Listen(context.Background(), "unix", bindName(s.dir, s.name(), s.path))
+	l, err := config.Listen(context.Background(), "unix", sockfile.BindName(s.dir, s.name(), s.path))
 	if err != nil {
-		return nil, fmt.Errorf("tandem: socket: listen at %s: %w", s.path, withoutName(err))
+		return nil, fmt.Errorf("tandem: socket: listen at %s: %w", s.path, sockfile.WithoutAddress(err))
 	}
 	ln := l.(*net.UnixListener)
 	ln.SetUnlinkOnClose(false) // remove looks first whose it is

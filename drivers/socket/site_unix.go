@@ -3,8 +3,6 @@
 package socket
 
 import (
-	"errors"
-	"io/fs"
 	"syscall"
 	"time"
 
@@ -36,14 +34,4 @@ func (s *site) lock() (unlock func()) {
 // do that, chmod follows.
 func narrow(_, _ string, conn syscall.RawConn) error {
 	return conn.Control(func(fd uintptr) { _ = unix.Fchmod(int(fd), socketMode) })
-}
-
-func nobodyListens(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
-
-// ownerOf returns the user that a file belongs to, or -1 if that is not known.
-func ownerOf(info fs.FileInfo) int {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return int(st.Uid)
-	}
-	return -1
 }

@@ -7,6 +7,6 @@ package peercred
 // those of the process that made the pair.
 type Credentials struct {
 	UID int
-	GID int // -1 where the system does not tell
+	GID int // the effective one
 	PID int // 0 where the system does not tell
 }

@@ -10,5 +10,5 @@ import (
 // Of knows nothing here: the modes of the socket and of its
 // directory are what keeps other users out.
 func Of(*net.UnixConn) (Credentials, error) {
-	return Credentials{UID: os.Geteuid(), GID: -1}, nil
+	return Credentials{UID: os.Geteuid(), GID: os.Getegid()}, nil
 }

@@ -1,4 +1,4 @@
-package socket
+package sockfile
 
 import (
 	"fmt"
@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialName returns a name under which the socket called name in dir can be
+// DialName returns a name under which the socket called name in dir can be
 // dialled, whatever becomes of path, and what releases it. Without /proc it is
 // path.
-func dialName(dir *os.File, name, path string) (string, func(), error) {
+func DialName(dir *os.File, name, path string) (string, func(), error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return "", nil, os.NewSyscallError("openat", err)
@@ -31,10 +31,10 @@ func dialName(dir *os.File, name, path string) (string, func(), error) {
 	return path, func() {}, nil
 }
 
-// bindName returns a name under which a socket called name can be bound in dir,
+// BindName returns a name under which a socket called name can be bound in dir,
 // whatever becomes of path. Without /proc, and if name is too long, it is path.
-func bindName(dir *os.File, name, path string) string {
-	if named := fdName(dir); named != "" && len(named)+1+len(name) <= maxPath {
+func BindName(dir *os.File, name, path string) string {
+	if named := fdName(dir); named != "" && len(named)+1+len(name) <= MaxPath {
 		return named + "/" + name
 	}
 	return path
