@@ -98,6 +98,7 @@ var walls = map[string][]string{
 	"drivers/internal/peercred":   {},
 	"drivers/internal/sendlock":   {},
 	"drivers/internal/sockfile":   {},
+	"drivers/internal/rendezvous": {"ipc", "drivers", "drivers/internal/..."},
 	"drivers/internal/reserve":    {"drivers/internal/process"},
 	"drivers/internal/process":    {"ipc", "drivers"},
 	"drivers/shm":                 {"ipc", "ring", "ring/sealed", "drivers", "drivers/internal/..."},

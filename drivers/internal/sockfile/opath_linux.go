@@ -9,16 +9,20 @@ import (
 
 // DialName returns a name under which the socket called name in dir can be
 // dialled, whatever becomes of path, and what releases it. Without /proc it is
-// path.
+// path. If dir is nil, name is path. It fails with ErrNotSocket if there is another file.
 func DialName(dir *os.File, name, path string) (string, func(), error) {
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	at := unix.AT_FDCWD
+	if dir != nil {
+		at = int(dir.Fd())
+	}
+	fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return "", nil, os.NewSyscallError("openat", err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	info, err := f.Stat()
 	if err == nil && info.Mode().Type() != os.ModeSocket {
-		err = fmt.Errorf("it is a file of mode %v, not a socket", info.Mode())
+		err = fmt.Errorf("%w: it is a file of mode %v", ErrNotSocket, info.Mode())
 	}
 	if err != nil {
 		f.Close()

@@ -14,6 +14,9 @@ import (
 // one byte more, for a zero at its end.
 const MaxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
+// ErrNotSocket says that a file is no socket.
+var ErrNotSocket = errors.New("tandem: not a socket")
+
 // RuntimeDir returns XDG_RUNTIME_DIR if it is a directory that belongs to this
 // user and that nobody else can enter, and otherwise "".
 func RuntimeDir() string {

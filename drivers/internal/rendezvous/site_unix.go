@@ -1,0 +1,219 @@
+//go:build unix && !solaris && !aix
+
+package rendezvous
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/process"
+)
+
+// backlog is how many connections wait to be accepted; the system may allow less.
+const backlog = unix.SOMAXCONN
+
+// lockWait bounds how long a lock is waited for. Its holders need it for a moment.
+const lockWait = 10 * time.Second
+
+func supported() error { return nil }
+
+// othersWrite reports whether others than its owner can write a file, as far as its mode tells.
+func othersWrite(info fs.FileInfo) bool { return info.Mode().Perm()&0o022 != 0 }
+
+// lock waits until this process is the only one that may take or free the name, and returns what
+// ends that. See the proof in the documentation of the package.
+func (s *site) lock() (unlock func(), err error) {
+	name := s.name() + lockSuffix
+	pauses := drivers.NewBackoff(time.Millisecond, 50*time.Millisecond)
+	for begin := time.Now(); ; time.Sleep(pauses.Next()) {
+		fd, err := s.tryLock(name)
+		switch {
+		case err == nil:
+			return func() {
+				_ = unix.Unlinkat(int(s.dir.Fd()), name, 0) // while it is still locked
+				unix.Close(fd)
+			}, nil
+		case err != unix.EWOULDBLOCK && err != unix.EINTR && err != errReplaced:
+			return nil, fmt.Errorf("lock %s: %w", s.path+lockSuffix, process.Shortage(err))
+		case time.Since(begin) > lockWait:
+			return nil, fmt.Errorf("another process holds the lock %s: %w", s.path+lockSuffix, ErrServed)
+		}
+	}
+}
+
+// errReplaced: the lock was of a file that has its name no longer.
+var errReplaced = errors.New("tandem: the lock's file was replaced")
+
+// tryLock locks the file, which it makes if need be. The lock counts only if the file still has
+// its name then.
+func (s *site) tryLock(name string) (fd int, err error) {
+	fd, err = unix.Openat(int(s.dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err == unix.EACCES && s.giveBack(name) {
+		return -1, errReplaced
+	}
+	if err != nil {
+		return -1, err
+	}
+	var opened, named unix.Stat_t
+	if err = unix.Fstat(fd, &opened); err == nil {
+		switch {
+		case opened.Mode&unix.S_IFMT != unix.S_IFREG:
+			err = fmt.Errorf("it is no regular file: remove it")
+		case int(opened.Uid) != os.Geteuid():
+			err = fmt.Errorf("%w: it belongs to user %d, expected user %d: remove it", ErrNotAllowed, opened.Uid, os.Geteuid())
+		default:
+			if opened.Mode&0o777 != 0o600 { // whatever the umask is
+				_ = unix.Fchmod(fd, 0o600)
+			}
+			err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		}
+	}
+	if err == nil {
+		err = unix.Fstatat(int(s.dir.Fd()), name, &named, unix.AT_SYMLINK_NOFOLLOW)
+		if err == unix.ENOENT || err == nil && (named.Dev != opened.Dev || named.Ino != opened.Ino) {
+			err = errReplaced
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// giveBack gives a file of this user's the mode that the umask of the process which made it has
+// taken away, and reports whether it was such a file.
+func (s *site) giveBack(name string) bool {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(s.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err == unix.ENOENT
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == os.Geteuid() && st.Mode&0o600 != 0o600 && s.root.Chmod(name, 0o600) == nil
+}
+
+// newSocket makes a socket that no child inherits.
+func newSocket(kind int) (int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fd, err := unix.Socket(unix.AF_UNIX, kind, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	unix.CloseOnExec(fd)
+	return fd, nil
+}
+
+// bindAndListen binds a socket to a path, calls ready, and listens: until then nobody can connect,
+// whatever the file's mode is.
+func bindAndListen(path string, ready func() error) (*net.UnixListener, error) {
+	fd, err := newSocket(unix.SOCK_STREAM)
+	if err != nil {
+		return nil, process.Shortage(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, process.Shortage(os.NewSyscallError("bind", err))
+	}
+	if err := ready(); err != nil {
+		return nil, err
+	}
+	return listenOn(f)
+}
+
+// listenOn listens, and makes this process the one that the system names to those who connect.
+func listenOn(f *os.File) (*net.UnixListener, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var listenErr error
+	if err := raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), backlog) }); err != nil {
+		return nil, err
+	}
+	if listenErr != nil {
+		return nil, process.Shortage(os.NewSyscallError("listen", listenErr))
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, process.Shortage(err)
+	}
+	ln, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("%w: it is a %T", ErrNotSocket, l)
+	}
+	ln.SetUnlinkOnClose(false) // Listener.Close looks first whose it is
+	return ln, nil
+}
+
+// lookAt asks whether a process has the stream socket at a path, by connecting a datagram socket:
+// the system finds the socket, and refuses because it is of another type.
+func lookAt(path string) error {
+	fd, err := newSocket(unix.SOCK_DGRAM)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err {
+	case nil, unix.EPROTOTYPE:
+		return nil
+	default:
+		return os.NewSyscallError("connect", err)
+	}
+}
+
+// checkListening returns an error unless f is a Unix stream socket that listens.
+func checkListening(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotSocket, err)
+	}
+	var sa unix.Sockaddr
+	var kind, accepts int
+	var errs [3]error
+	if err := raw.Control(func(fd uintptr) {
+		sa, errs[0] = unix.Getsockname(int(fd))
+		kind, errs[1] = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TYPE)
+		accepts, errs[2] = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	}); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotSocket, err)
+	}
+	_, isUnix := sa.(*unix.SockaddrUnix)
+	switch {
+	case errs[0] != nil:
+		return fmt.Errorf("%w: %w", ErrNotSocket, errs[0])
+	case !isUnix:
+		return fmt.Errorf("%w: it is a socket of another family", ErrNotSocket)
+	case errs[1] != nil || kind != unix.SOCK_STREAM:
+		return fmt.Errorf("%w: it is a Unix socket of type %d", ErrNotSocket, kind)
+	case errs[2] == nil && accepts == 0:
+		return fmt.Errorf("%w: it does not listen", ErrNotSocket)
+	}
+	return nil
+}
+
+// inheritedFile returns a descriptor that this process was started with, nil if there is none. No child
+// inherits it.
+func inheritedFile(fd int, name string) *os.File {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+		return nil
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+// sendNow sends what there is room for.
+func sendNow(conn *net.UnixConn, b []byte) {
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Write(func(fd uintptr) bool { _, _ = unix.Write(int(fd), b); return true })
+	}
+}
