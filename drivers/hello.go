@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"time"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -58,6 +59,9 @@ type Hello struct {
 	// Window is how many bytes of requests, and as many of notifications, the sender
 	// takes that it has not finished with.
 	Window int `cbor:"10,keyasint"`
+	// CallTimeout is how long a request of either side may take that does not say so itself; 0 is
+	// no bound. Only the client of a service says it: a worker knows it from its startup data.
+	CallTimeout time.Duration `cbor:"11,keyasint,omitempty"`
 }
 
 // A hello on the wire: a prelude of 16 bytes, then the body.
@@ -218,6 +222,9 @@ func Agree(local, remote Hello) error {
 	}
 	if remote.Window < MinWindow {
 		return fmt.Errorf("%w: peer has a window of %d bytes, need %d", ipc.ErrProtocol, remote.Window, MinWindow)
+	}
+	if remote.CallTimeout < 0 {
+		return fmt.Errorf("%w: peer bounds calls by %v", ipc.ErrProtocol, remote.CallTimeout)
 	}
 	return nil
 }

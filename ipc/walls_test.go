@@ -101,6 +101,7 @@ var walls = map[string][]string{
 	"drivers/internal/rendezvous": {"ipc", "drivers", "drivers/internal/..."},
 	"drivers/internal/reserve":    {"drivers/internal/process"},
 	"drivers/internal/process":    {"ipc", "drivers"},
+	"drivers/internal/service":    {"ipc", "drivers", "drivers/internal/fdpass", "drivers/internal/process", "drivers/internal/rendezvous"},
 	"drivers/shm":                 {"ipc", "ring", "ring/sealed", "drivers", "drivers/internal/..."},
 	"drivers/socket":              {"ipc", "drivers", "drivers/internal/..."},
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -125,7 +126,7 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 	if err != nil {
 		return nil, remote, err
 	}
-	theirs, err := openTheirs(&from, opts)
+	theirs, err := openTheirs(from.Files, opts)
 	if err != nil {
 		return nil, remote, err
 	}
@@ -139,11 +140,11 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 }
 
 // openTheirs maps the memory that has come with the peer's hello.
-func openTheirs(from *fdpass.Reader, opts []ring.Option) (*ring.Segment, error) {
-	if n := len(from.Files); n != 1 {
+func openTheirs(files []*os.File, opts []ring.Option) (*ring.Segment, error) {
+	if n := len(files); n != 1 {
 		return nil, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
 	}
-	theirs, err := ring.Open(from.Files[0], opts...)
+	theirs, err := ring.Open(files[0], opts...)
 	switch {
 	case errors.Is(err, ring.ErrSeals), errors.Is(err, ring.ErrLayout):
 		return nil, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)

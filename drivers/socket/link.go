@@ -23,7 +23,22 @@ type side uint8
 const (
 	hostSide side = iota
 	workerSide
+	clientSide // of a service
+	serviceSide
 )
+
+// other names the other end.
+func (s side) other() string {
+	switch s {
+	case workerSide:
+		return "host"
+	case clientSide:
+		return "service"
+	case serviceSide:
+		return "client"
+	}
+	return "worker"
+}
 
 // link is one connection. It implements [drivers.Link] for both sides.
 //
@@ -154,7 +169,7 @@ func (l *link) failed(err error, where string) error {
 		// The host may come back: the endpoint accepts it.
 		return l.finish(fmt.Errorf("%w: the host has closed the connection%s", ipc.ErrDisconnected, where))
 	}
-	return l.finish(fmt.Errorf("%w: the worker has closed the connection%s", ipc.ErrPeerGone, where))
+	return l.finish(fmt.Errorf("%w: the %s has closed the connection%s", ipc.ErrPeerGone, l.side.other(), where))
 }
 
 // alive reports whether neither side has ended the link yet, as far as the

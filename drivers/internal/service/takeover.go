@@ -1,0 +1,143 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/internal/fdpass"
+	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/drivers/internal/rendezvous"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// A process that is to take a listener over connects to it, as clients do:
+//
+//	successor                         predecessor
+//	hello, driver "successor"  --->   is it the same user?
+//	                           <---   hello, with the socket that listens
+//	listens on it, too
+//	ready                      --->   stops to accept, and has its clients leave
+//	                           <---   ready
+//
+// Until it has heard ready the predecessor goes on, and so it does if the successor dies. Who connects
+// in between is served by the one or the other, since both have the same socket.
+
+// successor is the driver in the hello of a process that takes a listener over.
+const successor = "successor"
+
+// takeOverTimeout bounds how long a predecessor may take for its part.
+const takeOverTimeout = 10 * time.Second
+
+// hello is what the two say.
+func hello() ([]byte, error) {
+	return drivers.AppendHello(nil, process.Hello(drivers.Hello{MaxMessage: drivers.DefaultMaxMessage, Window: drivers.DefaultWindow}, successor, 0))
+}
+
+// takeOver takes the listener over from the process that listens under the name, or listens if there is none.
+func takeOver(name string, cfg drivers.ListenConfig) (*rendezvous.Listener, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), takeOverTimeout)
+	defer cancel()
+	for {
+		l, err := rendezvous.Listen(name, rendezvous.ListenOptions{Mode: cfg.Mode})
+		if !errors.Is(err, rendezvous.ErrServed) {
+			return l, err
+		}
+		l, err = succeed(ctx, name)
+		if !errors.Is(err, rendezvous.ErrNotServed) || ctx.Err() != nil { // or it has ended meanwhile
+			return l, err
+		}
+	}
+}
+
+// succeed is the successor's part.
+func succeed(ctx context.Context, name string) (_ *rendezvous.Listener, err error) {
+	conn, _, err := rendezvous.Dial(ctx, name, rendezvous.DialOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	stop := endWith(ctx, conn)
+	defer func() { _ = stop() }()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("tandem: take over the listener at %s: %w", name, err)
+		}
+	}()
+	b, err := hello()
+	if err != nil {
+		return nil, err
+	}
+	_, said := conn.Write(b)
+	from := fdpass.Reader{Conn: conn}
+	defer from.Close()
+	_, err = drivers.ReadHello(&from)
+	var refused *ipc.RefusedError
+	if said != nil && !errors.As(err, &refused) {
+		err = said
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(from.Files) != 1 {
+		return nil, fmt.Errorf("its process has passed %d descriptors, not 1", len(from.Files))
+	}
+	l, err := rendezvous.FromFile(from.Files[0], name)
+	if err != nil {
+		return nil, err
+	}
+	if err := process.Confirm(conn, successor); err != nil {
+		l.Keep() // it is still the other's
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// handOver is the predecessor's part.
+func (l *Listener) handOver(c *rendezvous.Client, remote drivers.Hello) error {
+	if err := rendezvous.SameUser(c.Peer); err != nil {
+		return err
+	}
+	if !l.handing.TryLock() {
+		return errors.New("tandem: another process is taking the listener over")
+	}
+	defer l.handing.Unlock()
+	if closed(l.takenOver) {
+		return errors.New("tandem: another process has taken the listener over")
+	}
+	f, err := l.l.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := hello()
+	if err != nil {
+		return err
+	}
+	if err := fdpass.Send(c.Conn, b, f); err != nil {
+		return err
+	}
+	if err := drivers.ReadReady(c.Conn); err != nil {
+		return fmt.Errorf("tandem: the successor (pid %d) has not confirmed: %w", remote.PID, err)
+	}
+	l.l.Keep()
+	close(l.takenOver)
+	if err := l.l.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	_, err = c.Conn.Write(drivers.AppendReady(nil))
+	return err
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
