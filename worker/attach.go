@@ -44,6 +44,8 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 		{"WithRestart or WithRetry", o.Restart != nil},
 		{"WithResume", o.resume != ref.Resume},
 		{"WithOutput", o.output != nil},
+		{"WithReconnect", o.reconnect != nil},
+		{"WithPeerCheck", o.peerCheck != nil},
 		{"WithChecksum", o.checksum != nil},
 		{"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps", o.resources != drivers.Resources{}},
 	} {

@@ -14,6 +14,10 @@ type EventKind uint8
 //
 //	Started -> Ready -> (Disconnected -> Reconnected)* -> Exited -> Restarting -> Started ...
 //	Started -> Exited                                            -> GaveUp
+//
+// The client of a service ([Dial]) has these:
+//
+//	Ready -> Disconnected -> (Reconnecting) -> Reconnected -> Disconnected ... -> GaveUp
 const (
 	// EventStarted: a process was started, and is not ready yet.
 	EventStarted EventKind = iota + 1
@@ -35,6 +39,9 @@ const (
 	// EventGaveUp: the worker has ended too often, and is not started any more.
 	// Err is how it ended last.
 	EventGaveUp
+	// EventReconnecting: the client of a service will try to connect again after Delay. Err is
+	// why it has to.
+	EventReconnecting
 )
 
 // String returns the name of the kind.
@@ -54,6 +61,8 @@ func (k EventKind) String() string {
 		return "restarting"
 	case EventGaveUp:
 		return "gave up"
+	case EventReconnecting:
+		return "reconnecting"
 	}
 	return fmt.Sprintf("event(%d)", uint8(k))
 }

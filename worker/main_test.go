@@ -178,6 +178,12 @@ func link(t testing.TB, name string) string {
 const hostEnv = "TANDEM_TEST_HOST"
 
 func serveTest(s *worker.Server) error {
+	handleTest(s)
+	return s.Serve(context.Background())
+}
+
+// handleTest registers what the test worker does.
+func handleTest(s *worker.Server) {
 	var mu sync.Mutex
 	counts := make(map[string]int)
 	happened := func(what string) {
@@ -305,7 +311,6 @@ func serveTest(s *worker.Server) error {
 	serveState(s)
 	serveFiles(s)
 	serveAllocs(s)
-	return s.Serve(context.Background())
 }
 
 // client is what the tests need of a worker.Client of any driver.
@@ -385,7 +390,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func count(t testing.TB, w client, what string) int {
+func count(t testing.TB, w ipc.Caller, what string) int {
 	t.Helper()
 	n, err := events.Call(context.Background(), w, what, ipc.WithTimeout(0))
 	require.NoError(t, err)

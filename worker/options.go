@@ -10,7 +10,8 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// Option is an option of [Spawn], [Start] and [Attach].
+// Option is an option of [Spawn], [Start] and [Attach], and, where it says nothing of processes, of [Dial] and
+// [Server.ServeListener].
 type Option func(*Settings)
 
 // Settings are what options set. Only authors of callers that consist of clients need
@@ -38,17 +39,20 @@ type Settings struct {
 	// Arena is that of [WithArena]; nil stands for the client's own.
 	Arena *ipc.Arena
 
-	data          any
-	hasData       bool
-	agreedTimeout time.Duration // what the worker was started with, for an attached one
-	maxMessage    int
-	window        int
-	streamWindow  int
-	resources     drivers.Resources
-	checksum      *[sha256.Size]byte
-	output        *slog.Logger
-	resume        int // bytes; see WithResume
-	heartbeat     struct{ interval, timeout time.Duration }
+	data           any
+	hasData        bool
+	impliedRestart bool          // by WithRetry
+	agreedTimeout  time.Duration // what the worker was started with, for an attached one
+	maxMessage     int
+	window         int
+	streamWindow   int
+	resources      drivers.Resources
+	checksum       *[sha256.Size]byte
+	output         *slog.Logger
+	resume         int // bytes; see WithResume
+	peerCheck      func(drivers.Credentials) error
+	reconnect      *Reconnect
+	heartbeat      struct{ interval, timeout time.Duration }
 }
 
 func defaultSettings() *Settings {
@@ -68,6 +72,7 @@ func (s *Settings) apply(opts []Option) *Settings {
 	}
 	if s.Attempts > 0 && s.Restart == nil {
 		s.Restart = new(Restart)
+		s.impliedRestart = true
 	}
 	return s
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,6 +33,9 @@ func WithResume(maxBytes int) Option {
 }
 
 func (s *Settings) checkResume(driver string, caps drivers.Capabilities) error {
+	if s.reconnect != nil || s.peerCheck != nil {
+		return errors.New("tandem: options WithReconnect and WithPeerCheck are for Dial")
+	}
 	if s.resume > 0 && !caps.Reconnect {
 		return fmt.Errorf("%w by driver %s, which cannot reconnect: WithResume", ipc.ErrUnsupported, driver)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
 	"github.com/tandemipc/tandem/worker/internal/retry"
+	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
 // WithRetry sends a request again when the worker has ended before it answered, if the
@@ -50,7 +51,11 @@ func (c *caller) persist(ctx context.Context, inv *ipc.Invocation, request, memo
 	for n := 1; ; n++ {
 		l := c.now.Load()
 		s := l.session.Load()
-		response, err := c.attempt(ctx, s, n, inv, request, memory)
+		var response []byte
+		err := leaving(s)
+		if err == nil {
+			response, err = c.attempt(ctx, s, n, inv, request, memory)
+		}
 		if err == nil {
 			return response, nil
 		}
@@ -78,6 +83,16 @@ func (c *caller) persist(ctx context.Context, inv *ipc.Invocation, request, memo
 	}
 }
 
+// leaving returns an error if the peer has said goodbye, so that s takes nothing new.
+func leaving(s *engine.Session) error {
+	if wait.Closed(s.Goodbye()) {
+		return errLeaving
+	}
+	return nil
+}
+
+var errLeaving = retry.NotSent(fmt.Errorf("%w: it has said goodbye", ipc.ErrPeerGone))
+
 // persistStream opens a stream, if need be after the next start of the worker.
 func (c *caller) persistStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
 	timeout := max(inv.Timeout, 0)
@@ -89,7 +104,11 @@ func (c *caller) persistStream(ctx context.Context, inv *ipc.Invocation, o *ipc.
 	for n := 1; ; n++ {
 		l := c.now.Load()
 		s := l.session.Load()
-		st, err := c.attemptStream(ctx, s, n, inv, o)
+		var st ipc.Stream
+		err := leaving(s)
+		if err == nil {
+			st, err = c.attemptStream(ctx, s, n, inv, o)
+		}
 		if err == nil || !retry.Again(err, &attempts) {
 			return st, err
 		}
