@@ -12,7 +12,6 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/peercred"
-	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/sockfile"
 )
 
@@ -131,12 +130,10 @@ func refused(err error) error {
 	switch {
 	case sockfile.NobodyListens(err), errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: %w", ErrNotServed, err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w", ErrNotAllowed, err)
 	case errors.Is(err, sockfile.ErrNotSocket), errors.Is(err, syscall.EPROTOTYPE), errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w: %w", ErrNotSocket, err)
 	}
-	return process.Shortage(err)
+	return failed(err)
 }
 
 // who returns the process that listens at a target, if it has room in its queue.

@@ -80,21 +80,33 @@ func checkPrivate(dir string) error {
 	case othersWrite(info):
 		return fmt.Errorf("%w: services directory %s has mode %v, others can write it: chmod go-w %[2]s", ErrNotAllowed, dir, info.Mode())
 	}
-	above, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("tandem: services directory: %w", err)
 	}
-	for filepath.Dir(above) != above {
-		above = filepath.Dir(above)
+	if resolved != dir {
+		if err := checkAbove(resolved); err != nil {
+			return err
+		}
+	}
+	return checkAbove(dir)
+}
+
+// checkAbove returns an error if another user could change one of the directories above dir, or a symbolic link
+// in its path.
+func checkAbove(dir string) error {
+	for above := filepath.Dir(dir); ; above = filepath.Dir(above) {
 		info, err := os.Lstat(above)
 		switch {
 		case err != nil:
 			return fmt.Errorf("tandem: directory above the services directory: %w", err)
 		case sockfile.Owner(info) != os.Geteuid() && sockfile.Owner(info) != 0:
 			return fmt.Errorf("%w: %s, which holds the services directory %s, belongs to user %d, expected user %d or 0", ErrNotAllowed, above, dir, sockfile.Owner(info), os.Geteuid())
-		case othersWrite(info) && info.Mode()&fs.ModeSticky == 0:
+		case info.IsDir() && othersWrite(info) && info.Mode()&fs.ModeSticky == 0:
 			return fmt.Errorf("%w: %s, which holds the services directory %s, has mode %v, others can write it: chmod go-w %[2]s", ErrNotAllowed, above, dir, info.Mode())
 		}
+		if above == filepath.Dir(above) {
+			return nil
+		}
 	}
-	return nil
 }

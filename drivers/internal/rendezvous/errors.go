@@ -1,10 +1,12 @@
 package rendezvous
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"syscall"
 
+	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -38,6 +40,14 @@ func (e *sentinel) Error() string { return e.text }
 
 // Unwrap returns the errors that mean the same.
 func (e *sentinel) Unwrap() []error { return e.also }
+
+// failed says what kind of failure of the system err is: a lack of rights, a shortage, or any other.
+func failed(err error) error {
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, ErrNotAllowed) {
+		return fmt.Errorf("%w: %w", ErrNotAllowed, err)
+	}
+	return process.Shortage(err)
+}
 
 // A LimitError says that a server has as many of something as it takes. For it
 // errors.Is(err, [ipc.ErrExhausted]) is true.

@@ -73,7 +73,7 @@ func Listen(name string, o ListenOptions) (*Listener, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("tandem: listen at %s: %w", a.path, err)
+		return nil, fmt.Errorf("tandem: listen at %s: %w", a.path, failed(err))
 	}
 	l.site = s
 	return l, nil

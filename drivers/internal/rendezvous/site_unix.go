@@ -41,10 +41,13 @@ func (s *site) lock() (unlock func(), err error) {
 				_ = unix.Unlinkat(int(s.dir.Fd()), name, 0) // while it is still locked
 				unix.Close(fd)
 			}, nil
-		case err != unix.EWOULDBLOCK && err != unix.EINTR && err != errReplaced:
-			return nil, fmt.Errorf("lock %s: %w", s.path+lockSuffix, process.Shortage(err))
-		case time.Since(begin) > lockWait:
-			return nil, fmt.Errorf("another process holds the lock %s: %w", s.path+lockSuffix, ErrServed)
+		case err == unix.EWOULDBLOCK, err == unix.EINTR, err == errReplaced, err == unix.EACCES && s.giveBack(name):
+			if time.Since(begin) < lockWait {
+				continue
+			}
+			return nil, fmt.Errorf("%w: another process holds the lock %s: %w", ErrServed, s.path+lockSuffix, err)
+		default:
+			return nil, fmt.Errorf("lock %s: %w", s.path+lockSuffix, err)
 		}
 	}
 }
@@ -56,9 +59,6 @@ var errReplaced = errors.New("tandem: the lock's file was replaced")
 // its name then.
 func (s *site) tryLock(name string) (fd int, err error) {
 	fd, err = unix.Openat(int(s.dir.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err == unix.EACCES && s.giveBack(name) {
-		return -1, errReplaced
-	}
 	if err != nil {
 		return -1, err
 	}
@@ -89,14 +89,20 @@ func (s *site) tryLock(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// giveBack gives a file of this user's the mode that the umask of the process which made it has
-// taken away, and reports whether it was such a file.
+// giveBack is called if the file could not be opened. It gives the file the mode that the umask of the process
+// that has just made it has taken away, and reports whether another attempt may succeed.
 func (s *site) giveBack(name string) bool {
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(s.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err == unix.ENOENT
+	err := unix.Fstatat(int(s.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == unix.ENOENT: // it is gone, or could not be made
+		return unix.Faccessat(int(s.dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
+	case err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid():
+		return false
+	case st.Mode&0o600 != 0o600:
+		_ = s.root.Chmod(name, 0o600)
 	}
-	return st.Mode&unix.S_IFMT == unix.S_IFREG && int(st.Uid) == os.Geteuid() && st.Mode&0o600 != 0o600 && s.root.Chmod(name, 0o600) == nil
+	return true
 }
 
 // newSocket makes a socket that no child inherits.
