@@ -92,8 +92,14 @@ func runService() error {
 // startService starts a service and waits until it listens.
 func startService(t testing.TB, d serviceDriver, name string, more ...string) *serviceProcess {
 	t.Helper()
+	return startProgram(t, serviceProgram, d, name, more...)
+}
+
+// startProgram starts a program of this file and waits until it says that it is ready.
+func startProgram(t testing.TB, program string, d serviceDriver, name string, more ...string) *serviceProcess {
+	t.Helper()
 	s := &serviceProcess{t: t, name: name}
-	s.cmd = exec.Command(link(t, serviceProgram), append([]string{d.Name(), name}, more...)...)
+	s.cmd = exec.Command(link(t, program), append([]string{d.Name(), name}, more...)...)
 	s.cmd.Stderr = os.Stderr
 	in, err := s.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -135,6 +141,7 @@ func dial(t testing.TB, d drivers.Dialer, name string, opts ...worker.Option) *w
 	t.Helper()
 	c, err := worker.Dial(t.Context(), name, d, append([]worker.Option{worker.WithStartTimeout(time.Minute)}, opts...)...)
 	require.NoError(t, err)
+	worker.Handle(c, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -198,7 +205,6 @@ func useService(t *testing.T, d serviceDriver, c *worker.ServiceClient) {
 	}
 	require.Equal(t, 1000, count)
 
-	worker.Handle(c, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
 	n, err = callback.Call(t.Context(), c, 21)
 	require.NoError(t, err)
 	require.Equal(t, 42, n)

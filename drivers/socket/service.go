@@ -3,12 +3,14 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/rendezvous"
 	"github.com/tandemipc/tandem/drivers/internal/service"
+	"github.com/tandemipc/tandem/ipc"
 )
 
 var _ drivers.Dialer = Driver{}
@@ -74,6 +76,9 @@ func (d Driver) forService() error {
 
 // answer makes the link of a client.
 func answer(a *service.Arrival) (drivers.Link, error) {
+	if n := len(a.Files); n > 0 {
+		return nil, fmt.Errorf("%w: socket: the client passed %d descriptors with its hello", ipc.ErrProtocol, n)
+	}
 	if err := a.Admit(); err != nil {
 		return nil, err
 	}
