@@ -293,6 +293,11 @@ func answer(conn net.Conn) string {
 	if first[0] == '!' {
 		return "welcome"
 	}
+	return refusal(first, conn)
+}
+
+// refusal reads a refusal of which the first byte was read.
+func refusal(first []byte, conn net.Conn) string {
 	_, err := drivers.ReadHello(io.MultiReader(bytes.NewReader(first), conn))
 	var refused *ipc.RefusedError
 	if !errors.As(err, &refused) {

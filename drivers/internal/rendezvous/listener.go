@@ -58,7 +58,7 @@ func Listen(name string, o ListenOptions) (*Listener, error) {
 			err = served(name)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tandem: listen at %s: %w", name, err)
+			return nil, fmt.Errorf("tandem: listen at %s: %w", name, failed(err))
 		}
 		return l, nil
 	}
@@ -94,7 +94,7 @@ func FromFile(f *os.File, name string) (*Listener, error) {
 		l.ln, err = listenOn(f)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("tandem: listen at the file %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("tandem: listen at the file %s: %w", f.Name(), failed(err))
 	}
 	l.path = l.ln.Addr().String()
 	if name == "" {
@@ -103,7 +103,7 @@ func FromFile(f *os.File, name string) (*Listener, error) {
 	}
 	if err := l.claim(); err != nil {
 		l.ln.Close()
-		return nil, fmt.Errorf("tandem: listen at the file %s: is it the socket at %s: %w", f.Name(), name, err)
+		return nil, fmt.Errorf("tandem: listen at the file %s: is it the socket at %s: %w", f.Name(), name, failed(err))
 	}
 	return l, nil
 }
@@ -175,7 +175,7 @@ func (l *Listener) Path() string { return l.path }
 func (l *Listener) File() (*os.File, error) {
 	f, err := l.ln.File()
 	if err != nil {
-		return nil, fmt.Errorf("tandem: listener at %s: %w", l.path, err)
+		return nil, fmt.Errorf("tandem: listener at %s: %w", l.path, failed(err))
 	}
 	return f, nil
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/tandemipc/tandem/ipc"
 )
 
 // Service is a server that listens in the services directory.
@@ -35,12 +37,12 @@ func Services() ([]Service, error) {
 	}
 	d, err := openSite(filepath.Join(dir, "any"))
 	if err != nil {
-		return nil, fmt.Errorf("tandem: list the services: %w", err)
+		return nil, fmt.Errorf("tandem: list the services: %w", failed(err))
 	}
 	defer d.close()
 	names, err := d.dir.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("tandem: list the services: %w", err)
+		return nil, fmt.Errorf("tandem: list the services: %w", failed(err))
 	}
 	slices.Sort(names)
 	var all []Service
@@ -49,10 +51,20 @@ func Services() ([]Service, error) {
 		if badService(name) != "" {
 			continue
 		}
-		if info, err := s.root.Lstat(name); err != nil || !mine(info) || s.look() != nil {
+		if info, err := s.root.Lstat(name); err != nil || !mine(info) {
 			continue
 		}
-		peer, _ := who(s.path)
+		err := s.look()
+		var peer Peer
+		if err == nil {
+			peer, err = who(s.path)
+		}
+		switch err = failed(err); {
+		case errors.Is(err, ipc.ErrExhausted): // of this process, so it cannot tell
+			return nil, fmt.Errorf("tandem: list the services: %w", err)
+		case err != nil && !errors.Is(err, errFull):
+			continue
+		}
 		all = append(all, Service{Name: name, Path: s.path, PID: peer.PID})
 	}
 	return all, nil
