@@ -85,6 +85,7 @@ var walls = map[string][]string{
 
 	"ring/arena":  {"ring/sealed"},
 	"ring/bulk":   {},
+	"ring/fdpass": {},
 	"ring/latest": {"ring/bulk"},
 	"ring/sealed": {},
 
@@ -94,12 +95,11 @@ var walls = map[string][]string{
 	"drivers":                     {"ipc"},
 	"drivers/drivertest":          {"ipc", "drivers", "drivers/drivertest/leaktest"},
 	"drivers/drivertest/leaktest": {},
-	"drivers/internal/fdpass":     {},
 	"drivers/internal/peercred":   {},
 	"drivers/internal/sendlock":   {},
-	"drivers/internal/process":    {"ipc", "drivers"},
-	"drivers/shm":                 {"ipc", "ring", "ring/sealed", "drivers", "drivers/internal/..."},
-	"drivers/socket":              {"ipc", "drivers", "drivers/internal/..."},
+	"drivers/internal/process":    {"ipc", "drivers", "ring/fdpass"},
+	"drivers/shm":                 {"ipc", "ring", "ring/fdpass", "ring/sealed", "drivers", "drivers/internal/..."},
+	"drivers/socket":              {"ipc", "ring/fdpass", "drivers", "drivers/internal/..."},
 
 	"worker/internal/wait":    {},
 	"worker/internal/queue":   {"worker/internal/wait"},
