@@ -17,7 +17,7 @@ import (
 // atomic loads and stores, one cache line each way, without any ring.
 func BenchmarkOneLine(b *testing.B) {
 	l := startHelper(b, "oneline", MinSize, WaitSpin)
-	out, in := u64At(l.local.Bytes(), ControlSize), u64At(l.remote.Bytes(), ControlSize)
+	out, in := u64At(l.ours.Bytes(), ControlSize), u64At(l.theirs.Bytes(), ControlSize)
 	n := uint64(0)
 	for b.Loop() {
 		n++

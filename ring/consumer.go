@@ -84,6 +84,7 @@ type Consumer struct {
 	sleep       sleeper
 	interrupted failure
 	corrupt     failure
+	group       atomic.Pointer[Group] // that it is in
 
 	_ [padding]byte
 }
@@ -110,6 +111,9 @@ func newConsumer(local, remote []byte, h header) *Consumer {
 	c.reassembler.max = DefaultMaxMessage
 	return c
 }
+
+// RingSize returns the size of the peer's ring in bytes. Any goroutine may call it.
+func (c *Consumer) RingSize() int { return int(c.size) }
 
 // Next returns the next record, and releases the one before. It does not block:
 // ok is false when there is none. The error is a [*CorruptError], sticky; records

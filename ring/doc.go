@@ -15,6 +15,10 @@
 //	| control | ring A -> B    |       | control | ring B -> A    |
 //	+---------+----------------+       +---------+----------------+
 //
+// [Exchange] does all of this over a connection between the two: it makes the segments,
+// passes and checks them, joins them, and watches for the peer's death. What it returns is a
+// [Link].
+//
 // The algorithm takes plain byte slices and knows no file descriptor: tests and
 // examples run it on heap memory, a driver runs it on mappings.
 //

@@ -30,6 +30,15 @@ var (
 	// ErrUnsupported reports that this system lacks what sealed shared memory
 	// needs. The error that wraps it says what is missing.
 	ErrUnsupported = sealed.ErrUnsupported
+
+	// ErrPeerGone reports that the peer of a [Link] has closed its end, or has died.
+	ErrPeerGone = errors.New("tandem: ring: the peer is gone")
+
+	// ErrClosed reports that a [Link] was closed here.
+	ErrClosed = errors.New("tandem: ring: closed")
+
+	// ErrExchange reports that the peer has sent something else than [Exchange] sends.
+	ErrExchange = errors.New("tandem: ring: not what an exchange sends")
 )
 
 // A CorruptError says that the peer wrote something that no correct peer

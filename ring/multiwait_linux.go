@@ -21,10 +21,26 @@ const (
 var sysFutexWaitV = futexWaitMany
 
 // multiWaiters are all that run. They come and go with their sleepers.
-var multiWaiters struct {
+var multiWaiters multiWaiting
+
+type multiWaiting struct {
 	mu          sync.Mutex
 	all         []*multiWaiter
 	unsupported bool // the kernel has no futex_waitv: never tried again
+}
+
+// lacking reports whether the kernel has no futex_waitv.
+func (m *multiWaiting) lacking() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.unsupported
+}
+
+// lack notes that the kernel has no futex_waitv.
+func (m *multiWaiting) lack() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unsupported = true
 }
 
 // multiWaiter is a goroutine, and so a thread, that sleeps in futex_waitv for many

@@ -118,9 +118,17 @@ func (c *Consumer) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: ring: interrupt without an error")
 	}
+	// SYNC: pairs with Group.Add, after which the group looks at interrupted.
 	c.interrupted.set(err)
 	c.sleep.wake()
+	if g := c.group.Load(); g != nil {
+		g.stir()
+	}
 }
+
+// Interrupted returns the error of the first [Consumer.Interrupt], or nil if there was none.
+// Any goroutine may call it.
+func (c *Consumer) Interrupted() error { return c.interrupted.get() }
 
 // Wait releases the last record and blocks until the next one is there, or the
 // ring is corrupt: then Next returns it. It spins and parks by the strategy of
@@ -136,7 +144,7 @@ func (c *Consumer) Wait(ctx context.Context) error {
 		}
 		c.idle()
 		if i%64 == 0 {
-			if err := c.quit(ctx); err != nil {
+			if err := quit(ctx, &c.interrupted); err != nil {
 				return err
 			}
 		}
@@ -156,7 +164,7 @@ func (c *Consumer) park(ctx context.Context) error {
 	for {
 		bell := c.sleep.prepare()
 		c.Arm()
-		err := c.quit(ctx)
+		err := quit(ctx, &c.interrupted)
 		// The look comes after Arm, and after the reasons to quit: what was
 		// published before the peer's death is still read.
 		if c.Ready() {
@@ -172,8 +180,8 @@ func (c *Consumer) park(ctx context.Context) error {
 }
 
 // quit returns why a wait for data has to end, if it has.
-func (c *Consumer) quit(ctx context.Context) error {
-	if err := c.interrupted.get(); err != nil {
+func quit(ctx context.Context, interrupted *failure) error {
+	if err := interrupted.get(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

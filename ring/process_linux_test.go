@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -11,25 +12,24 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // link is one process's end of two segments that are shared with another one.
 type link struct {
-	p             *Producer
-	c             *Consumer
-	local, remote *Segment
-	conn          *os.File
-	cmd           *exec.Cmd
+	*Link
+	p   *Producer
+	c   *Consumer
+	cmd *exec.Cmd
 }
 
 // startHelper starts helper name in another process, which makes a segment of its
 // own, and joins the two.
 func startHelper(tb testing.TB, name string, ringSize int, wait Wait, args ...string) *link {
 	tb.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := Socketpair()
 	require.NoError(tb, err)
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	exe, err := os.Executable()
 	require.NoError(tb, err)
 	cmd := exec.Command(exe, append([]string{strconv.Itoa(ringSize), strconv.Itoa(int(wait))}, args...)...)
@@ -44,7 +44,7 @@ func startHelper(tb testing.TB, name string, ringSize int, wait Wait, args ...st
 	tb.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
-		l.close()
+		l.Close()
 	})
 	return l
 }
@@ -53,61 +53,30 @@ func startHelper(tb testing.TB, name string, ringSize int, wait Wait, args ...st
 func helperLink(args []string) (*link, []string) {
 	size, _ := strconv.Atoi(args[0])
 	wait, _ := strconv.Atoi(args[1])
-	conn := os.NewFile(3, "conn")
-	l, err := newLink(conn, size, Wait(wait))
+	conn, err := fdpass.Conn(os.NewFile(3, "conn"))
+	var l *link
+	if err == nil {
+		l, err = newLink(conn, size, Wait(wait))
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "helper:", err)
 		os.Exit(1)
 	}
 	go func() { // the test process is gone
-		var b [1]byte
-		conn.Read(b[:])
+		<-l.Done()
 		os.Exit(0)
 	}()
 	return l, args[2:]
 }
 
-func newLink(conn *os.File, ringSize int, wait Wait) (*link, error) {
-	local, err := Create(ringSize, Prefault())
+func newLink(conn *net.UnixConn, ringSize int, wait Wait) (*link, error) {
+	l, err := Exchange(context.Background(), conn, ringSize, Prefault())
 	if err != nil {
 		return nil, err
 	}
-	fd := int(conn.Fd())
-	if err := unix.Sendmsg(fd, []byte{1}, unix.UnixRights(int(local.File().Fd())), nil, 0); err != nil {
-		return nil, err
-	}
-	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(msgs) == 0 {
-		return nil, fmt.Errorf("no descriptor: %w", err)
-	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fds[0]), "peer")
-	defer f.Close()
-	remote, err := Open(f, Prefault())
-	if err != nil {
-		return nil, err
-	}
-	p, c, err := Join(local.Bytes(), remote.Bytes())
-	if err != nil {
-		return nil, err
-	}
-	p.SetWait(wait)
-	c.SetWait(wait)
-	return &link{p: p, c: c, local: local, remote: remote, conn: conn}, nil
-}
-
-func (l *link) close() {
-	l.local.Close()
-	l.remote.Close()
-	l.conn.Close()
+	l.Producer.SetWait(wait)
+	l.Consumer.SetWait(wait)
+	return &link{Link: l, p: l.Producer, c: l.Consumer}, nil
 }
 
 // next is a blocking Next.
@@ -151,7 +120,7 @@ func init() {
 	// oneline bounces one word, as fast as memory allows.
 	helpers["oneline"] = func(args []string) {
 		l, _ := helperLink(args)
-		in, out := u64At(l.remote.Bytes(), ControlSize), u64At(l.local.Bytes(), ControlSize)
+		in, out := u64At(l.theirs.Bytes(), ControlSize), u64At(l.ours.Bytes(), ControlSize)
 		for n := uint64(1); ; n++ {
 			bounceWait(in, n)
 			atomic.StoreUint64(out, n)

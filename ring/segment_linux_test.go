@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,12 +199,7 @@ func TestKilledProducer(t *testing.T) {
 			l.cmd.Wait()
 		}
 	}
-	// A wait for a dead peer is ended by who notices the death.
-	go func() {
-		io.ReadAll(l.conn) // ends when the peer does
-		l.c.Interrupt(io.ErrUnexpectedEOF)
-	}()
-	require.Same(t, io.ErrUnexpectedEOF, l.c.Wait(ctx))
+	require.ErrorIs(t, l.c.Wait(ctx), ErrPeerGone)
 }
 
 // TestStoppedConsumer: a peer that does not run any more blocks a sender for as
@@ -262,7 +256,7 @@ func TestPeerWritesOnlyItsOwn(t *testing.T) {
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, faulted, exit.ExitCode())
-	require.Equal(t, "tndring1", string(l.local.Bytes()[:8]))
+	require.Equal(t, "tndring1", string(l.ours.Bytes()[:8]))
 }
 
 func init() {
@@ -274,6 +268,6 @@ func init() {
 				os.Exit(faulted)
 			}
 		}()
-		l.remote.Bytes()[0] = 0
+		l.theirs.Bytes()[0] = 0
 	}
 }

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/peercred"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // endpoint is the worker's end. It yields one link.

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // pair returns a connected pair of Unix sockets.

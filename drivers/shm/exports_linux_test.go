@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // acknowledged returns a pair of links, of which from has got the acks of to, and a buffer.

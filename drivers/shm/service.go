@@ -5,10 +5,10 @@ import (
 	"fmt"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/service"
 	"github.com/tandemipc/tandem/ring"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // DefaultServiceRingSize is the size in bytes of each ring of the link between a service and a

@@ -10,10 +10,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
-	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/reserve"
 	"github.com/tandemipc/tandem/drivers/internal/sockfile"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // handover connects a host to a worker that has no path. It is one end of a
@@ -25,7 +24,7 @@ type handover struct{ conn netConn }
 // newHandover makes a handover. add makes the worker inherit the other end, and
 // returns its number there.
 func newHandover(add func(*os.File) int) (h *handover, number int, err error) {
-	ours, theirs, err := process.Socketpair(handoverType)
+	ours, theirs, err := fdpass.Socketpair(handoverType)
 	if err != nil {
 		return nil, 0, fmt.Errorf("tandem: socket: %w", err)
 	}
@@ -34,7 +33,7 @@ func newHandover(add func(*os.File) int) (h *handover, number int, err error) {
 
 // dial connects to the worker.
 func (h *handover) dial(ctx context.Context) (netConn, error) {
-	ours, theirs, err := process.Socketpair(syscall.SOCK_STREAM)
+	ours, theirs, err := fdpass.Socketpair(syscall.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: socket: %w", err)
 	}

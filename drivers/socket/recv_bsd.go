@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // recvmsg reads into b, and control messages into oob. No process is started before what has come is

@@ -5,11 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/bench/internal/measure"
 	"github.com/tandemipc/tandem/bench/internal/suite"
@@ -28,61 +27,24 @@ const (
 
 // link is one side's end of two segments.
 type link struct {
-	p             *ring.Producer
-	c             *ring.Consumer
-	local, remote *ring.Segment
+	*ring.Link
+	p *ring.Producer
+	c *ring.Consumer
 }
 
-// newLink makes a segment, exchanges it for the other side's, and joins them.
-func newLink(conn *os.File, wait ring.Wait) (_ *link, err error) {
-	l := new(link)
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
-	if l.local, err = ring.Create(Bytes, ring.Prefault()); err != nil {
-		return nil, err
-	}
-	fd := int(conn.Fd())
-	if err := unix.Sendmsg(fd, []byte{1}, unix.UnixRights(int(l.local.File().Fd())), nil, 0); err != nil {
-		return nil, os.NewSyscallError("sendmsg", err)
-	}
-	b, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("recvmsg", err)
-	}
-	messages, err := unix.ParseSocketControlMessage(oob[:n])
+// newLink exchanges segments with the other side over conn, which stays the caller's.
+func newLink(ctx context.Context, conn *os.File, wait ring.Wait) (*link, error) {
+	c, err := net.FileConn(conn)
 	if err != nil {
 		return nil, err
 	}
-	if len(messages) != 1 {
-		return nil, errors.New("the other side has sent no segment")
-	}
-	fds, err := unix.ParseUnixRights(&messages[0])
+	l, err := ring.Exchange(ctx, c.(*net.UnixConn), Bytes, ring.Prefault())
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fds[0]), "segment")
-	defer f.Close()
-	if l.remote, err = ring.Open(f, ring.Prefault()); err != nil {
-		return nil, err
-	}
-	if l.p, l.c, err = ring.Join(l.local.Bytes(), l.remote.Bytes()); err != nil {
-		return nil, err
-	}
-	l.p.SetWait(wait)
-	l.c.SetWait(wait)
-	return l, nil
-}
-
-func (l *link) close() {
-	for _, s := range []*ring.Segment{l.local, l.remote} {
-		if s != nil {
-			_ = s.Close() // the process ends soon after
-		}
-	}
+	l.Producer.SetWait(wait)
+	l.Consumer.SetWait(wait)
+	return &link{l, l.Producer, l.Consumer}, nil
 }
 
 // next waits for the next record.
@@ -108,17 +70,17 @@ var begin = ipc.NewMethod[string, struct{}]("bench.ring")
 
 // Handle lets a worker be the other end of a ring.
 func Handle(s *worker.Server) {
-	worker.Handle(s, begin, func(_ context.Context, wait string) (struct{}, error) { return struct{}{}, startEnd(wait) })
+	worker.Handle(s, begin, func(ctx context.Context, wait string) (struct{}, error) { return struct{}{}, startEnd(ctx, wait) })
 }
 
 // Supported says why there are no rings here.
 func Supported() error { return ring.Supported() }
 
 // startEnd starts the worker's side.
-func startEnd(wait string) error {
+func startEnd(ctx context.Context, wait string) error {
 	conn := os.NewFile(suite.EndFile, "segments")
 	defer conn.Close()
-	l, err := newLink(conn, suite.WaitOf(wait))
+	l, err := newLink(ctx, conn, suite.WaitOf(wait))
 	if err != nil {
 		return err
 	}
@@ -177,15 +139,14 @@ func start(ctx context.Context, wait string) (*process, error) {
 		_, err := begin.Call(ctx, w, wait)
 		return err
 	}, func(conn *os.File) (*link, error) {
-		return newLink(conn, suite.WaitOf(wait))
+		return newLink(ctx, conn, suite.WaitOf(wait))
 	})
 	return &process{w, l}, err
 }
 
 func (w *process) end() error {
 	err := w.Worker.Close()
-	w.link.close()
-	return err
+	return errors.Join(err, w.link.Close())
 }
 
 // with is like that of [suite.Pool].

@@ -19,10 +19,10 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // maxMessage and ringSize are what the honest side uses: small, so that what is too much
@@ -110,7 +110,7 @@ func hostileHost() error {
 	}
 	inherit := func(add func(*os.File) int) error {
 		if p.driver == "socket" && !p.row.path {
-			ours, theirs, err := process.Socketpair(syscall.SOCK_SEQPACKET)
+			ours, theirs, err := fdpass.Socketpair(syscall.SOCK_SEQPACKET)
 			if err != nil {
 				return err
 			}

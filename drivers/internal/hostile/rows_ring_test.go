@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // ringRows are about what a peer can write into its memory, and what memory it can pass.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // socketRows are about a stream that is cut or malformed, and about who connects.
@@ -65,7 +65,7 @@ var socketRows = onSocket(
 		if err != nil {
 			return err
 		}
-		datagram, _, err := process.Socketpair(syscall.SOCK_DGRAM)
+		datagram, _, err := fdpass.Socketpair(syscall.SOCK_DGRAM)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ var socketRows = onSocket(
 	}), serves: true, end: right},
 	row{name: "handover: hundreds of connections that say nothing", role: "host", act: handOver(func(p *peer, pass func(...int)) error {
 		for range 300 {
-			conn, theirs, err := process.Socketpair(syscall.SOCK_STREAM)
+			conn, theirs, err := fdpass.Socketpair(syscall.SOCK_STREAM)
 			if err != nil {
 				return err
 			}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/drivers/drivertest"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // TestMain makes this program a worker that answers a byte on its control
@@ -388,7 +389,7 @@ func TestEndIsToldThoughAllElseIsStuck(t *testing.T) {
 	defer close(until)
 	// A grandchild holds stderr open, and the logger blocks.
 	cmd := exec.Command("/bin/sh", "-c", "echo line; sleep 100 & exit 3")
-	ours, theirs, err := Socketpair(unix.SOCK_STREAM)
+	ours, theirs, err := fdpass.Socketpair(unix.SOCK_STREAM)
 	require.NoError(t, err)
 	defer ours.Close()
 	defer theirs.Close()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // Options of [Spawn].
@@ -50,7 +51,7 @@ func spawnWorker(ctx context.Context, cmd *drivers.Command, opts Options, handsh
 	}
 	given := files{cmd: cmd.Cmd}
 	defer given.close() // the worker has copies
-	ours, theirs, err := Socketpair(unix.SOCK_STREAM)
+	ours, theirs, err := fdpass.Socketpair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -205,43 +206,6 @@ func (p *Process) lastWords() string {
 	return ""
 }
 
-// Socketpair returns a connected pair of a type such as SOCK_STREAM, ours for the
-// netpoller and theirs to be inherited or passed on. Both are close-on-exec.
-func Socketpair(typ int) (*net.UnixConn, *os.File, error) {
-	syscall.ForkLock.RLock()
-	fds, err := unix.Socketpair(unix.AF_UNIX, typ, 0)
-	if err == nil {
-		unix.CloseOnExec(fds[0])
-		unix.CloseOnExec(fds[1])
-	}
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	theirs, first := os.NewFile(uintptr(fds[1]), "control"), os.NewFile(uintptr(fds[0]), "control")
-	defer first.Close()
-	conn, err := unixConn(first)
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return conn, theirs, nil
-}
-
-// unixConn makes a connection of f, with a descriptor of its own.
-func unixConn(f *os.File) (*net.UnixConn, error) {
-	c, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("tandem: control socket: %w", err)
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		c.Close()
-		return nil, fmt.Errorf("tandem: control descriptor is a %T, not a Unix socket", c)
-	}
-	return u, nil
-}
-
 // Control returns the worker's end of the control socket. If it cannot, it tells the host
 // why.
 func Control(s *drivers.StartupData) (*net.UnixConn, error) {
@@ -249,8 +213,8 @@ func Control(s *drivers.StartupData) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() // unixConn makes another descriptor
-	conn, err := unixConn(f)
+	defer f.Close() // Conn makes another descriptor
+	conn, err := fdpass.Conn(f)
 	if err != nil {
 		err = Shortage(err)
 		Refuse(f, err)

@@ -31,9 +31,6 @@ func Spawn(context.Context, *drivers.Command, Options, func(*net.UnixConn) error
 // Control fails on this system.
 func Control(*drivers.StartupData) (*net.UnixConn, error) { return nil, errUnsupported }
 
-// Socketpair fails on this system.
-func Socketpair(int) (*net.UnixConn, *os.File, error) { return nil, nil, errUnsupported }
-
 func startOS(*exec.Cmd, bool, int) (wait func() bool, reaped func(), err error) {
 	return nil, nil, errUnsupported
 }

@@ -10,9 +10,9 @@ import (
 	"sync"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/rendezvous"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // Kind is what the drivers differ in.

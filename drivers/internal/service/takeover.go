@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
-	"github.com/tandemipc/tandem/drivers/internal/fdpass"
 	"github.com/tandemipc/tandem/drivers/internal/process"
 	"github.com/tandemipc/tandem/drivers/internal/rendezvous"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/fdpass"
 )
 
 // A process that is to take a listener over connects to it, as clients do:

@@ -15,18 +15,14 @@ import (
 // pair returns a connected pair of Unix sockets.
 func pair(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	a, f, err := Socketpair(unix.SOCK_STREAM)
 	require.NoError(t, err)
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "")
-		c, err := net.FileConn(f)
-		f.Close()
-		require.NoError(t, err)
-		t.Cleanup(func() { c.Close() })
-		conns[i] = c.(*net.UnixConn)
-	}
-	return conns[0], conns[1]
+	t.Cleanup(func() { a.Close() })
+	b, err = Conn(f)
+	require.NoError(t, f.Close())
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	return a, b
 }
 
 // open counts the descriptors of this process.

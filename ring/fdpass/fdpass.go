@@ -1,5 +1,8 @@
 // Package fdpass passes open files from one process to another over a Unix
-// socket.
+// socket. Package ring and the drivers are made with it; programs have [ring.Exchange]
+// and ipc.File.
+//
+// [ring.Exchange]: https://pkg.go.dev/github.com/tandemipc/tandem/ring#Exchange
 package fdpass
 
 import (

@@ -8,6 +8,12 @@ import (
 	"os"
 )
 
+// Socketpair fails on this system.
+func Socketpair(int) (*net.UnixConn, *os.File, error) { return nil, nil, errors.ErrUnsupported }
+
+// Conn fails on this system.
+func Conn(*os.File) (*net.UnixConn, error) { return nil, errors.ErrUnsupported }
+
 // Send fails on this system.
 func Send(*net.UnixConn, []byte, *os.File) error { return errors.ErrUnsupported }
 

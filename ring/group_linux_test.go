@@ -1,0 +1,121 @@
+package ring
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// countSleeps counts the group's system calls until the test ends, and those that have begun
+// and not ended.
+func countSleeps(t *testing.T) (calls, going *atomic.Int32) {
+	calls, going = new(atomic.Int32), new(atomic.Int32)
+	wait := sysFutexWaitV
+	t.Cleanup(func() { sysFutexWaitV = wait })
+	sysFutexWaitV = func(words []futexWaitV) (int, unix.Errno) {
+		calls.Add(1)
+		going.Add(1)
+		defer going.Add(-1)
+		return wait(words)
+	}
+	return calls, going
+}
+
+func threads(t *testing.T) int {
+	tasks, err := os.ReadDir("/proc/self/task")
+	require.NoError(t, err)
+	return len(tasks)
+}
+
+// A parked group is woken once for each ring, and does nothing while nobody rings: the number of
+// its system calls is that of its sleeps. It takes no thread for each ring.
+func TestGroupSleepsOnce(t *testing.T) {
+	requireWaitV(t)
+	ctx := watchdog(t)
+	const n = 100
+	g, consumers, producers := grouped(t, n, MinSize)
+	g.SetWait(WaitPark)
+	calls, going := countSleeps(t)
+	before := threads(t)
+	var waits atomic.Int32
+	read := make(chan int)
+	go func() {
+		defer close(read)
+		for {
+			waits.Add(1)
+			if g.Wait(ctx) != nil {
+				return
+			}
+			for i, c := range consumers {
+				if _, ok, _ := c.Next(); ok {
+					read <- i
+				}
+			}
+		}
+	}()
+	rounds := scaled(2000)
+	for i := range rounds {
+		for going.Load() == 0 {
+			runtime.Gosched()
+		}
+		require.NoError(t, producers[i%n].Write(0, nil))
+		require.Equal(t, i%n, <-read)
+	}
+	require.LessOrEqual(t, threads(t), before+n/4, "threads")
+	// A call may find that a word has changed just before it sleeps.
+	require.LessOrEqual(t, int(calls.Load()), 2*rounds+n)
+	require.LessOrEqual(t, int(waits.Load()), rounds+1)
+	g.Interrupt(errors.New("end"))
+	<-read
+}
+
+// requireWaitV skips where the kernel has no futex_waitv.
+func requireWaitV(t *testing.T) {
+	t.Helper()
+	words := []futexWaitV{waitShared(new(uint32), 1)}
+	if _, errno := futexWaitMany(words); errno != unix.EAGAIN {
+		t.Skipf("futex_waitv: %v", errno)
+	}
+}
+
+// Whatever futex_waitv says, nothing is lost, and groups of any size wait: beyond what one call takes
+// other goroutines sleep, and all end with the wait.
+func TestGroupWithoutFutexWaitV(t *testing.T) {
+	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EINVAL, unix.ENOMEM, unix.EINTR, unix.EAGAIN} {
+		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
+			breakKernel(t, 1<<30, realFutexWait, func([]futexWaitV) (int, unix.Errno) { return -1, errno })
+			groupMissesNothing(t, scaled(500))
+			TestGroupEndsWaits(t)
+			TestGroupGivesMemoryBack(t)
+		})
+	}
+}
+
+func TestLargeGroup(t *testing.T) {
+	ctx := watchdog(t)
+	const n = 2*multiWaitSize + 3
+	g, consumers, producers := grouped(t, n, MinSize)
+	g.SetWait(WaitPark)
+	before := threads(t)
+	goroutines := runtime.NumGoroutine()
+	for i := range scaled(500) {
+		from := i * 37 % n
+		done := make(chan error, 1)
+		go func() { done <- g.Wait(ctx) }()
+		untilArmed(consumers)
+		require.NoError(t, producers[from].Write(byte(i), nil))
+		require.NoError(t, <-done)
+		_, ok, err := consumers[from].Next()
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+	require.LessOrEqual(t, threads(t), before+n/4, "threads")
+	for runtime.NumGoroutine() > goroutines { // they end with the wait
+		runtime.Gosched()
+	}
+}
