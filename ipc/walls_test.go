@@ -83,10 +83,11 @@ var walls = map[string][]string{
 	"ipc":  {"ring/arena", "ring/latest", "ring/sealed"},
 	"ring": {"ring/bulk", "ring/sealed"},
 
-	"ring/arena":  {"ring/sealed"},
-	"ring/bulk":   {},
-	"ring/latest": {"ring/bulk"},
-	"ring/sealed": {},
+	"ring/arena":           {"ring/sealed"},
+	"ring/bulk":            {},
+	"ring/internal/shared": {"ring/bulk"},
+	"ring/latest":          {"ring/internal/shared"},
+	"ring/sealed":          {},
 
 	"ipc/arrowipc":   {"ipc"},
 	"ipc/protocodec": {"ipc"},
