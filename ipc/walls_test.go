@@ -84,6 +84,7 @@ var walls = map[string][]string{
 	"ring": {"ring/bulk", "ring/sealed"},
 
 	"ring/arena":           {"ring/sealed"},
+	"ring/broadcast":       {"ring", "ring/bulk", "ring/internal/...", "ring/sealed"},
 	"ring/bulk":            {},
 	"ring/internal/shared": {"ring/bulk"},
 	"ring/latest":          {"ring/internal/shared"},
