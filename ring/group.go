@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Group waits for many consumers at once, as [Consumer.Wait] does for one. While it is
@@ -17,23 +19,21 @@ import (
 // Wait, Arm, Disarm and Sleep of the consumers.
 type Group struct {
 	consumers []*Consumer
-	spin      spinner
+	members   []wait.Member // of the gang: the consumers, in their order
+	spin      wait.Spinner
 	seen      uint32 // the value of wakes that Wait has returned for
-
-	parking groupSleep // of the goroutine that parks
-	sleep   sleeper    // only to let others run
 
 	_ [padding]byte // other goroutines write below
 
-	word        uint32        // changes with whatever ends a sleep
+	gang        wait.Gang
 	wakes       atomic.Uint32 // calls of Wake
-	interrupted failure
+	interrupted wait.Failure
 
 	_ [padding]byte
 }
 
 // SetWait says how Wait waits for data. The default is [WaitAdaptive].
-func (g *Group) SetWait(w Wait) { g.spin.setMode(w) }
+func (g *Group) SetWait(w Wait) { g.spin.SetMode(wait.Mode(w)) }
 
 // Add adds c. It panics if c is in a Group.
 func (g *Group) Add(c *Consumer) {
@@ -41,6 +41,7 @@ func (g *Group) Add(c *Consumer) {
 		panic("tandem: ring: the consumer is in a group already")
 	}
 	g.consumers = append(g.consumers, c)
+	g.members = append(g.members, wait.Member{Sleeper: &c.sleep, Expected: c.armedBell, Ready: c.Ready})
 }
 
 // Remove takes c out, and its producer does not ring any more. It panics if c is not in g.
@@ -50,6 +51,7 @@ func (g *Group) Remove(c *Consumer) {
 		panic("tandem: ring: the consumer is not in the group")
 	}
 	g.consumers = slices.Delete(g.consumers, i, i+1)
+	g.members = slices.Delete(g.members, i, i+1)
 	c.Disarm()
 	c.group.Store(nil)
 }
@@ -57,16 +59,13 @@ func (g *Group) Remove(c *Consumer) {
 // Wake makes the Wait that is going on return nil, or else the next one. Any goroutine may
 // call it.
 func (g *Group) Wake() {
-	// SYNC: pairs with Group.park, which loads word and then looks at wakes.
+	// SYNC: pairs with Group.park, which loads the gang's word and then looks at wakes.
 	g.wakes.Add(1)
 	g.stir()
 }
 
 // stir ends the sleep that is going on.
-func (g *Group) stir() {
-	atomic.AddUint32(&g.word, 1)
-	futexWake(&g.word)
-}
+func (g *Group) stir() { g.gang.Stir() }
 
 // Interrupt makes a Wait that is blocked, and every later one that finds nothing to read,
 // return err, which must not be nil. Only the first Interrupt's err counts. Any goroutine
@@ -75,7 +74,7 @@ func (g *Group) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: ring: interrupt without an error")
 	}
-	g.interrupted.set(err)
+	g.interrupted.Set(err)
 	g.stir()
 }
 
@@ -91,11 +90,11 @@ func (g *Group) Wait(ctx context.Context) error {
 	for _, c := range g.consumers {
 		c.Release()
 	}
-	g.spin.begin()
-	defer g.spin.stop()
+	g.spin.Begin()
+	defer g.spin.Stop()
 	for i := 0; ; i++ {
 		if g.ready() {
-			g.spin.end()
+			g.spin.End()
 			return nil
 		}
 		if i%64 == 0 {
@@ -106,7 +105,7 @@ func (g *Group) Wait(ctx context.Context) error {
 				return nil
 			}
 		}
-		if !g.spin.again() {
+		if !g.spin.Again() {
 			return g.park(ctx)
 		}
 	}
@@ -123,8 +122,8 @@ func (g *Group) park(ctx context.Context) error {
 		defer stop()
 	}
 	for {
-		// SYNC: pairs with Wake and Interrupt, which change word after what they change it for.
-		word := atomic.LoadUint32(&g.word)
+		// SYNC: pairs with Wake and Interrupt, which stir the gang after what they change it for.
+		word := atomic.LoadUint32(&g.gang.Word)
 		for _, c := range g.consumers {
 			if !c.armed || c.rang() {
 				c.Arm()
@@ -134,21 +133,21 @@ func (g *Group) park(ctx context.Context) error {
 		// The look comes after arming, and after the reasons to quit, as in Consumer.park.
 		switch {
 		case g.ready():
-			g.spin.end()
+			g.spin.End()
 			return nil
 		case err != nil:
 			return err
 		case g.woken():
 			return nil
 		}
-		g.block(word)
+		g.gang.Block(word, g.members)
 	}
 }
 
 // ready reports whether there is something to read, or a consumer that was interrupted.
 func (g *Group) ready() bool {
 	for _, c := range g.consumers {
-		if c.Ready() || c.interrupted.get() != nil {
+		if c.Ready() || c.interrupted.Get() != nil {
 			return true
 		}
 	}
@@ -166,7 +165,7 @@ func (g *Group) woken() bool {
 }
 
 // rang reports whether the producer has rung since the consumer was armed.
-func (c *Consumer) rang() bool { return atomic.LoadUint32(c.sleep.bell) != c.armedBell() }
+func (c *Consumer) rang() bool { return atomic.LoadUint32(c.sleep.Bell) != c.armedBell() }
 
 // armedBell is the value that the bell had when the consumer was armed.
 func (c *Consumer) armedBell() uint32 { return uint32(c.armedAt >> 1) }

@@ -9,20 +9,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // countSleeps counts the group's system calls until the test ends, and those that have begun
 // and not ended.
 func countSleeps(t *testing.T) (calls, going *atomic.Int32) {
 	calls, going = new(atomic.Int32), new(atomic.Int32)
-	wait := sysFutexWaitV
-	t.Cleanup(func() { sysFutexWaitV = wait })
-	sysFutexWaitV = func(words []futexWaitV) (int, unix.Errno) {
+	t.Cleanup(wait.ReplaceSystemCalls(wait.FutexWait, func(words []wait.FutexWaitV) (int, unix.Errno) {
 		calls.Add(1)
 		going.Add(1)
 		defer going.Add(-1)
-		return wait(words)
-	}
+		return wait.FutexWaitMany(words)
+	}))
 	return calls, going
 }
 
@@ -77,9 +77,8 @@ func TestGroupSleepsOnce(t *testing.T) {
 // requireWaitV skips where the kernel has no futex_waitv.
 func requireWaitV(t *testing.T) {
 	t.Helper()
-	words := []futexWaitV{waitShared(new(uint32), 1)}
-	if _, errno := futexWaitMany(words); errno != unix.EAGAIN {
-		t.Skipf("futex_waitv: %v", errno)
+	if err := wait.ProbeFutexWaitV(); err != nil {
+		t.Skipf("futex_waitv: %v", err)
 	}
 }
 
@@ -88,7 +87,7 @@ func requireWaitV(t *testing.T) {
 func TestGroupWithoutFutexWaitV(t *testing.T) {
 	for _, errno := range []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EINVAL, unix.ENOMEM, unix.EINTR, unix.EAGAIN} {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
-			breakKernel(t, 1<<30, realFutexWait, func([]futexWaitV) (int, unix.Errno) { return -1, errno })
+			breakKernel(t, 1<<30, wait.FutexWait, func([]wait.FutexWaitV) (int, unix.Errno) { return -1, errno })
 			groupMissesNothing(t, scaled(500))
 			TestGroupEndsWaits(t)
 			TestGroupGivesMemoryBack(t)
@@ -98,7 +97,7 @@ func TestGroupWithoutFutexWaitV(t *testing.T) {
 
 func TestLargeGroup(t *testing.T) {
 	ctx := watchdog(t)
-	const n = 2*multiWaitSize + 3
+	const n = 2*wait.MultiWaitSize + 3
 	g, consumers, producers := grouped(t, n, MinSize)
 	g.SetWait(WaitPark)
 	before := threads(t)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"sync"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Link is this process's end of two rings that it shares with another process, made by
@@ -23,7 +25,7 @@ type Link struct {
 	ours, theirs *Segment
 	conn         *net.UnixConn
 
-	end     failure
+	end     wait.Failure
 	endOnce sync.Once
 	done    chan struct{}
 
@@ -39,7 +41,7 @@ type Link struct {
 // finish ends the link with err, if it has not ended.
 func (l *Link) finish(err error) {
 	l.endOnce.Do(func() {
-		l.end.set(err)
+		l.end.Set(err)
 		close(l.done)
 		l.Producer.Interrupt(err)
 		l.Consumer.Interrupt(err)
@@ -65,7 +67,7 @@ func (l *Link) Done() <-chan struct{} { return l.done }
 // [ErrExchange] if the peer has sent over the connection what it must not send,
 // or [ErrClosed] after Close. A ring that is corrupt does not end the link: Producer and
 // Consumer say so themselves.
-func (l *Link) Err() error { return l.end.get() }
+func (l *Link) Err() error { return l.end.Get() }
 
 // Go runs f in a goroutine that may use Producer, Consumer and leases. [Link.Close]
 // waits for it. f has to return soon after the link has ended: what waits for the peer is
