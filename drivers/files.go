@@ -40,7 +40,12 @@ func OpenFile(a *ipc.Attached[ipc.File]) (*os.File, error) {
 const MaxHeldFiles = 1024
 
 // HeldFiles counts such files of one link. The zero value is useful.
-type HeldFiles struct{ n atomic.Int64 }
+type HeldFiles struct {
+	n atomic.Int64
+	// Forgotten, if not nil, is called for each file that was forgotten. It is set before the first
+	// comes.
+	Forgotten func(what string, bytes int)
+}
 
 // errHeldFiles is why a file is lost that is one too many.
 var errHeldFiles = &ipc.ExhaustedError{
@@ -65,9 +70,17 @@ func (held *HeldFiles) TakeFile(a *ipc.Attachments, h Handle, f *os.File, lost e
 	case f == nil:
 		a.AddLostFile(h.Number, lost)
 	default:
-		a.AddFile(h.Number, ipc.NewReceivedFile(f, func() { held.n.Add(-1) }))
+		a.AddFile(h.Number, ipc.NewReceivedFile(f, held.left))
 	}
 	return err
+}
+
+// left takes that a file was taken, closed or forgotten.
+func (held *HeldFiles) left(forgotten bool) {
+	held.n.Add(-1)
+	if forgotten && held.Forgotten != nil {
+		held.Forgotten("file", 0)
+	}
 }
 
 func checkFile(a *ipc.Attachments, h Handle) error {

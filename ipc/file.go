@@ -15,8 +15,8 @@ import (
 // Who sends a request, a notification or an item keeps its file, and may close it when that was
 // sent. A handler that returns a file gives it away: the file is closed when the response was sent, or
 // could not be. A receiver takes the file out with Take, and then has to close that, or closes it with
-// Close. Those of a request that nobody has taken are closed when the handler has returned. A message
-// has at most [MaxFiles].
+// Close. Those of a request that nobody has taken are closed when the handler has returned, and what
+// is forgotten by the garbage collector, which is counted and told. A message has at most [MaxFiles].
 //
 // A call fails with [os.ErrClosed] if a file was closed before it was sent, with [ErrExhausted] or
 // CodeResourceExhausted if a side has no descriptor left for it, and with [ErrUnsupported] where the
@@ -32,8 +32,8 @@ type File struct {
 
 type fileHolder struct {
 	file atomic.Pointer[os.File]
-	lost error  // why there never was one
-	done func() // called once when somebody has taken the file, or nobody will; or nil
+	lost error                // why there never was one
+	done func(forgotten bool) // called when somebody has taken the file, or nobody will; or nil
 }
 
 // NewFile returns f as what can be sent. f stays the caller's, and has to be open until the message
@@ -48,11 +48,13 @@ func NewFile(f *os.File) File {
 }
 
 // NewReceivedFile is NewFile for a file that came in a message. done is called once: when somebody has
-// taken the file, it was closed, or it was forgotten. It is for drivers.
-func NewReceivedFile(f *os.File, done func()) File {
+// taken the file, it was closed, or the garbage collector has found that it was forgotten. It is for
+// drivers.
+func NewReceivedFile(f *os.File, done func(forgotten bool)) File {
 	file := NewFile(f)
-	file.h.done = sync.OnceFunc(done)
-	runtime.AddCleanup(file.h, func(done func()) { done() }, file.h.done)
+	var once sync.Once
+	file.h.done = func(forgotten bool) { once.Do(func() { done(forgotten) }) }
+	runtime.AddCleanup(file.h, func(done func(bool)) { done(true) }, file.h.done)
 	return file
 }
 
@@ -75,7 +77,7 @@ func (f File) Take() *os.File {
 	}
 	file := f.h.file.Swap(nil)
 	if file != nil && f.h.done != nil {
-		f.h.done()
+		f.h.done(false)
 	}
 	return file
 }

@@ -2,8 +2,6 @@ package worker
 
 import (
 	"context"
-	"log/slog"
-	"sync"
 
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
@@ -23,7 +21,7 @@ func WithArena(a *ipc.Arena) Option {
 // it the server has an arena of its own, of [ipc.DefaultArenaLimit]. It panics if a is nil.
 func WithServerArena(a *ipc.Arena) ServerOption {
 	mustBeSet("WithServerArena", a == nil)
-	return func(s *Server) { s.arena.given = a }
+	return func(s *Server) { s.arena = a }
 }
 
 // Alloc returns a buffer of n bytes, to be filled and sent: in a response, to the process that has
@@ -39,46 +37,20 @@ func Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 }
 
 // Arena returns the arena of the client: that of [WithArena], or its own. Its own is closed with the client.
-func (c *Client[C]) Arena() *ipc.Arena { return c.arena.get() }
+func (c *Client[C]) Arena() *ipc.Arena { return c.memory.Arena() }
 
 // Alloc returns a buffer of n bytes, to be filled and sent to this worker or to any other. It is
 // [ipc.Arena.Alloc]. Every client has it, whatever its driver: with one that shares no memory the
 // bytes of a buffer travel with the message, so that a program is the same for all.
 func (c *Client[C]) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
-	return c.arena.get().Alloc(ctx, n)
+	return c.memory.Arena().Alloc(ctx, n)
 }
 
-// lazyArena is an arena that is made when it is first used, or one that was given.
-type lazyArena struct {
-	given *ipc.Arena
-	log   *slog.Logger // of one that is made
+// Forgotten returns how many buffers and files that have come from the worker, in responses, in items of streams
+// and in calls of the worker, nobody has released or closed before the garbage collector did. Each is also told
+// to the logger ([WithLogger]). It counts for all processes of the client; a client of a pool returns what the pool has.
+func (c *Client[C]) Forgotten() uint64 { return c.memory.Forgotten.Count() }
 
-	mu     sync.Mutex
-	own    *ipc.Arena
-	closed bool
-}
-
-func (l *lazyArena) get() *ipc.Arena {
-	if l.given != nil {
-		return l.given
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.own == nil {
-		l.own = ipc.NewArena(ipc.ArenaOptions{Logger: l.log})
-		if l.closed {
-			_ = l.own.Close()
-		}
-	}
-	return l.own
-}
-
-// close closes the arena if it was not given.
-func (l *lazyArena) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	if l.own != nil {
-		_ = l.own.Close() // what it cannot give back is given back at the end of the process
-	}
-}
+// Forgotten returns how many buffers and files that have come from hosts nobody has released or closed before the
+// garbage collector did. Each is also told to the logger ([WithServerLogger]).
+func (s *Server) Forgotten() uint64 { return s.memory.Forgotten.Count() }

@@ -14,6 +14,7 @@ import (
 	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/command"
 	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/queue"
 	"github.com/tandemipc/tandem/worker/internal/restart"
 	"github.com/tandemipc/tandem/worker/internal/retry"
@@ -50,7 +51,7 @@ type Client[C drivers.Channel] struct {
 	copies      copies
 	gaveUp      atomic.Pointer[error] // why there will be no further incarnation
 	notRetried  retry.Notice
-	arena       lazyArena
+	memory      *memory.Keeper
 
 	closing    atomic.Bool
 	ctx        context.Context // ends when the client is closed
@@ -143,7 +144,10 @@ func Spawn[C drivers.Channel](ctx context.Context, cmd *exec.Cmd, driver drivers
 // newClient returns a client without a worker.
 func newClient[C drivers.Channel](s *Settings, caps drivers.Capabilities) *Client[C] {
 	c := &Client[C]{settings: s, caps: caps, chain: chain.New(s.Interceptors), released: make(chan struct{}), supervised: make(chan struct{})}
-	c.arena.given, c.arena.log = s.Arena, s.Logger
+	if c.memory = s.Memory; c.memory == nil {
+		c.memory = new(memory.Keeper)
+		c.memory.Init(s.Arena, s.Logger)
+	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.close = sync.OnceValue(c.shutdown)
 	if s.Events != nil {

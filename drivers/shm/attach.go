@@ -13,6 +13,14 @@ var _ drivers.Sharer = (*link)(nil)
 // Shares implements [drivers.Sharer].
 func (l *link) Shares() (buffers, files bool) { return true, true }
 
+// OnForgotten implements [drivers.Sharer].
+func (l *link) OnForgotten(tell func(what string, bytes int)) {
+	l.held.Forgotten = tell
+	l.imports.mu.Lock()
+	l.imports.forgotten = tell
+	l.imports.mu.Unlock()
+}
+
 // attachFiles passes the files of f, and appends their handles. The caller holds the lock of the
 // senders, and has published all earlier frames, since the peer may have to take them first.
 func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {

@@ -35,6 +35,8 @@ type imports struct {
 	unheard bool            // the peer could not map the acks, and is told by records
 	uses    []uint64        // of each place
 	held    int             // buffers that were not released
+	// forgotten is told of buffers that nobody has released; or nil.
+	forgotten func(what string, bytes int)
 }
 
 // importedRegion is a region that the peer has passed.
@@ -88,8 +90,8 @@ func (b *imported) Region() (ipc.Region, int) { return b.region, b.offset }
 func (b *imported) Frozen() bool { return b.region.frozen }
 
 // Free implements [ipc.Backing]. It tells the peer.
-func (b *imported) Free(bool) {
-	im, region := b.from, b.region
+func (b *imported) Free(forgotten bool) {
+	im, region, size := b.from, b.region, len(b.mem)
 	im.mu.Lock()
 	if im.words != nil {
 		im.words[b.place].Store(b.use)
@@ -101,12 +103,27 @@ func (b *imported) Free(bool) {
 	region.held--
 	unmap := region.held == 0 && (region.dropped || im.closed)
 	im.closeAcks()
+	tell := im.forgotten
 	im.mu.Unlock()
 	*b = imported{}
 	importedPool.Put(b)
 	if unmap {
 		region.close()
 	}
+	if forgotten && tell != nil {
+		tell("buffer", size)
+	}
+}
+
+// OnForgotten implements [ipc.Teller].
+func (b *imported) OnForgotten() func(bytes int) {
+	b.from.mu.Lock()
+	defer b.from.mu.Unlock()
+	tell := b.from.forgotten
+	if tell == nil {
+		return nil
+	}
+	return func(bytes int) { tell("buffer", bytes) }
 }
 
 // take makes a buffer of a handle that has come in a frame. The peer has passed the region

@@ -19,6 +19,9 @@ var _ drivers.Sharer = (*link)(nil)
 // Shares implements [drivers.Sharer].
 func (l *link) Shares() (buffers, files bool) { return false, filesSupported }
 
+// OnForgotten implements [drivers.Sharer].
+func (l *link) OnForgotten(tell func(what string, bytes int)) { l.reader.files.Forgotten = tell }
+
 // parcel is what one read has brought.
 type parcel struct {
 	files []*os.File
