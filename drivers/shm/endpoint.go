@@ -110,7 +110,7 @@ func (d Driver) join(control *net.UnixConn, local drivers.Hello) (*link, error) 
 
 // exchange sends our hello with our memory, receives the peer's hello, compares the
 // two, and maps the peer's memory.
-func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, drivers.Hello, error) {
+func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (theirs *ring.Segment, remote drivers.Hello, err error) {
 	hello, err := drivers.AppendHello(nil, local)
 	if err != nil {
 		return nil, drivers.Hello{}, err
@@ -120,15 +120,20 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 		sendErr = fmt.Errorf("tandem: shm: send the hello: %w", sendErr)
 	}
 	from := fdpass.Reader{Conn: control}
-	defer from.Close()
-	remote, err := process.HearFirstHello(&from, local, sendErr)
+	defer func() {
+		if err != nil {
+			from.Discard()
+		}
+		from.Close()
+	}()
+	remote, err = process.HearFirstHello(&from, local, sendErr)
 	if n := len(from.Files); n > 1 || n == 0 && err == nil {
 		return nil, remote, fmt.Errorf("%w: shm: the other side passed %d descriptors with its hello, not 1", ipc.ErrProtocol, n)
 	}
 	if err != nil {
 		return nil, remote, err
 	}
-	theirs, err := ring.Open(from.Files[0], opts...)
+	theirs, err = ring.Open(from.Files[0], opts...)
 	switch {
 	case errors.Is(err, ring.ErrSeals), errors.Is(err, ring.ErrLayout):
 		return nil, remote, fmt.Errorf("%w: shm: the other side's memory: %w", ipc.ErrProtocol, err)

@@ -17,6 +17,8 @@ import (
 // imports are the buffers of the peer that this side has. They outlive the link until they
 // are released.
 type imports struct {
+	// discard closes a file that may be anything, soon.
+	discard func(*os.File)
 	// catchUp reads what the peer has passed, until done reports true.
 	catchUp func(done func() bool)
 	// sendAcks passes the memory of the acks to the peer. It does not block.
@@ -244,9 +246,7 @@ func (im *imports) closeAcks() {
 // the peer is told, and passes it again.
 func (im *imports) add(index uint32, size uint64, f *os.File, missing error) error {
 	if size == 0 || size > math.MaxInt {
-		if f != nil {
-			f.Close()
-		}
+		im.discard(f)
 		return fmt.Errorf("%w: shm: the peer passes a region of %d bytes", ipc.ErrProtocol, size)
 	}
 	r := &importedRegion{size: int(size), lost: missing}
@@ -256,10 +256,10 @@ func (im *imports) add(index uint32, size uint64, f *os.File, missing error) err
 		case err == nil:
 			r.memory, r.file, r.frozen = m, f, m.Frozen()
 		case errors.Is(err, ipc.ErrProtocol):
-			f.Close()
+			im.discard(f)
 			return err
 		default:
-			f.Close()
+			im.discard(f)
 			r.lost = err
 		}
 	}
