@@ -15,6 +15,10 @@ type Sharer interface {
 	Link
 	// Shares says what of a frame's attachments the link carries beside it.
 	Shares() (buffers, files bool)
+	// OnForgotten makes the link call tell for each buffer and each file that came with a frame and
+	// that nobody has released, when the garbage collector has found it: with "buffer" or "file", and
+	// how many bytes a buffer has. It is called before the first frame is read. tell does not block.
+	OnForgotten(tell func(what string, bytes int))
 }
 
 // Handle is one attachment of a frame as it is on the wire, 32 bytes, all numbers

@@ -155,7 +155,8 @@ type ArenaStats struct {
 	Holders []ArenaHolder
 	// Oldest is how long ago the oldest buffer was made, to a second. 0 means that there is none.
 	Oldest time.Duration
-	// Forgotten is how many buffers nobody has released, before the garbage collector did.
+	// Forgotten is how many buffers of the arena, and frozen copies of them, nobody has released
+	// before the garbage collector did.
 	Forgotten uint64
 }
 
@@ -230,6 +231,14 @@ func (a *Arena) dropped(r *arena.Region) {
 	}
 }
 
+// forgot takes that the garbage collector has found a buffer that nobody has released.
+func (a *Arena) forgot(bytes int) {
+	if a.log != nil {
+		a.log.Warn("tandem: a buffer was forgotten, and is released by the garbage collector", "bytes", bytes)
+	}
+	a.forgotten.Add(1) // who sees that sees the log, too
+}
+
 // arenaBlock is the backing of a buffer in an arena.
 type arenaBlock struct {
 	arena  *Arena
@@ -259,13 +268,13 @@ func (b *arenaBlock) Region() (Region, int) {
 // Frozen implements [Backing].
 func (b *arenaBlock) Frozen() bool { return false }
 
+// OnForgotten implements [Teller].
+func (b *arenaBlock) OnForgotten() func(bytes int) { return b.arena.forgot }
+
 // Free implements [Backing].
 func (b *arenaBlock) Free(forgotten bool) {
 	if forgotten {
-		b.arena.forgotten.Add(1)
-		if b.arena.log != nil {
-			b.arena.log.Warn("tandem: a buffer was forgotten, and is released by the garbage collector", "bytes", len(b.block.Bytes()))
-		}
+		b.arena.forgot(len(b.block.Bytes()))
 	}
 	block := b.block
 	b.arena, b.block = nil, nil

@@ -32,14 +32,15 @@ const (
 	MaxFiles   = 16
 )
 
-// Release releases all buffers, and closes all files that nobody has taken. a may be nil.
+// Release releases all buffers, and closes all files that nobody has taken; those that were received it
+// closes where nobody waits for it. a may be nil.
 func (a *Attachments) Release() {
 	if a == nil {
 		return
 	}
 	a.releaseBuffers()
 	for _, f := range a.Files {
-		f.What.Close()
+		f.What.drop()
 	}
 }
 
@@ -55,7 +56,7 @@ func (a *Attachments) ReleaseExcept(other *Attachments) {
 	}
 	for _, f := range a.Files {
 		if other == nil || !slices.ContainsFunc(other.Files, func(o Attached[File]) bool { return o.What == f.What }) {
-			f.What.Close()
+			f.What.drop()
 		}
 	}
 }

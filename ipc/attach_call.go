@@ -18,7 +18,7 @@ func give[T any](a *Attachments, message *T) error {
 	}
 	for i := range a.Files {
 		if !a.Files[i].used {
-			a.Files[i].What.Close()
+			a.Files[i].What.drop()
 		}
 	}
 	a.Buffers, a.Files = nil, nil

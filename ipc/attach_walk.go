@@ -86,7 +86,7 @@ func releaseAll(v reflect.Value, depth int) {
 	case bufferType:
 		v.Interface().(Buffer).Release()
 	case fileType:
-		v.Interface().(File).Close()
+		v.Interface().(File).drop()
 	case handleType:
 		if b, err := v.Interface().(Handle).Buffer(); err == nil {
 			b.Release()

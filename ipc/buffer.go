@@ -22,7 +22,8 @@ import (
 // are two exceptions. The buffers of a request are released when its handler has returned,
 // and a buffer that a handler returns when the response was sent; a handler that keeps one
 // uses [Buffer.Retain]. A Buffer that is forgotten is released by the garbage collector
-// some time later. If it is of an arena of this process, that counts and reports it.
+// some time later, which is counted and told: by its arena, or by the client or server that has
+// received it.
 //
 // When the link over which a buffer has come ends, a maker that lives may use its memory again,
 // unless it is frozen. What a dead process has made stays as it is until it is released.
@@ -49,14 +50,24 @@ type Backing interface {
 	// Frozen reports whether nobody at all can write the memory.
 	Frozen() bool
 	// Free is called once, when the last holder in this process has released the memory.
-	// forgotten says that the garbage collector has found that.
+	// forgotten says that one of the holders was forgotten, and found by the garbage collector.
 	Free(forgotten bool)
+}
+
+// Teller is a [Backing] that counts and tells what was forgotten. It does so for copies that [Buffer.Freeze]
+// has made of its memory, too.
+type Teller interface {
+	Backing
+	// OnForgotten returns what is called when the garbage collector has found a copy of so many bytes that
+	// nobody has released, also after the Backing is free; or nil.
+	OnForgotten() (tell func(bytes int))
 }
 
 // block is memory with its holders in this process.
 type block struct {
-	backing Backing
-	holders atomic.Int64
+	backing   Backing
+	holders   atomic.Int64
+	forgotten atomic.Bool // a holder was
 }
 
 // holding is what a holder has, nil if it was released. It is apart from its holder so that it
@@ -218,9 +229,15 @@ func (b *block) join() bool {
 
 // leave counts one holder less, and frees the memory if it was the last.
 func (b *block) leave(forgotten bool) {
+	if forgotten {
+		b.forgotten.Store(true) // for whoever is the last
+	}
 	if b.holders.Add(-1) == 0 {
 		backing := b.backing
 		b.backing = nil
+		if forgotten = b.forgotten.Load(); forgotten {
+			b.forgotten.Store(false)
+		}
 		blocks.Put(b)
 		backing.Free(forgotten)
 	}

@@ -140,6 +140,27 @@ func TestForgottenBuffer(t *testing.T) {
 	}, 30*time.Second, time.Millisecond)
 }
 
+// A holder that was forgotten is told, though others release theirs after that.
+func TestForgottenHolder(t *testing.T) {
+	a := ipc.NewArena(ipc.ArenaOptions{})
+	defer func() { require.NoError(t, a.Close()) }()
+	b, err := a.Alloc(t.Context(), 100)
+	require.NoError(t, err)
+	func() { _ = b.Retain() }()
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		require.Zero(t, a.Stats().Forgotten, "there is another holder")
+		return ipc.HoldersOf(b) == 1
+	}, 30*time.Second, time.Millisecond)
+	b.Release()
+	require.EqualValues(t, 1, a.Stats().Forgotten)
+	b, err = a.Alloc(t.Context(), 100)
+	require.NoError(t, err)
+	b.Release()
+	require.EqualValues(t, 1, a.Stats().Forgotten)
+	require.Zero(t, a.Stats().Buffers)
+}
+
 func TestMethodsWithBuffers(t *testing.T) {
 	type hidden struct {
 		N uint64

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"sync"
 	"sync/atomic"
 )
 
@@ -15,8 +14,8 @@ import (
 // Who sends a request, a notification or an item keeps its file, and may close it when that was
 // sent. A handler that returns a file gives it away: the file is closed when the response was sent, or
 // could not be. A receiver takes the file out with Take, and then has to close that, or closes it with
-// Close. Those of a request that nobody has taken are closed when the handler has returned. A message
-// has at most [MaxFiles].
+// Close. Those of a request that nobody has taken are closed when the handler has returned, and what
+// is forgotten by the garbage collector, which is counted and told. A message has at most [MaxFiles].
 //
 // A call fails with [os.ErrClosed] if a file was closed before it was sent, with [ErrExhausted] or
 // CodeResourceExhausted if a side has no descriptor left for it, and with [ErrUnsupported] where the
@@ -31,9 +30,9 @@ type File struct {
 }
 
 type fileHolder struct {
-	file atomic.Pointer[os.File]
-	lost error  // why there never was one
-	done func() // called once when somebody has taken the file, or nobody will; or nil
+	file  atomic.Pointer[os.File]
+	lost  error  // why there never was one
+	owned *owned // of a received file, otherwise nil
 }
 
 // NewFile returns f as what can be sent. f stays the caller's, and has to be open until the message
@@ -47,13 +46,34 @@ func NewFile(f *os.File) File {
 	return File{h, lastID.Add(1)}
 }
 
-// NewReceivedFile is NewFile for a file that came in a message. done is called once: when somebody has
-// taken the file, it was closed, or it was forgotten. It is for drivers.
-func NewReceivedFile(f *os.File, done func()) File {
+// FileOwner is the link that a file has come by. One of its methods is called for each file, once, by any
+// goroutine. They do not block.
+type FileOwner interface {
+	// Left takes that the program has taken or closed a file, or that the garbage collector has found
+	// that it was forgotten.
+	Left(forgotten bool)
+	// Drop closes a file that nobody has taken. To close what a peer has sent may take as long as the
+	// peer likes, so that happens where nobody waits for it.
+	Drop(f *os.File)
+}
+
+// NewReceivedFile is NewFile for a file that came in a message. It is for drivers.
+func NewReceivedFile(f *os.File, owner FileOwner) File {
 	file := NewFile(f)
-	file.h.done = sync.OnceFunc(done)
-	runtime.AddCleanup(file.h, func(done func()) { done() }, file.h.done)
+	o := &owned{owner: owner}
+	file.h.owned = o
+	runtime.AddCleanup(file.h, func(o *owned) {
+		if !o.over.Swap(true) {
+			o.owner.Left(true)
+		}
+	}, o)
 	return file
+}
+
+// owned is that a file has an owner, who was told what has become of it or was not.
+type owned struct {
+	owner FileOwner
+	over  atomic.Bool
 }
 
 // DuplicateFile returns a duplicate of f as what can be sent, for a handler that returns a file and
@@ -74,8 +94,8 @@ func (f File) Take() *os.File {
 		return nil
 	}
 	file := f.h.file.Swap(nil)
-	if file != nil && f.h.done != nil {
-		f.h.done()
+	if o := f.h.owned; file != nil && o != nil && !o.over.Swap(true) {
+		o.owner.Left(false)
 	}
 	return file
 }
@@ -88,12 +108,39 @@ func (f File) File() *os.File {
 	return f.h.file.Load()
 }
 
-// Close closes the file, unless somebody has taken it.
+// Close closes the file, unless somebody has taken it. That may block, as with any file: how long is up to the system
+// that the file is of, and perhaps to who has sent it.
 func (f File) Close() {
 	if file := f.Take(); file != nil {
 		file.Close()
 	}
 }
+
+// drop is Close for a file that nobody has wanted, or that was given away. It does not wait for that.
+func (f File) drop() {
+	if f.h == nil {
+		return
+	}
+	o, file := f.h.owned, f.h.file.Swap(nil)
+	switch {
+	case file == nil:
+	case o != nil && !o.over.Swap(true):
+		o.owner.Drop(file)
+	case dropping.Add(1) <= maxDropping:
+		go func() { // the peer has it, too, and may have made that closing it takes long
+			defer dropping.Add(-1)
+			file.Close()
+		}()
+	default:
+		dropping.Add(-1)
+		file.Close()
+	}
+}
+
+// dropping is how many files without an owner are being closed. Each that blocks takes a thread.
+var dropping atomic.Int64
+
+const maxDropping = 1000
 
 // IsZero reports whether f is the zero File.
 func (f File) IsZero() bool { return f == File{} }

@@ -16,6 +16,8 @@ import (
 // again on each side; a process has a descriptor for each one. So freeze what is large, and what
 // its receivers would copy.
 //
+// A frozen buffer that is forgotten is counted and told where b would be.
+//
 // Freeze fails if memory or descriptors are short. It panics after Release.
 func (b Buffer) Freeze() (Buffer, error) {
 	data := b.Bytes()
@@ -23,14 +25,18 @@ func (b Buffer) Freeze() (Buffer, error) {
 	if len(data) == 0 {
 		return NewBuffer(&frozen{}), nil
 	}
+	var tell func(bytes int)
+	if t, ok := b.h.has.block.Load().backing.(Teller); ok {
+		tell = t.OnForgotten()
+	}
 	m, err := sealed.CreateFrozen("tandem-frozen", data)
 	switch {
 	case errors.Is(err, sealed.ErrUnsupported): // nor do other processes map anything
-		return NewBuffer(&frozen{plain: slices.Clone(data)}), nil
+		return NewBuffer(&frozen{plain: slices.Clone(data), size: len(data), tell: tell}), nil
 	case err != nil:
 		return Buffer{}, err
 	}
-	return NewBuffer(&frozen{memory: m, size: len(data)}), nil
+	return NewBuffer(&frozen{memory: m, size: len(data), tell: tell}), nil
 }
 
 // frozen is the backing of a buffer that nobody can write, and its only region.
@@ -39,6 +45,7 @@ type frozen struct {
 	memory *sealed.Memory // nil if it is empty, or the system has no such memory
 	size   int
 	plain  []byte
+	tell   func(bytes int) // that it was forgotten; or nil
 }
 
 // Bytes implements [Backing].
@@ -61,7 +68,10 @@ func (f *frozen) Region() (Region, int) {
 func (f *frozen) Frozen() bool { return true }
 
 // Free implements [Backing].
-func (f *frozen) Free(bool) {
+func (f *frozen) Free(forgotten bool) {
+	if forgotten && f.tell != nil {
+		f.tell(f.size)
+	}
 	for _, u := range f.All() {
 		u.Dropped(f)
 	}
@@ -69,6 +79,9 @@ func (f *frozen) Free(bool) {
 		f.memory.Close()
 	}
 }
+
+// OnForgotten implements [Teller].
+func (f *frozen) OnForgotten() func(bytes int) { return f.tell }
 
 // File implements [Region].
 func (f *frozen) File() *os.File { return f.memory.File() }

@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"errors"
 	"io"
 	"iter"
 	"reflect"
@@ -165,7 +166,7 @@ func (s *ClientStreamCall[Item, Res]) CloseAndReceive(ctx context.Context) (res 
 		s.received(s.response, true)
 		return *s.response, nil
 	}
-	if ctx.Err() == nil { // the stream has failed
+	if ctx.Err() == nil || !errors.Is(err, ctx.Err()) { // the stream has failed
 		s.drop()
 	}
 	return *new(Res), err

@@ -114,7 +114,8 @@ var walls = map[string][]string{
 	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
 	"worker/internal/chain":   {"ipc"},
-	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/retry", "worker/internal/wait"},
+	"worker/internal/memory":  {"ipc"},
+	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/memory", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 	"worker/intercept":        {"ipc"},
 	"worker/otel":             {"ipc"},
@@ -123,7 +124,7 @@ var walls = map[string][]string{
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pool": {
 		"ipc", "drivers", "worker", "worker/pool/internal/scheduler",
-		"worker/internal/chain", "worker/internal/command", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
+		"worker/internal/chain", "worker/internal/command", "worker/internal/memory", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
 	},
 
 	// What a user could write.

@@ -2,8 +2,6 @@ package worker
 
 import (
 	"context"
-	"log/slog"
-	"sync"
 
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
@@ -20,10 +18,11 @@ func WithArena(a *ipc.Arena) Option {
 }
 
 // WithServerArena sets the arena from which [Alloc] takes buffers in handlers of the server. Without
-// it the server has an arena of its own, of [ipc.DefaultArenaLimit]. It panics if a is nil.
+// it the server has an arena of its own, of [ipc.DefaultArenaLimit], or, where it serves a listener, one for each client,
+// since whoever gets a buffer can read others that lie beside it. It panics if a is nil.
 func WithServerArena(a *ipc.Arena) ServerOption {
 	mustBeSet("WithServerArena", a == nil)
-	return func(s *Server) { s.arena.given = a }
+	return func(s *Server) { s.arena = a }
 }
 
 // Alloc returns a buffer of n bytes, to be filled and sent: in a response, to the process that has
@@ -39,46 +38,20 @@ func Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 }
 
 // Arena returns the arena of the client: that of [WithArena], or its own. Its own is closed with the client.
-func (c *caller) Arena() *ipc.Arena { return c.arena.get() }
+func (c *caller) Arena() *ipc.Arena { return c.memory.Arena() }
 
 // Alloc returns a buffer of n bytes, to be filled and sent to the other side or to any other process. It is
 // [ipc.Arena.Alloc]. Every client has it, whatever its driver: with one that shares no memory the
 // bytes of a buffer travel with the message, so that a program is the same for all.
 func (c *caller) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
-	return c.arena.get().Alloc(ctx, n)
+	return c.memory.Arena().Alloc(ctx, n)
 }
 
-// lazyArena is an arena that is made when it is first used, or one that was given.
-type lazyArena struct {
-	given *ipc.Arena
-	log   *slog.Logger // of one that is made
+// Forgotten returns how many buffers and files that have come from the other side, in responses, in items of streams
+// and in its calls, nobody has released or closed before the garbage collector did. Each is also told
+// to the logger ([WithLogger]). It counts for all processes of the client; a client of a pool returns what the pool has.
+func (c *caller) Forgotten() uint64 { return c.memory.Forgotten.Count() }
 
-	mu     sync.Mutex
-	own    *ipc.Arena
-	closed bool
-}
-
-func (l *lazyArena) get() *ipc.Arena {
-	if l.given != nil {
-		return l.given
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.own == nil {
-		l.own = ipc.NewArena(ipc.ArenaOptions{Logger: l.log})
-		if l.closed {
-			_ = l.own.Close()
-		}
-	}
-	return l.own
-}
-
-// close closes the arena if it was not given.
-func (l *lazyArena) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	if l.own != nil {
-		_ = l.own.Close() // what it cannot give back is given back at the end of the process
-	}
-}
+// Forgotten returns how many buffers and files that have come from hosts nobody has released or closed before the
+// garbage collector did. Each is also told to the logger ([WithServerLogger]).
+func (s *Server) Forgotten() uint64 { return s.memory.Forgotten.Count() }

@@ -7,6 +7,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/retry"
 )
 
@@ -21,7 +22,7 @@ type caller struct {
 	// persists: calls that were not sent, or may be sent again, wait for the next session.
 	persists   bool
 	notRetried retry.Notice
-	arena      lazyArena
+	memory     *memory.Keeper
 
 	closing atomic.Bool
 	ctx     context.Context // ends when the client is closed
@@ -37,7 +38,10 @@ type life struct {
 
 func (c *caller) init(s *Settings) {
 	c.settings, c.chain = s, chain.New(s.Interceptors)
-	c.arena.given, c.arena.log = s.Arena, s.Logger
+	if c.memory = s.Memory; c.memory == nil {
+		c.memory = new(memory.Keeper)
+		c.memory.Init(s.Arena, s.Logger)
+	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 }
 

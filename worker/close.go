@@ -70,7 +70,9 @@ func (c *Client[C]) shutdown() error {
 	case exit.Code != 0:
 		err = exit
 	}
-	c.arena.close()
+	if c.settings.Memory == nil {
+		c.memory.Close()
+	}
 	close(c.released)
 	<-c.supervised
 	c.events.Close(c.settings.Timeouts.Grace)

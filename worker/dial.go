@@ -143,7 +143,7 @@ func (c *ServiceClient) dial(ctx context.Context) (old *engine.Session, err erro
 	session := engine.New(engine.Config{
 		Link: link, Side: engine.Host, Codec: s.Codec, Timeout: s.Timeouts.Call, AgreedTimeout: s.Timeouts.Call,
 		MaxMessage: s.maxMessage, Window: s.window, StreamWindow: s.streamWindow,
-		Handlers: c.handlers(), Chain: c.chain, Log: s.Logger, Explain: c.explain, Arena: c.arena.get,
+		Handlers: c.handlers(), Chain: c.chain, Log: s.Logger, Explain: c.explain, Arena: c.memory.Arena, Forgotten: &c.memory.Forgotten,
 	})
 	session.Open()
 	kind := EventReady
@@ -267,7 +267,7 @@ func (c *ServiceClient) shutdown() error {
 	<-c.supervised
 	c.leaving.Go(func() { c.leave(c.session()) })
 	c.leaving.Wait()
-	c.arena.close()
+	c.memory.Close()
 	c.events.Close(c.settings.Timeouts.Grace)
 	return nil
 }

@@ -125,7 +125,7 @@ func (i *incarnation[C]) linked(link drivers.Link) {
 	config := engine.Config{
 		Link: link, Side: engine.Host, Codec: c.settings.Codec, Timeout: c.settings.Timeouts.Call, AgreedTimeout: c.settings.agreedTimeout,
 		MaxMessage: c.settings.maxMessage, Window: c.settings.window, StreamWindow: c.settings.streamWindow, Handlers: c.handlers(), Chain: c.chain, Log: c.settings.Logger, Explain: i.explain, Latest: i.latest,
-		Arena: c.arena.get,
+		Arena: c.memory.Arena, Forgotten: &c.memory.Forgotten,
 	}
 	if c.settings.resume > 0 {
 		config.Number, config.Resumer = engine.NumberLink(c.ctx, link), i

@@ -11,6 +11,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
@@ -40,8 +41,6 @@ func (s *Server) ServeListener(ctx context.Context, l drivers.Listener, opts ...
 		return &ipc.MismatchError{What: "driver", Local: s.driver.Name(), Remote: l.Driver()}
 	}
 	v := &service{server: s, settings: settings, chain: chain.New(s.interceptors), leave: make(chan struct{})}
-	v.arena.given, v.arena.log = s.arena.given, s.log
-	defer v.arena.close()
 	stop := v.leaveWith(ctx, l.TakenOver())
 	defer stop()
 	return l.Serve(ctx, v.agree, v.serve)
@@ -77,7 +76,6 @@ type service struct {
 	server   *Server
 	settings *Settings
 	chain    *chain.Chain
-	arena    lazyArena
 
 	leave     chan struct{} // closed when the clients have to leave
 	leaveOnce sync.Once
@@ -126,10 +124,14 @@ func (v *service) codec(name string) (ipc.Codec, error) {
 func (v *service) serve(link drivers.Link) {
 	hello, grace := link.Peer(), v.settings.Timeouts.Grace
 	codec, _ := v.codec(hello.Codec) // agree has found it
+	// Who gets a buffer can read what lies beside it, so each client has an arena of its own, made when it is used.
+	var keeper memory.Keeper
+	keeper.Init(v.server.arena, v.server.log)
+	defer keeper.Close()
 	client := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: hello.CallTimeout, AgreedTimeout: hello.CallTimeout,
 		MaxMessage: v.settings.maxMessage, Window: v.settings.window, StreamWindow: v.settings.streamWindow,
-		Handlers: v.server.handlers(), Chain: v.chain, Log: v.server.log, Arena: v.arena.get,
+		Handlers: v.server.handlers(), Chain: v.chain, Log: v.server.log, Arena: keeper.Arena, Forgotten: &v.server.memory.Forgotten,
 	})
 	client.Open()
 	until := time.Time{}

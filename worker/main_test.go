@@ -322,6 +322,7 @@ type client interface {
 	Active() bool
 	Connected() bool
 	LateResponses() uint64
+	Forgotten() uint64
 	Close() error
 }
 

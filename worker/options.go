@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 )
 
 // Option is an option of [Spawn], [Start] and [Attach], and, where it says nothing of processes, of [Dial] and
@@ -38,6 +39,8 @@ type Settings struct {
 	Interceptors []ipc.Interceptor
 	// Arena is that of [WithArena]; nil stands for the client's own.
 	Arena *ipc.Arena
+	// Memory is that of a pool; nil stands for the client's own.
+	Memory *memory.Keeper
 
 	data           any
 	hasData        bool

@@ -14,6 +14,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/engine"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
@@ -30,7 +31,8 @@ type Server struct {
 	chain        *chain.Chain // of interceptors, since Serve
 
 	replay engine.Replay // of links that were disconnected
-	arena  lazyArena
+	arena  *ipc.Arena    // that was given, or nil
+	memory memory.Keeper
 }
 
 // ServerOption is an option of [NewServer].
@@ -50,6 +52,7 @@ func NewServer(opts ...ServerOption) *Server {
 	for _, opt := range opts {
 		opt(s)
 	}
+	s.memory.Init(s.arena, s.log)
 	return s
 }
 
@@ -107,8 +110,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		return err
 	}
 	serving.Store(true)
-	s.arena.log = s.log
-	defer s.arena.close()
+	defer s.memory.Close()
 	startup, err := drivers.LoadStartup()
 	if err != nil {
 		return err
@@ -237,7 +239,7 @@ func (s *Server) serveLink(ctx context.Context, link drivers.Link, codec ipc.Cod
 	timeouts := startup.Timeouts
 	host := engine.New(engine.Config{
 		Link: link, Side: engine.Worker, Codec: codec, Timeout: timeouts.Call, AgreedTimeout: timeouts.Call,
-		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log, Arena: s.arena.get,
+		MaxMessage: startup.MaxMessage, Window: startup.Window, StreamWindow: startup.StreamWindow, Handlers: s.handlers(), Chain: s.chain, Log: s.log, Arena: s.memory.Arena, Forgotten: &s.memory.Forgotten,
 	})
 	s.replay.Adopt(host)
 	host.Open()

@@ -13,6 +13,14 @@ var _ drivers.Sharer = (*link)(nil)
 // Shares implements [drivers.Sharer].
 func (l *link) Shares() (buffers, files bool) { return true, true }
 
+// OnForgotten implements [drivers.Sharer].
+func (l *link) OnForgotten(tell func(what string, bytes int)) {
+	l.held.Forgotten = tell
+	l.imports.mu.Lock()
+	l.imports.forgotten = tell
+	l.imports.mu.Unlock()
+}
+
 // attachFiles passes the files of f, and appends their handles. The caller holds the lock of the
 // senders, and has published all earlier frames, since the peer may have to take them first.
 func (l *link) attachFiles(ctx context.Context, f *drivers.Frame) error {
@@ -79,22 +87,31 @@ func (l *link) detach(f *drivers.Frame) error {
 
 // takeFile adds the file that h names to a.
 func (l *link) takeFile(a *ipc.Attachments, h drivers.Handle) error {
+	f, err := l.waitingFile(h.Place)
+	if err != nil {
+		return err
+	}
+	return l.held.TakeFile(a, h, f.file, f.missing)
+}
+
+// waitingFile takes the file that a frame names out of those that have come.
+func (l *link) waitingFile(index uint32) (waitingFile, error) {
 	in := &l.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	has := func() bool { return in.files.find(h.Place) >= 0 }
+	has := func() bool { return in.files.find(index) >= 0 }
 	if !has() {
 		l.catchUp(has)
 	}
-	f, ok := in.files.take(h.Place)
+	f, ok := in.files.take(index)
 	switch end := l.end.Load(); {
 	case !ok && end != nil:
-		return *end
+		return f, *end
 	case !ok:
-		return fmt.Errorf("%w: shm: a frame names file %d, which has not come or was taken", ipc.ErrProtocol, h.Place)
+		return f, fmt.Errorf("%w: shm: a frame names file %d, which has not come or was taken", ipc.ErrProtocol, index)
 	}
 	if in.full {
 		l.catchUp(nil) // there is room again, and nobody else knows
 	}
-	return l.held.TakeFile(a, h, f.file, f.missing)
+	return f, nil
 }

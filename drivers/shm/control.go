@@ -74,6 +74,7 @@ type controlReader struct {
 // initControl makes the control socket ready for records.
 func (l *link) initControl() error {
 	l.out.lock.Init()
+	l.in.files.held = &l.held
 	raw, err := l.control.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("tandem: shm: %w", err)
@@ -237,7 +238,7 @@ func (l *link) readControl(fd uintptr, done func() bool) (more bool) {
 			err = fmt.Errorf("%w: shm: control socket: %w", ipc.ErrPeerGone, process.Shortage(err))
 		}
 		if err != nil {
-			closeFiles(in.with)
+			l.discard(in.with)
 			in.with = nil
 			l.finish(err)
 			return false
@@ -301,13 +302,14 @@ func (l *link) dropControl() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
-	closeFiles(in.with)
+	l.discard(in.with)
 	in.with = nil
 	in.files.close()
 }
 
-func closeFiles(files []*os.File) {
+// discard closes files that came before the link has ended, or is about to.
+func (l *link) discard(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		l.held.Discard(f)
 	}
 }

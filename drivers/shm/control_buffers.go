@@ -21,6 +21,7 @@ func (l *link) initBuffers() {
 	l.exports.forget = func(index uint32) error {
 		return l.sendControl(context.Background(), controlRegionGone, index, 0, nil)
 	}
+	l.imports.discard = l.held.Discard
 	l.imports.catchUp = func(done func() bool) {
 		l.in.mu.Lock()
 		defer l.in.mu.Unlock()
@@ -64,7 +65,7 @@ func (l *link) onDrop(index uint32) error { return l.imports.drop(index) }
 func (l *link) onAcks(f *os.File, missing error) error {
 	var m *sealed.Memory
 	if missing == nil {
-		defer f.Close()
+		defer l.discard([]*os.File{f})
 		var err error
 		m, err = sealed.Open(f, acksSize, acksSize)
 		if missing = badMemory("the acks", err); errors.Is(missing, ipc.ErrProtocol) {

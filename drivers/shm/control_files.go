@@ -5,13 +5,15 @@ import (
 	"os"
 	"slices"
 
+	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 )
 
 // waitingFiles are the files that have come and that no frame has named yet.
 type waitingFiles struct {
-	list []waitingFile // in their order
-	next uint32        // index of the next one
+	held *drivers.HeldFiles // closes what nobody wants
+	list []waitingFile      // in their order
+	next uint32             // index of the next one
 }
 
 type waitingFile struct {
@@ -25,9 +27,7 @@ func (w *waitingFiles) full() bool { return len(w.list) >= maxWaitingFiles }
 // add adds a file that has come, or why it has not.
 func (w *waitingFiles) add(index uint32, size uint64, f *os.File, missing error) error {
 	if index != w.next || size != 0 {
-		if f != nil {
-			f.Close()
-		}
+		w.held.Discard(f)
 		return fmt.Errorf("%w: shm: file %d of size %d on the control socket, expected was file %d", ipc.ErrProtocol, index, size, w.next)
 	}
 	w.next++
@@ -56,18 +56,14 @@ func (w *waitingFiles) drop(index uint32) error {
 	if !ok {
 		return fmt.Errorf("%w: shm: file %d is dropped, which has not come", ipc.ErrProtocol, index)
 	}
-	if f.file != nil {
-		f.file.Close()
-	}
-	return nil
+	w.held.Discard(f.file)
+	return w.held.Room()
 }
 
 // close closes all files.
 func (w *waitingFiles) close() {
 	for _, f := range w.list {
-		if f.file != nil {
-			f.file.Close()
-		}
+		w.held.Discard(f.file)
 	}
 	w.list = nil
 }

@@ -111,7 +111,7 @@ func (d Driver) join(control *net.UnixConn, local drivers.Hello) (*link, error) 
 
 // exchange sends our hello with our memory, receives the peer's hello, compares the
 // two, and maps the peer's memory.
-func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (*ring.Segment, drivers.Hello, error) {
+func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, opts []ring.Option) (theirs *ring.Segment, remote drivers.Hello, err error) {
 	hello, err := drivers.AppendHello(nil, local)
 	if err != nil {
 		return nil, drivers.Hello{}, err
@@ -121,12 +121,17 @@ func exchange(control *net.UnixConn, local drivers.Hello, ours *ring.Segment, op
 		sendErr = fmt.Errorf("tandem: shm: send the hello: %w", sendErr)
 	}
 	from := fdpass.Reader{Conn: control}
-	defer from.Close()
-	remote, err := process.HearFirstHello(&from, local, sendErr)
-	if err != nil {
+	defer func() {
+		if err != nil {
+			from.Discard()
+		}
+		from.Close()
+	}()
+	remote, err = process.HearFirstHello(&from, local, sendErr)
+	if err != nil && len(from.Files) <= 1 { // more are the better reason
 		return nil, remote, err
 	}
-	theirs, err := openTheirs(from.Files, opts)
+	theirs, err = openTheirs(from.Files, opts)
 	if err != nil {
 		return nil, remote, err
 	}

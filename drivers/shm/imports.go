@@ -17,6 +17,8 @@ import (
 // imports are the buffers of the peer that this side has. They outlive the link until they
 // are released.
 type imports struct {
+	// discard closes a file that may be anything, soon.
+	discard func(*os.File)
 	// catchUp reads what the peer has passed, until done reports true.
 	catchUp func(done func() bool)
 	// sendAcks passes the memory of the acks to the peer. It does not block.
@@ -35,6 +37,8 @@ type imports struct {
 	unheard bool            // the peer could not map the acks, and is told by records
 	uses    []uint64        // of each place
 	held    int             // buffers that were not released
+	// forgotten is told of buffers that nobody has released; or nil.
+	forgotten func(what string, bytes int)
 }
 
 // importedRegion is a region that the peer has passed.
@@ -88,8 +92,8 @@ func (b *imported) Region() (ipc.Region, int) { return b.region, b.offset }
 func (b *imported) Frozen() bool { return b.region.frozen }
 
 // Free implements [ipc.Backing]. It tells the peer.
-func (b *imported) Free(bool) {
-	im, region := b.from, b.region
+func (b *imported) Free(forgotten bool) {
+	im, region, size := b.from, b.region, len(b.mem)
 	im.mu.Lock()
 	if im.words != nil {
 		im.words[b.place].Store(b.use)
@@ -101,12 +105,27 @@ func (b *imported) Free(bool) {
 	region.held--
 	unmap := region.held == 0 && (region.dropped || im.closed)
 	im.closeAcks()
+	tell := im.forgotten
 	im.mu.Unlock()
 	*b = imported{}
 	importedPool.Put(b)
 	if unmap {
 		region.close()
 	}
+	if forgotten && tell != nil {
+		tell("buffer", size)
+	}
+}
+
+// OnForgotten implements [ipc.Teller].
+func (b *imported) OnForgotten() func(bytes int) {
+	b.from.mu.Lock()
+	defer b.from.mu.Unlock()
+	tell := b.from.forgotten
+	if tell == nil {
+		return nil
+	}
+	return func(bytes int) { tell("buffer", bytes) }
 }
 
 // take makes a buffer of a handle that has come in a frame. The peer has passed the region
@@ -227,9 +246,7 @@ func (im *imports) closeAcks() {
 // the peer is told, and passes it again.
 func (im *imports) add(index uint32, size uint64, f *os.File, missing error) error {
 	if size == 0 || size > math.MaxInt {
-		if f != nil {
-			f.Close()
-		}
+		im.discard(f)
 		return fmt.Errorf("%w: shm: the peer passes a region of %d bytes", ipc.ErrProtocol, size)
 	}
 	r := &importedRegion{size: int(size), lost: missing}
@@ -239,10 +256,10 @@ func (im *imports) add(index uint32, size uint64, f *os.File, missing error) err
 		case err == nil:
 			r.memory, r.file, r.frozen = m, f, m.Frozen()
 		case errors.Is(err, ipc.ErrProtocol):
-			f.Close()
+			im.discard(f)
 			return err
 		default:
-			f.Close()
+			im.discard(f)
 			r.lost = err
 		}
 	}

@@ -19,15 +19,19 @@ var _ drivers.Sharer = (*link)(nil)
 // Shares implements [drivers.Sharer].
 func (l *link) Shares() (buffers, files bool) { return false, filesSupported }
 
+// OnForgotten implements [drivers.Sharer].
+func (l *link) OnForgotten(tell func(what string, bytes int)) { l.reader.files.Forgotten = tell }
+
 // parcel is what one read has brought.
 type parcel struct {
 	files []*os.File
 	lost  bool // some more, for which this process has no descriptor, or too many
 }
 
-func (p *parcel) close() {
+// discard closes what has come in a parcel, soon.
+func (rd *reader) discard(p parcel) {
 	for _, f := range p.files {
-		f.Close()
+		rd.files.Discard(f)
 	}
 }
 
@@ -71,14 +75,14 @@ func withDescriptors(files []*os.File, fds []int, fn func(fds []int) error) erro
 func (rd *reader) received(oob []byte, flags int) error {
 	p, err := parcelOf(oob, flags)
 	if err != nil {
-		p.close()
+		rd.discard(p)
 		return err
 	}
 	if len(p.files) == 0 && !p.lost {
 		return nil
 	}
 	if len(rd.parcels) == maxParcels {
-		p.close()
+		rd.discard(p)
 		return fmt.Errorf("%w: socket: files that no frame has", ipc.ErrProtocol)
 	}
 	rd.parcels = append(rd.parcels, p)
@@ -101,7 +105,7 @@ func (rd *reader) closeParcels() {
 		if !ok {
 			return
 		}
-		p.close()
+		rd.discard(p)
 	}
 }
 
@@ -115,11 +119,11 @@ func (rd *reader) detach(f *drivers.Frame, n int, whole bool) error {
 	}
 	switch {
 	case !ok, len(p.files) > n, p.lost && len(p.files) >= n, !p.lost && len(p.files) < n:
-		p.close()
+		rd.discard(p)
 		return fmt.Errorf("%w: socket: a frame of %d files comes with %d", ipc.ErrProtocol, n, len(p.files))
 	case !whole:
-		p.close()
-		return nil
+		rd.discard(p)
+		return rd.files.Room()
 	}
 	var a ipc.Attachments
 	taken := 0
@@ -143,7 +147,7 @@ func (rd *reader) detach(f *drivers.Frame, n int, whole bool) error {
 	if err != nil {
 		a.Release()
 		p.files = p.files[min(taken, len(p.files)):]
-		p.close()
+		rd.discard(p)
 		return err
 	}
 	if n > 0 {

@@ -10,11 +10,20 @@ import (
 	"os"
 )
 
-// Reader reads from Conn and keeps the first four files that arrive with the bytes. Close
+// Reader reads from Conn and keeps the files that arrive with the bytes, up to four. It fails where there are more. Close
 // closes those that are in Files by then.
 type Reader struct {
 	Conn  *net.UnixConn
 	Files []*os.File
+}
+
+// Discard is Close for files that may be anything, which takes as long as their sender likes: it does not wait for that.
+func (r *Reader) Discard() {
+	if len(r.Files) > 0 {
+		own := Reader{Files: r.Files}
+		r.Files = nil
+		go own.Close()
+	}
 }
 
 // Close closes Files. It leaves Conn open.

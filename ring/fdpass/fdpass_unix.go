@@ -3,6 +3,7 @@
 package fdpass
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,9 +13,11 @@ import (
 )
 
 // maxFiles is how many files fit into one read, and into a Reader. A correct peer sends
-// one. The kernel closes those that do not fit a read, and keep those that do not fit
-// the Reader: a peer that passes some with each byte must not use up our descriptors.
+// one. The kernel closes those that do not fit a read, and those that do not fit the Reader are an error: a peer
+// that passes some with each byte must not use up our descriptors.
 const maxFiles = 4
+
+var errTooManyFiles = errors.New("tandem: more files were passed than anybody has asked for")
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
 func Send(conn *net.UnixConn, b []byte, f *os.File) error {
@@ -90,17 +93,19 @@ func (r *Reader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// keep adds the files of control messages to Files, and closes those beyond maxFiles. It
+// keep adds the files of control messages to Files. It fails for those beyond maxFiles, and closes them. It
 // returns how many there were.
 func (r *Reader) keep(oob []byte) (passed int, err error) {
 	fds, err := Descriptors(oob)
+	var beyond Reader
 	for _, fd := range fds {
+		to := r
 		if len(r.Files) == maxFiles {
-			_ = unix.Close(fd) // nobody has used it
-			continue
+			to, err = &beyond, errTooManyFiles
 		}
-		r.Files = append(r.Files, os.NewFile(uintptr(fd), "passed"))
+		to.Files = append(to.Files, os.NewFile(uintptr(fd), "passed"))
 	}
+	beyond.Discard()
 	return len(fds), err
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/tandemipc/tandem/worker"
 	"github.com/tandemipc/tandem/worker/internal/chain"
 	"github.com/tandemipc/tandem/worker/internal/command"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/queue"
 	"github.com/tandemipc/tandem/worker/internal/retry"
 	"github.com/tandemipc/tandem/worker/internal/wait"
@@ -65,8 +66,7 @@ type pool struct {
 	recycling  chan struct{}  // has a token while a worker is recycled
 	replacing  chan struct{}  // has a token while Replace runs
 	close      func() error   // once
-	arena      *ipc.Arena
-	ownArena   bool // it was not given
+	memory     memory.Keeper
 	notRetried retry.Notice
 
 	mu       sync.Mutex
@@ -113,10 +113,8 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 		opts: o, chain: chain.New(o.workers.Interceptors), spawn: spawn, epoch: time.Now(), cmd: command.Clone(cmd),
 		growNeeded: make(chan struct{}, 1), recycling: make(chan struct{}, 1), replacing: make(chan struct{}, 1),
 	}
-	if p.arena = o.workers.Arena; p.arena == nil {
-		p.arena = ipc.NewArena(ipc.ArenaOptions{Logger: o.workers.Logger})
-		p.ownArena, o.workers.Arena = true, p.arena
-	}
+	p.memory.Init(o.workers.Arena, o.workers.Logger)
+	o.workers.Memory = &p.memory
 	p.scheduler = scheduler.New(o.concurrency, o.queue, uint64(o.recycle.Calls), func() {
 		select {
 		case p.growNeeded <- struct{}{}:
@@ -153,6 +151,7 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 		closing.Wait()
 		p.stop()
 		p.events.Close(o.workers.Timeouts.Grace)
+		p.memory.Close()
 		return nil, err
 	}
 	p.last = uint64(o.size) - 1
@@ -373,8 +372,6 @@ func (p *pool) shutdown() error {
 	p.stop()
 	p.work.Wait()
 	p.events.Close(p.opts.workers.Timeouts.Grace)
-	if p.ownArena {
-		_ = p.arena.Close() // what it cannot give back is given back at the end of the process
-	}
+	p.memory.Close()
 	return errors.Join(p.faults...)
 }

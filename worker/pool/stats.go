@@ -27,6 +27,10 @@ type Stats struct {
 	// Recycled how many were replaced by WithRecycle.
 	Restarts, Recycled uint64
 
+	// Forgotten is how many buffers and files that have come from workers nobody has released or
+	// closed before the garbage collector did.
+	Forgotten uint64
+
 	// Wait is how long calls waited for a worker; most do not wait at all. Run is how
 	// long they ran, including the way to the worker and back.
 	Wait, Run Latency
@@ -77,6 +81,7 @@ func (p *pool) stats() Stats {
 	st.Size, st.Running, st.Queued = s.Serving, s.Running, s.Queued
 	st.Calls, st.Failed, st.Retried, st.Rejected, st.Abandoned = s.Ended, s.Failed, s.Retried, s.Rejected, s.Abandoned
 	st.Busy, st.Available = s.Busy, s.Available
+	st.Forgotten = p.memory.Forgotten.Count()
 	// Calls that did not wait are not recorded one by one.
 	_ = s.Waits.RecordValues(0, int64(st.Calls)+int64(st.Running)-s.Waits.TotalCount())
 	st.Wait, st.Run = latencyOf(s.Waits), latencyOf(s.Runs)

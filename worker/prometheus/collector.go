@@ -26,6 +26,7 @@
 //	tandem_pool_ended_total{pool, result}     counter: ok, failed, retried
 //	tandem_pool_unserved_total{pool, reason}  counter: rejected, abandoned
 //	tandem_pool_replaced_total{pool, reason}  counter: restart, recycle
+//	tandem_pool_forgotten_total{pool}         counter
 //	tandem_pool_wait_seconds{pool}            summary
 //	tandem_pool_run_seconds{pool}             summary
 //	tandem_pool_busy_seconds_total{pool}      counter

@@ -214,7 +214,7 @@ func TestPools(t *testing.T) {
 		"tandem_pool_calls{p,running}": 0, "tandem_pool_calls{p,queued}": 0,
 		"tandem_pool_ended_total{p,ok}": 5, "tandem_pool_ended_total{p,failed}": 1, "tandem_pool_ended_total{p,retried}": 1,
 		"tandem_pool_unserved_total{p,rejected}": 0, "tandem_pool_unserved_total{p,abandoned}": 0,
-		"tandem_pool_replaced_total{p,restart}": 2, "tandem_pool_replaced_total{p,recycle}": 0,
+		"tandem_pool_replaced_total{p,restart}": 2, "tandem_pool_replaced_total{p,recycle}": 0, "tandem_pool_forgotten_total{p}": 0,
 		"tandem_pool_run_seconds{p}.count": 7, "tandem_pool_wait_seconds{p}.count": 7,
 	} {
 		got, ok := m[name]

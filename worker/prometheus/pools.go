@@ -31,7 +31,7 @@ func (c *Collector) RemovePool(name string) {
 
 // pools are the pools of a collector.
 type pools struct {
-	workers, calls, ended, unserved, replaced, wait, run, busy, available *prometheus.Desc
+	workers, calls, ended, unserved, replaced, forgotten, wait, run, busy, available *prometheus.Desc
 
 	mu     sync.Mutex
 	byName map[string]Pool
@@ -47,6 +47,7 @@ func (p *pools) init(o Options) {
 	p.ended = desc("ended_total", "Attempts of calls that have ended in a worker; those that failed and were made once more are retried.", "result")
 	p.unserved = desc("unserved_total", "Calls that found the queue full, or ended while they waited in it.", "reason")
 	p.replaced = desc("replaced_total", "Workers that were started for one that had ended or was recycled.", "reason")
+	p.forgotten = desc("forgotten_total", "Buffers and files that have come from workers and that nobody has released.")
 	p.wait = desc("wait_seconds", "How long calls waited for a worker.")
 	p.run = desc("run_seconds", "How long calls ran.")
 	p.busy = desc("busy_seconds_total", "How long calls ran, over all workers.")
@@ -55,7 +56,7 @@ func (p *pools) init(o Options) {
 
 // Describe implements [prometheus.Collector].
 func (p *pools) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{p.workers, p.calls, p.ended, p.unserved, p.replaced, p.wait, p.run, p.busy, p.available} {
+	for _, d := range []*prometheus.Desc{p.workers, p.calls, p.ended, p.unserved, p.replaced, p.forgotten, p.wait, p.run, p.busy, p.available} {
 		to <- d
 	}
 }
@@ -97,6 +98,7 @@ func (p *pools) collect(to chan<- prometheus.Metric, name string, s pool.Stats) 
 	counter(p.unserved, float64(s.Abandoned), "abandoned")
 	counter(p.replaced, float64(s.Restarts), "restart")
 	counter(p.replaced, float64(s.Recycled), "recycle")
+	counter(p.forgotten, float64(s.Forgotten))
 	summary(p.wait, s.Wait)
 	summary(p.run, s.Run)
 	counter(p.busy, s.Busy.Seconds())

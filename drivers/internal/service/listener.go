@@ -134,9 +134,14 @@ func (l *Listener) Serve(ctx context.Context, agree func(remote drivers.Hello) (
 }
 
 // arrive makes the link of a connection. It returns nil if the connection is not that of a client.
-func (l *Listener) arrive(c *rendezvous.Client, agree func(drivers.Hello) (drivers.Hello, error)) (drivers.Link, error) {
+func (l *Listener) arrive(c *rendezvous.Client, agree func(drivers.Hello) (drivers.Hello, error)) (_ drivers.Link, err error) {
 	from := fdpass.Reader{Conn: c.Conn}
-	defer from.Close()
+	defer func() {
+		if err != nil {
+			from.Discard() // whatever they are, their close may block
+		}
+		from.Close()
+	}()
 	remote, err := drivers.ReadHello(&from)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -81,8 +82,7 @@ func (p *opening) next(ctx context.Context) error {
 	p.stream = st
 	close(p.opened)
 	<-st.ended
-	var remote *ipc.Error
-	if st.err == nil || errors.As(st.err, &remote) && remote.Remote() {
+	if st.err == nil || isRemote(st.err) {
 		// What has come may not be read yet.
 		select {
 		case <-st.known:
@@ -197,12 +197,19 @@ func (c *counted) end(err error) {
 	c.settle()
 }
 
-// note notes that a method has returned err to whoever has opened the stream, and that ends the
-// stream unless the method's own context has.
+// note notes that a method has returned err to whoever has opened the stream, which says that the stream
+// is over unless the method's own context has ended. That may just have, while the method has told of
+// the end of the stream.
 func (c *counted) note(ctx context.Context, err error) {
-	if err != nil && c.ended != nil && ctx.Err() == nil {
+	if err != nil && c.ended != nil && (ctx.Err() == nil || errors.Is(err, io.EOF) || isRemote(err)) {
 		c.tell()
 	}
+}
+
+// isRemote reports whether err is what the other side has said.
+func isRemote(err error) bool {
+	var e *ipc.Error
+	return errors.As(err, &e) && e.Remote()
 }
 
 func (c *counted) tell() {

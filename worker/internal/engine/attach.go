@@ -6,6 +6,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 )
 
 // Buffers and files that travel beside the bytes of a message. A link that is a
@@ -15,11 +16,14 @@ import (
 // sharing is what the link of a session carries itself.
 type sharing struct{ buffers, files bool }
 
-func sharingOf(l drivers.Link) (s sharing) {
+func (s *Session) sharingOf(l drivers.Link) (shares sharing) {
 	if sharer, ok := l.(drivers.Sharer); ok {
-		s.buffers, s.files = sharer.Shares()
+		shares.buffers, shares.files = sharer.Shares()
+		if s.config.Forgotten != nil {
+			sharer.OnForgotten(s.config.Forgotten.Tell)
+		}
 	}
-	return s
+	return shares
 }
 
 // attach makes a, which may be nil, the attachments of f, whose payload is complete. What f has
@@ -77,7 +81,7 @@ func (s *Session) attachmentsOf(f *drivers.Frame) (*ipc.Attachments, error) {
 	if s.shares.buffers || len(f.Handles) == 0 {
 		return a, nil
 	}
-	payload, a, err := unpack(f.Payload, f.Handles, a, f.Owned)
+	payload, a, err := s.unpack(f.Payload, f.Handles, a, f.Owned)
 	if err != nil {
 		a.Release()
 		return nil, err
@@ -88,7 +92,7 @@ func (s *Session) attachmentsOf(f *drivers.Frame) (*ipc.Attachments, error) {
 }
 
 // unpack undoes pack. owned says that nobody else uses b. a may be nil, and is added to.
-func unpack(b, handles []byte, a *ipc.Attachments, owned bool) ([]byte, *ipc.Attachments, error) {
+func (s *Session) unpack(b, handles []byte, a *ipc.Attachments, owned bool) ([]byte, *ipc.Attachments, error) {
 	if a == nil {
 		a = new(ipc.Attachments)
 	}
@@ -113,7 +117,7 @@ func unpack(b, handles []byte, a *ipc.Attachments, owned bool) ([]byte, *ipc.Att
 		b = slices.Clone(b)
 	}
 	for _, h := range sizes {
-		a.Add(h.Number, ipc.NewBuffer(private(b[:h.Size:h.Size])))
+		a.Add(h.Number, ipc.NewBuffer(&private{b[:h.Size:h.Size], s.config.Forgotten}))
 		b = b[h.Size:]
 	}
 	return payload, a, nil
@@ -129,20 +133,33 @@ func (c *call) giveAttached(inv *ipc.Invocation) {
 	c.attached = nil
 }
 
-// private is memory of this process as the backing of a buffer.
-type private []byte
+// private is memory of this process as the backing of a buffer that has come.
+type private struct {
+	mem       []byte
+	forgotten *memory.Forgotten
+}
 
 // Bytes implements [ipc.Backing].
-func (p private) Bytes() []byte { return p }
+func (p *private) Bytes() []byte { return p.mem }
 
 // Region implements [ipc.Backing].
-func (p private) Region() (ipc.Region, int) { return nil, 0 }
+func (p *private) Region() (ipc.Region, int) { return nil, 0 }
 
 // Frozen implements [ipc.Backing]: no other process can write the memory.
-func (p private) Frozen() bool { return true }
+func (p *private) Frozen() bool { return true }
+
+// OnForgotten implements [ipc.Teller].
+func (p *private) OnForgotten() func(bytes int) {
+	forgotten := p.forgotten
+	return func(bytes int) { forgotten.Tell("buffer", bytes) }
+}
 
 // Free implements [ipc.Backing].
-func (p private) Free(bool) {}
+func (p *private) Free(forgotten bool) {
+	if forgotten {
+		p.forgotten.Tell("buffer", len(p.mem))
+	}
+}
 
 // discard releases what nobody has taken of a frame.
 func discard(f *drivers.Frame) {

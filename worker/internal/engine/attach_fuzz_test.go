@@ -29,7 +29,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Add([]byte("pay"), file.Append(list(2)), true)
 	f.Add([]byte(nil), list(make([]uint64, ipc.MaxBuffers+1)...), true)
 	f.Fuzz(func(t *testing.T, b, handles []byte, owned bool) {
-		payload, a, err := unpack(bytes.Clone(b), handles, nil, owned)
+		payload, a, err := new(Session).unpack(bytes.Clone(b), handles, nil, owned)
 		defer a.Release()
 		if err != nil {
 			require.ErrorIs(t, err, ipc.ErrProtocol)

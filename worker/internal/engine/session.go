@@ -12,6 +12,7 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/chain"
+	"github.com/tandemipc/tandem/worker/internal/memory"
 	"github.com/tandemipc/tandem/worker/internal/wait"
 )
 
@@ -45,6 +46,8 @@ type Config struct {
 	Log   *slog.Logger
 	// Arena, if set, returns what [ArenaOf] is to return.
 	Arena func() *ipc.Arena
+	// Forgotten is told of buffers and files that have come and that nobody releases; or nil.
+	Forgotten *memory.Forgotten
 	// Explain, if set, turns the error that ended the link into one that says more. It
 	// may wait for a moment to do so.
 	Explain func(*Session, error) error
@@ -136,7 +139,7 @@ func New(config Config) *Session {
 	s.oneProcessor = runtime.GOMAXPROCS(0) == 1
 	s.maxGathered = min(drivers.MaxGathered, s.maxPayload)
 	s.claimer, _ = config.Link.(drivers.Claimer)
-	s.shares = sharingOf(config.Link)
+	s.shares = s.sharingOf(config.Link)
 	s.baseCtx, s.cancel = context.WithCancel(context.Background())
 	return s
 }

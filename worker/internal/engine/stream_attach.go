@@ -46,7 +46,7 @@ func (st *Stream) takeAttached(item []byte) ([]byte, error) {
 	a := with.attached
 	if len(with.handles) > 0 && !st.session.shares.buffers {
 		var err error
-		if item, a, err = unpack(item, with.handles, a, false); err != nil {
+		if item, a, err = st.session.unpack(item, with.handles, a, false); err != nil {
 			a.Release()
 			return nil, st.broken(err)
 		}
