@@ -78,3 +78,39 @@ type AttachedStream interface {
 }
 
 var errNoAttachments = Errorf(CodeUnimplemented, "%w: the stream was wrapped by an interceptor and is no AttachedStream, so its items have no buffers or files", ErrUnsupported)
+
+// WideStream is a [Stream] whose window can be made larger before it has grown by being read. What is
+// one end of a link is a WideStream.
+type WideStream interface {
+	Stream
+	// Widen lets the other side send n bytes that nobody has read. The goroutine that receives
+	// may call it. [Receiver.Widen] says more.
+	Widen(ctx context.Context, n int)
+}
+
+// PartStream is a [Stream] that can send as much as the peer takes. What is one end of a link is a
+// PartStream.
+type PartStream interface {
+	Stream
+	// SendPart sends an item with the first n bytes of b at once, after those that are gathered:
+	// all of b if that is small, and as much as the peer takes in one item if not. It waits as
+	// Send does. With an error nothing of b was sent, and unless the stream has ended it goes on.
+	SendPart(ctx context.Context, b []byte) (n int, err error)
+}
+
+// wholeItem is how large an item may be that is never sent in pieces.
+const wholeItem = 4<<10 - 16
+
+// SendPart sends a part of b over s, as [PartStream.SendPart] does, also if s was wrapped by an
+// interceptor and is no PartStream: then the part is 4 KiB at most.
+func SendPart(ctx context.Context, s Stream, b []byte) (n int, err error) {
+	if s, ok := s.(PartStream); ok {
+		return s.SendPart(ctx, b)
+	}
+	n = min(len(b), wholeItem)
+	if err := s.Send(ctx, b[:n]); err != nil {
+		return 0, err
+	}
+	_ = s.Flush(ctx) // the item was taken, and the next call finds out what is wrong
+	return n, nil
+}

@@ -213,11 +213,6 @@ type BidiStreamCall[Out, In any] struct {
 	Receiver[In]
 }
 
-// CloseSend says that there will be no further items, after those that were sent.
-func (s *BidiStreamCall[Out, In]) CloseSend(ctx context.Context) error {
-	return s.Sender.stream.CloseSend(ctx)
-}
-
 // Close gives the stream up, as [ServerStreamCall.Close] does.
 func (s *BidiStreamCall[Out, In]) Close() { s.Sender.stream.Close() }
 
@@ -309,6 +304,20 @@ func (s *Sender[T]) Claim(ctx context.Context, n int) ([]byte, error) { return s
 // panics if n is more than was claimed, or nothing was. Its errors are those of Send.
 func (s *Sender[T]) Commit(ctx context.Context, n int) error { return s.stream.Commit(ctx, n) }
 
+// SendPart sends at once an item that has the first n bytes of b: all of b if that is small, and
+// as many as the peer takes in one item if not, 64 KiB at most. So a large b takes several calls,
+// and what was sent is known if ctx ends meanwhile. It is for items that are encoded already:
+// those of the codec [Raw]. SendPart waits as Send does, and has its errors; with an error nothing
+// of b was sent, and unless the stream has ended it goes on. An empty b is an empty item.
+func (s *Sender[T]) SendPart(ctx context.Context, b []byte) (n int, err error) {
+	return SendPart(ctx, s.stream, b)
+}
+
+// CloseSend says that there will be no further item, after those that were sent: the other side
+// receives io.EOF after them. It waits as Send does. A handler may go on receiving. Where a
+// handler has returned already CloseSend does nothing.
+func (s *Sender[T]) CloseSend(ctx context.Context) error { return s.stream.CloseSend(ctx) }
+
 // Flush sends at once what was sent and waits to travel with later items.
 func (s *Sender[T]) Flush(ctx context.Context) error { return s.stream.Flush(ctx) }
 
@@ -396,6 +405,17 @@ func (r *Receiver[T]) notDecoded(err error) error {
 		code = CodeResourceExhausted
 	}
 	return Errorf(code, "decode an item of %q: %w", r.method, err)
+}
+
+// Widen lets the other side send n bytes of items that nobody has read, where that is more than the
+// window of the stream, which begins with 8 KiB and grows by itself while items are read. It does nothing if n
+// is more than the windows of this side may have (docs/streams.md), but for n beyond the
+// largest window: then it is that. It belongs to whoever receives, and waits at most until ctx ends.
+// An interceptor that wraps the stream may keep it from doing anything.
+func (r *Receiver[T]) Widen(ctx context.Context, n int) {
+	if s, ok := r.stream.(WideStream); ok {
+		s.Widen(ctx, n)
+	}
 }
 
 // All returns the items that Receive would return. If the stream fails the last element is an

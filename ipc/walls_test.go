@@ -118,6 +118,7 @@ var walls = map[string][]string{
 	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/memory", "worker/internal/retry", "worker/internal/wait"},
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 	"worker/intercept":        {"ipc"},
+	"worker/netconn":          {"ipc", "worker"},
 	"worker/otel":             {"ipc"},
 	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
 

@@ -240,7 +240,11 @@ func (rd *reader) room(limit int) []byte {
 		rd.r = 0
 	}
 	if len(rd.buf) < need {
-		grown := make([]byte, min(max(2*len(rd.buf), 2*need, minBuffer), maxBuffer))
+		most := maxBuffer
+		if need <= keepBuffer {
+			most = keepBuffer // as a larger one would be let go
+		}
+		grown := make([]byte, min(max(2*len(rd.buf), 2*need, minBuffer), most))
 		copy(grown, rd.buf[:rd.w])
 		rd.buf = grown
 	}

@@ -236,6 +236,22 @@ func (c *counted) Send(ctx context.Context, item []byte) error {
 	return err
 }
 
+// SendPart implements [ipc.PartStream].
+func (c *counted) SendPart(ctx context.Context, b []byte) (n int, err error) {
+	if n, err = ipc.SendPart(ctx, c.Stream, b); err == nil {
+		c.sent.add(n)
+	}
+	c.note(ctx, err)
+	return n, err
+}
+
+// Widen implements [ipc.WideStream].
+func (c *counted) Widen(ctx context.Context, n int) {
+	if st, ok := c.Stream.(ipc.WideStream); ok {
+		st.Widen(ctx, n)
+	}
+}
+
 // SendAttached implements [ipc.AttachedStream].
 func (c *counted) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
 	st, ok := c.Stream.(ipc.AttachedStream)

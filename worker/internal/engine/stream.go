@@ -23,6 +23,7 @@ import (
 //	stream_wait.go     a goroutine waits for items, or for the window
 //	stream_serve.go    the side of the handler
 //	stream_claim.go    items that are built in place
+//	stream_part.go     items that are as large as the window allows
 //	stream_metadata.go header and trailer
 //
 // The two ends are alike, but for what they may end. The handler's side ends the whole

@@ -334,6 +334,21 @@ func (in *streamIn) widen(b *streamBudget, window int64) int64 {
 	return more
 }
 
+// Widen implements [ipc.WideStream].
+func (st *Stream) Widen(ctx context.Context, n int) {
+	s, in := st.session, &st.in
+	st.mu.Lock()
+	more := min(int64(n), s.streamWindow) - in.limit
+	if st.over || in.ended || in.deaf || more <= 0 || !s.streams.budget.take(more) {
+		st.mu.Unlock()
+		return
+	}
+	in.limit += more
+	in.granted += more
+	st.mu.Unlock()
+	st.sendWindow(ctx, more)
+}
+
 // sendWindow tells the peer that it may send more bytes. If that cannot be sent before ctx
 // ends, a later call does it.
 func (st *Stream) sendWindow(ctx context.Context, more int64) {

@@ -258,24 +258,17 @@ func (st *Stream) sendAlone(ctx context.Context, item, handles []byte, a *ipc.At
 	}
 	begun := false
 	for {
-		need := min(len(item), s.maxPayload, drivers.MaxPiece)
-		room := o.granted.Load() - o.sent - drivers.ItemHeader
-		// The peer gives back at least a half of its window when it has read all.
-		enough := min(int64(need)+8, max(o.most/2, drivers.InitialStreamWindow/2)-drivers.ItemHeader)
-		if room < enough {
-			if err := st.awaitWindow(ctx, enough+drivers.ItemHeader); err != nil {
-				st.cutShort(begun, err)
-				return err
-			}
-			continue
+		n, err := st.roomFor(ctx, len(item))
+		if err != nil {
+			st.cutShort(begun, err)
+			return err
 		}
-		n := min(int64(need), room&^7)
 		how := drivers.ItemPiece
-		if int(n) == len(item) {
+		if n == len(item) {
 			how = drivers.ItemWhole
 			o.frame.Handles, o.frame.Attached = handles, a
 		}
-		err := st.transmit(ctx, how, item[:n])
+		err = st.transmit(ctx, how, item[:n])
 		if handles != nil || a != nil {
 			o.frame.Handles, o.frame.Attached = nil, nil
 		}
@@ -337,6 +330,17 @@ func (st *Stream) whyNot(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case st.ctx.Err() != nil:
+		if st.handler != nil && st.session.Failing() {
+			// The link ends, and the context with it. Why that is, the stream is about to learn.
+			select {
+			case <-st.session.lifetime.done:
+				if end := st.ended(); end != nil {
+					return st.sendError(end)
+				}
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		err := endOf(st.ctx)
 		st.abandon(err) // if what watches ctx has not done it yet
 		return err
