@@ -21,6 +21,9 @@ type StreamOpening struct {
 	Attached *Attachments
 	// Only says that First is the only item of the side that opens the stream.
 	Only bool
+	// Lasting says that the stream has no end of its own, so that Close of a client does not wait
+	// for it.
+	Lasting bool
 	// OnEnd, if not nil, is called once when the stream is over in both directions: with
 	// nil if the handler has returned without an error, or else with why. It must not block.
 	// It is not called if the stream could not be opened.
