@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"sync/atomic"
 )
 
@@ -143,7 +144,7 @@ func (s *Subscription[T]) count(n uint64) (lost uint64, err error) {
 		s.snapshot--
 		return 0, nil
 	}
-	if n < s.next {
+	if n < s.next || n == math.MaxUint64 {
 		return 0, fmt.Errorf("%w: record %d comes where %d is next", ErrProtocol, n, s.next)
 	}
 	lost = n - s.next
