@@ -81,12 +81,15 @@ func TestUnsafeInUnsafeFilesOnly(t *testing.T) {
 // use the library as a user does.
 var walls = map[string][]string{
 	"ipc":  {"ring/arena", "ring/latest", "ring/sealed"},
-	"ring": {"ring/bulk", "ring/sealed"},
+	"ring": {"ring/bulk", "ring/internal/...", "ring/sealed"},
 
-	"ring/arena":  {"ring/sealed"},
-	"ring/bulk":   {},
-	"ring/latest": {"ring/bulk"},
-	"ring/sealed": {},
+	"ring/arena":           {"ring/sealed"},
+	"ring/broadcast":       {"ring", "ring/bulk", "ring/internal/...", "ring/sealed"},
+	"ring/bulk":            {},
+	"ring/internal/shared": {"ring/bulk"},
+	"ring/internal/wait":   {},
+	"ring/latest":          {"ring/internal/shared"},
+	"ring/sealed":          {},
 
 	"ipc/arrowipc":   {"ipc"},
 	"ipc/protocodec": {"ipc"},

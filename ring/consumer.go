@@ -3,6 +3,9 @@ package ring
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Record is one record of the peer's ring. It has no more than four words, and so
@@ -72,7 +75,7 @@ type Consumer struct {
 	armed     bool
 	epoch     uint32 // of waiting
 
-	spin   spinner
+	spin   wait.Spinner
 	spinAt uint64 // next, when spin's wait began
 
 	leasing     bool
@@ -81,9 +84,9 @@ type Consumer struct {
 
 	_ [padding]byte // other goroutines write below while the reader works above
 
-	sleep       sleeper
-	interrupted failure
-	corrupt     failure
+	sleep       wait.Sleeper
+	interrupted wait.Failure
+	corrupt     wait.Failure
 
 	_ [padding]byte
 }
@@ -104,7 +107,7 @@ func newConsumer(local, remote []byte, h header) *Consumer {
 		spaceBell: u32At(local, offSpaceBell),
 		position:  u64At(local, offConsumerPosition),
 		waiting:   u32At(local, offDataWaiting),
-		sleep:     sleeper{bell: u32At(remote, offDataBell)},
+		sleep:     wait.Sleeper{Bell: u32At(remote, offDataBell)},
 		spinAt:    h.start - 1,
 	}
 	c.reassembler.max = DefaultMaxMessage
@@ -132,9 +135,9 @@ func (c *Consumer) Next() (r Record, ok bool, err error) {
 		return c.nextSlow(w)
 	}
 	c.start = pos
-	storeRelaxed(&c.next, pos+need)
-	if c.spin.slot.at != nil {
-		c.spin.stop()
+	shared.StoreRelaxed(&c.next, pos+need)
+	if c.spin.Holds() {
+		c.spin.Stop()
 	}
 	return Record{Tag: byte(w >> tagShift), Data: c.data[off+wordSize : off+wordSize+n : off+wordSize+n]}, true, nil
 }
@@ -143,8 +146,8 @@ func (c *Consumer) Next() (r Record, ok bool, err error) {
 //
 //go:noinline
 func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
-	if err := c.corrupt.get(); err != nil {
-		c.spin.stop()
+	if err := c.corrupt.Get(); err != nil {
+		c.spin.Stop()
 		return Record{}, false, err
 	}
 	c.release()
@@ -162,8 +165,8 @@ func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
 		n := w & lengthMask
 		if w>>flagShift&flagPad == 0 {
 			c.start = pos
-			storeRelaxed(&c.next, pos+recordSize(n))
-			c.spin.stop()
+			shared.StoreRelaxed(&c.next, pos+recordSize(n))
+			c.spin.Stop()
 			return Record{
 				Tag:   byte(w >> tagShift),
 				Data:  c.data[off+wordSize : off+wordSize+n : off+wordSize+n],
@@ -171,7 +174,7 @@ func (c *Consumer) nextSlow(w uint64) (Record, bool, error) {
 			}, true, nil
 		}
 		c.start = pos + recordSize(n)
-		storeRelaxed(&c.next, c.start)
+		shared.StoreRelaxed(&c.next, c.start)
 		// A correct producer has published what follows PAD with it. PAD
 		// ends at the end of the ring and is not valid at its begin, so
 		// there is no second one.
@@ -214,8 +217,8 @@ func (c *Consumer) check(pos, w uint64) error {
 
 // fail makes the ring corrupt for good.
 func (c *Consumer) fail(err error) {
-	c.corrupt.set(err)
-	c.spin.stop()
+	c.corrupt.Set(err)
+	c.spin.Stop()
 	c.limit = c.next // sends Next to nextSlow whatever the word
 }
 
@@ -248,7 +251,7 @@ func (c *Consumer) idle() {
 
 // settle publishes the position up to which all is done with.
 func (c *Consumer) settle() {
-	if c.corrupt.get() != nil {
+	if c.corrupt.Get() != nil {
 		return // limit must stay where fail has put it
 	}
 	if c.leasing {
@@ -271,9 +274,9 @@ func (c *Consumer) publish(pos uint64) {
 	atomic.StoreUint64(c.position, pos)
 	if v := atomic.LoadUint32(c.wanted); v&stateMask == stateParked && v != c.rung {
 		c.rung = v
-		// SYNC: pairs with sleeper.prepare of the peer.
+		// SYNC: pairs with Sleeper.Prepare of the peer.
 		atomic.AddUint32(c.spaceBell, 1)
-		futexWake(c.spaceBell)
+		wait.FutexWake(c.spaceBell)
 	}
 }
 

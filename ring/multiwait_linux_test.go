@@ -3,30 +3,20 @@ package ring
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-)
 
-// asleep counts the sleepers that share threads.
-func asleep() int {
-	multiWaiters.mu.Lock()
-	defer multiWaiters.mu.Unlock()
-	n := 0
-	for _, w := range multiWaiters.all {
-		n += len(w.sleepers)
-	}
-	return n
-}
+	"github.com/tandemipc/tandem/ring/internal/wait"
+)
 
 // Idle consumers share threads, and each is woken by its producer, by Wake and by
 // its context, and by nobody else's.
 func TestMultiWait(t *testing.T) {
-	if errno := probeFutexWaitV(); errno != nil {
+	if errno := wait.ProbeFutexWaitV(); errno != nil {
 		t.Skip("futex_waitv:", errno)
 	}
 	const pairs = 300
@@ -69,18 +59,18 @@ func TestMultiWait(t *testing.T) {
 	}
 	shared := func(n int) {
 		t.Helper()
-		for asleep() < n {
+		for wait.MultiWaiting() < n {
 			runtime.Gosched()
 		}
 	}
-	shared(pairs - maxDedicated)
+	shared(pairs - wait.MaxDedicated)
 	for round := range 3 {
 		for _, i := range rand.Perm(pairs) {
 			tag := byte(i + round)
 			require.NoError(t, all[i].p.Write(tag, nil))
 			require.Equal(t, tag, <-all[i].got)
 		}
-		shared(pairs - maxDedicated)
+		shared(pairs - wait.MaxDedicated)
 	}
 	// At once, from several goroutines.
 	var writers sync.WaitGroup
@@ -97,7 +87,7 @@ func TestMultiWait(t *testing.T) {
 	for i := range all {
 		require.EqualValues(t, 7, <-all[i].got)
 	}
-	shared(pairs - maxDedicated)
+	shared(pairs - wait.MaxDedicated)
 	for i := range pairs / 2 {
 		all[i].c.Interrupt(errStop)
 	}
@@ -109,16 +99,7 @@ func TestMultiWait(t *testing.T) {
 		require.ErrorIs(t, <-ended, context.Canceled)
 	}
 	wg.Wait()
-	for asleep() > 0 {
+	for wait.MultiWaiting() > 0 {
 		runtime.Gosched()
 	}
-}
-
-// probeFutexWaitV reports whether the kernel has it.
-func probeFutexWaitV() error {
-	var w uint32
-	if _, errno := futexWaitMany([]futexWaitV{waitPrivate(&w, 1)}); errno != 0 && errno.Error() != "resource temporarily unavailable" {
-		return fmt.Errorf("%w", errno)
-	}
-	return nil
 }

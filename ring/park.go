@@ -4,17 +4,20 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // SetWait says how Wait and Spin wait for data. The default is [WaitAdaptive].
-func (c *Consumer) SetWait(w Wait) { c.spin.setMode(w) }
+func (c *Consumer) SetWait(w Wait) { c.spin.SetMode(wait.Mode(w)) }
 
 // Ready reports whether Next would return a record or an error. Any goroutine
 // may call it. While the reader is at work on a batch the answer may be about a
 // record that has just been read; once the reader has armed, it is exact.
 func (c *Consumer) Ready() bool {
 	pos := atomic.LoadUint64(&c.next)
-	return peek(&c.words[pos&c.mask/wordSize]) != 0 || c.corrupt.get() != nil
+	return shared.Peek(&c.words[pos&c.mask/wordSize]) != 0 || c.corrupt.Get() != nil
 }
 
 // spinBurst is how often Spin looks before it returns: under a microsecond. Between
@@ -30,11 +33,11 @@ const spinBurst = 16
 func (c *Consumer) Spin() bool {
 	if c.spinAt != c.next {
 		c.spinAt = c.next
-		c.spin.end()
+		c.spin.End()
 	}
 	word := &c.words[c.next&c.mask/wordSize]
 	for range spinBurst {
-		if !c.spin.again() {
+		if !c.spin.Again() {
 			return false
 		}
 		for range 8 {
@@ -58,7 +61,7 @@ func (c *Consumer) Arm() {
 	c.epoch += epochStep
 	// SYNC: pairs with Consumer.Sleep. A sleeper that sees the bell that the
 	// store below leads to sees this, too.
-	storeRelaxed(&c.armedAt, uint64(atomic.LoadUint32(c.sleep.bell))<<1|1)
+	shared.StoreRelaxed(&c.armedAt, uint64(atomic.LoadUint32(c.sleep.Bell))<<1|1)
 	// SYNC: pairs with Producer.Publish, which stores a record's word and then
 	// loads this one.
 	atomic.StoreUint32(c.waiting, c.epoch|stateParked)
@@ -67,7 +70,7 @@ func (c *Consumer) Arm() {
 // StopSpinning tells the consumer that the reader has stopped polling without Arm.
 // Another reader of the process may then spin at once; without the call it may soon.
 // Only the reader may call it. It touches no memory of the ring.
-func (c *Consumer) StopSpinning() { c.spin.stop() }
+func (c *Consumer) StopSpinning() { c.spin.Stop() }
 
 // Disarm takes Arm back. The reader calls it when it polls again, so that the
 // producer stops making system calls. Without Arm before it does nothing.
@@ -76,10 +79,10 @@ func (c *Consumer) Disarm() {
 		return
 	}
 	c.armed = false
-	storeRelaxed(&c.armedAt, 0)
+	shared.StoreRelaxed(&c.armedAt, 0)
 	atomic.StoreUint32(c.waiting, c.epoch|stateNone)
-	if c.spin.gaveUp {
-		c.spin.end()
+	if c.spin.GaveUp() {
+		c.spin.End()
 	}
 }
 
@@ -97,19 +100,19 @@ func (c *Consumer) Disarm() {
 // not arm, and other goroutines may call Next, Arm and Disarm meanwhile. If the
 // kernel refuses to let anyone sleep, Sleep polls with pauses instead.
 func (c *Consumer) Sleep(until func() bool) {
-	bell := c.sleep.prepare()
+	bell := c.sleep.Prepare()
 	// SYNC: pairs with Consumer.Arm, see there.
 	at := atomic.LoadUint64(&c.armedAt)
 	if at&1 != 0 && uint32(at>>1) != bell || until != nil && until() {
-		c.sleep.cancel()
+		c.sleep.Cancel()
 		return
 	}
-	c.sleep.block(bell)
+	c.sleep.Block(bell)
 }
 
 // Wake makes the Sleep that is going on return, or else the next one. Any
 // goroutine may call it. It returns when the sleeper is awake.
-func (c *Consumer) Wake() { c.sleep.wake() }
+func (c *Consumer) Wake() { c.sleep.Wake() }
 
 // Interrupt makes a Wait that is blocked, and every later one that finds nothing
 // to read, return err, which must not be nil. Only the first Interrupt's err
@@ -118,8 +121,8 @@ func (c *Consumer) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: ring: interrupt without an error")
 	}
-	c.interrupted.set(err)
-	c.sleep.wake()
+	c.interrupted.Set(err)
+	c.sleep.Wake()
 }
 
 // Wait releases the last record and blocks until the next one is there, or the
@@ -129,7 +132,7 @@ func (c *Consumer) Interrupt(err error) {
 // nobody may be in Sleep.
 func (c *Consumer) Wait(ctx context.Context) error {
 	c.start = c.next
-	defer c.spin.stop()
+	defer c.spin.Stop()
 	for i := 0; ; i++ {
 		if c.Ready() {
 			return nil
@@ -149,31 +152,31 @@ func (c *Consumer) Wait(ctx context.Context) error {
 // park is the second half of Wait.
 func (c *Consumer) park(ctx context.Context) error {
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, c.sleep.wake)
+		stop := context.AfterFunc(ctx, c.sleep.Wake)
 		defer stop()
 	}
 	defer c.Disarm()
 	for {
-		bell := c.sleep.prepare()
+		bell := c.sleep.Prepare()
 		c.Arm()
 		err := c.quit(ctx)
 		// The look comes after Arm, and after the reasons to quit: what was
 		// published before the peer's death is still read.
 		if c.Ready() {
-			c.sleep.cancel()
+			c.sleep.Cancel()
 			return nil
 		}
 		if err != nil {
-			c.sleep.cancel()
+			c.sleep.Cancel()
 			return err
 		}
-		c.sleep.block(bell)
+		c.sleep.Block(bell)
 	}
 }
 
 // quit returns why a wait for data has to end, if it has.
 func (c *Consumer) quit(ctx context.Context) error {
-	if err := c.interrupted.get(); err != nil {
+	if err := c.interrupted.Get(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

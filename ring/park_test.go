@@ -5,15 +5,16 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // untilAsleep returns once somebody is about to sleep in s.
-func untilAsleep(s *sleeper) {
-	for !s.asleep.Load() {
+func untilAsleep(s *wait.Sleeper) {
+	for !s.Asleep() {
 		Pause()
 		time.Sleep(time.Microsecond) // lets it run; nothing depends on how long
 	}
@@ -171,83 +172,6 @@ func TestLeaseReleasedWhileReaderIsParked(t *testing.T) {
 	wg.Wait()
 	require.NoError(t, <-done)
 	Lease{}.Release()
-}
-
-func TestSpinnerLearns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // its clock moves when we say so
-		if oneProcessor {
-			t.Skip("never spins with one processor")
-		}
-		freshSlots(t)
-		defer func(base time.Time) { clockBase = base }(clockBase)
-		clockBase = time.Now()
-		var s spinner
-		// wait is one that takes d, and reports whether spinning caught it.
-		wait := func(d time.Duration) bool {
-			begin := time.Now()
-			for time.Since(begin) < d {
-				if !s.again() {
-					time.Sleep(d - time.Since(begin))
-					s.end()
-					return false
-				}
-				time.Sleep(20 * time.Nanosecond)
-			}
-			s.end()
-			return true
-		}
-		require.True(t, wait(10*time.Microsecond), "starts by spinning")
-		for range 10 {
-			wait(time.Millisecond)
-		}
-		require.Zero(t, s.budget)
-		require.False(t, s.again(), "gives up at once")
-		s.begin()
-		require.False(t, wait(10*time.Microsecond))
-		require.True(t, wait(10*time.Microsecond), "a short wait brings it back")
-		for range 10 {
-			wait(time.Millisecond)
-		}
-		require.False(t, wait(80*time.Microsecond))
-		caught := 0
-		for range 10 * probeEvery {
-			if wait(80 * time.Microsecond) {
-				caught++
-			}
-		}
-		require.InDelta(t, 10, caught, 5, "probes now and then")
-		// A peer that needs our processor answers when we have stopped spinning.
-		// Spinning has to end, also where the whole wait is short.
-		require.True(t, waitUntil(&s, wait), "spins again")
-		var spun time.Duration
-		for range 10 * probeEvery {
-			begin := time.Now()
-			for s.again() {
-				time.Sleep(20 * time.Nanosecond)
-			}
-			spun += time.Since(begin)
-			time.Sleep(5 * time.Microsecond)
-			s.end()
-		}
-		require.Less(t, spun/(10*probeEvery), spinMax/5, "on average")
-
-		s.setMode(WaitPark)
-		require.False(t, s.again())
-		s.setMode(WaitSpin)
-		for range 3 * spinOSYield {
-			require.True(t, s.again())
-		}
-	})
-}
-
-// waitUntil waits shortly until that is caught, as it is at a probe at the latest.
-func waitUntil(s *spinner, wait func(time.Duration) bool) bool {
-	for range 2 * probeEvery {
-		if wait(10 * time.Microsecond) {
-			return true
-		}
-	}
-	return false
 }
 
 // TestHotPathsDoNotAllocate covers what runs once per record.

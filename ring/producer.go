@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ring/bulk"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Producer writes records into the local ring. There are two ways to use it.
@@ -52,14 +53,14 @@ type Producer struct {
 	epoch      uint32  // of space
 	wanted     uint32  // the state in space
 	err        error   // sticky corruption
-	spin       spinner
+	spin       wait.Spinner
 	maxMessage uint64
 	scratch    [8]byte // a split message's length
 
 	_ [padding]byte // Interrupt writes below while the owner works above
 
-	sleep       sleeper
-	interrupted failure
+	sleep       wait.Sleeper
+	interrupted wait.Failure
 
 	_ [padding]byte
 }
@@ -80,7 +81,7 @@ func newProducer(local, remote []byte, h header) *Producer {
 		consumer:   u64At(remote, offConsumerPosition),
 		dataBell:   u32At(local, offDataBell),
 		space:      u32At(local, offSpaceWaiting),
-		sleep:      sleeper{bell: u32At(remote, offSpaceBell)},
+		sleep:      wait.Sleeper{Bell: u32At(remote, offSpaceBell)},
 		maxMessage: DefaultMaxMessage,
 	}
 }
@@ -185,9 +186,9 @@ func (p *Producer) Publish() {
 //go:noinline
 func (p *Producer) ring(v uint32) {
 	p.rung = v
-	// SYNC: pairs with sleeper.prepare of the peer.
+	// SYNC: pairs with Sleeper.Prepare of the peer.
 	atomic.AddUint32(p.dataBell, 1)
-	futexWake(p.dataBell)
+	wait.FutexWake(p.dataBell)
 }
 
 // Append commits a record with a copy of payload, without publishing it. Errors

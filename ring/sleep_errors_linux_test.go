@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // errnos returns all error numbers of Linux, or the likely ones where tests are slow.
@@ -31,25 +33,15 @@ type brokenKernel struct {
 	waits, waitV atomic.Int64
 }
 
-func breakKernel(t *testing.T, bound int64, wait func(*uint32, uint32, time.Duration) unix.Errno, waitV func([]futexWaitV) (int, unix.Errno)) *brokenKernel {
+func breakKernel(t *testing.T, bound int64, futexWait func(*uint32, uint32, time.Duration) unix.Errno, futexWaitV func([]wait.FutexWaitV) (int, unix.Errno)) *brokenKernel {
 	k := &brokenKernel{bound: bound}
-	oldWait, oldWaitV := sysFutexWait, sysFutexWaitV
-	noBubbles.Store(true)
-	sysFutexWait = func(word *uint32, value uint32, timeout time.Duration) unix.Errno {
+	t.Cleanup(wait.ReplaceSystemCalls(func(word *uint32, value uint32, timeout time.Duration) unix.Errno {
 		k.count(&k.waits)
-		return wait(word, value, timeout)
-	}
-	sysFutexWaitV = func(words []futexWaitV) (int, unix.Errno) {
+		return futexWait(word, value, timeout)
+	}, func(words []wait.FutexWaitV) (int, unix.Errno) {
 		k.count(&k.waitV)
-		return waitV(words)
-	}
-	t.Cleanup(func() {
-		sysFutexWait, sysFutexWaitV = oldWait, oldWaitV
-		noBubbles.Store(false)
-		multiWaiters.mu.Lock()
-		defer multiWaiters.mu.Unlock()
-		multiWaiters.unsupported = false
-	})
+		return futexWaitV(words)
+	}))
 	return k
 }
 
@@ -61,8 +53,8 @@ func (k *brokenKernel) count(calls *atomic.Int64) {
 
 // noneDedicated makes all sleepers use futex_waitv until the test ends.
 func noneDedicated(t *testing.T) {
-	dedicated.Add(maxDedicated)
-	t.Cleanup(func() { dedicated.Add(-maxDedicated) })
+	wait.Dedicate(wait.MaxDedicated)
+	t.Cleanup(func() { wait.Dedicate(-wait.MaxDedicated) })
 }
 
 // If futex_waitv fails, its sleepers sleep by themselves and are woken. The call is
@@ -76,13 +68,13 @@ func TestFutexWaitVErrors(t *testing.T) {
 		calls int64 // for a sleep, at most
 	}
 	all := []outcome{
-		{"no error and no cause", 0, 0, maxIdleReturns + 1},
-		{"no error and no word", -1, 0, maxIdleReturns + 1},
+		{"no error and no cause", 0, 0, wait.MaxIdleReturns + 1},
+		{"no error and no word", -1, 0, wait.MaxIdleReturns + 1},
 	}
 	for _, errno := range errnos() {
 		o := outcome{errno.Error(), -1, errno, 1}
 		if errno == unix.EAGAIN || errno == unix.EINTR {
-			o.calls = maxIdleReturns + 1
+			o.calls = wait.MaxIdleReturns + 1
 		}
 		all = append(all, o)
 	}
@@ -91,7 +83,7 @@ func TestFutexWaitVErrors(t *testing.T) {
 			ctx, cancel := context.WithCancel(watchdog(t))
 			noneDedicated(t)
 			// A sleeper sleeps once in a round, or twice if it was rung before.
-			k := breakKernel(t, 2*pairs*(rounds+2)*o.calls, realFutexWait, func([]futexWaitV) (int, unix.Errno) {
+			k := breakKernel(t, 2*pairs*(rounds+2)*o.calls, wait.FutexWait, func([]wait.FutexWaitV) (int, unix.Errno) {
 				return o.woken, o.errno
 			})
 			var waiting sync.WaitGroup
@@ -111,14 +103,14 @@ func TestFutexWaitVErrors(t *testing.T) {
 					time.Sleep(time.Microsecond)
 				}
 			}
-			wait := func(ctx context.Context) {
+			sleep := func(ctx context.Context) {
 				for _, c := range consumers {
 					waiting.Go(func() { errs <- c.Wait(ctx) })
 				}
 				alone()
 			}
 			for range rounds {
-				wait(ctx)
+				sleep(ctx)
 				for _, p := range producers {
 					require.NoError(t, p.Write(1, nil))
 				}
@@ -132,18 +124,18 @@ func TestFutexWaitVErrors(t *testing.T) {
 				sleeps = k.waits.Load()
 			}
 			final := o.errno == unix.ENOSYS || o.errno == unix.EPERM
-			require.Equal(t, final, multiWaiters.unsupported)
+			require.Equal(t, final, wait.MultiWaitUnsupported())
 			if final {
 				require.LessOrEqual(t, k.waitV.Load(), int64(pairs), "in the first round only")
 			}
-			wait(ctx)
+			sleep(ctx)
 			cancel()
 			waiting.Wait()
 			for range consumers {
 				require.ErrorIs(t, <-errs, context.Canceled)
 			}
 			sleeps = k.waits.Load()
-			wait(context.Background())
+			sleep(context.Background())
 			for _, c := range consumers {
 				c.Interrupt(errLeft)
 			}
@@ -151,34 +143,31 @@ func TestFutexWaitVErrors(t *testing.T) {
 			for range consumers {
 				require.Equal(t, errLeft, <-errs)
 			}
-			require.Zero(t, asleep())
+			require.Zero(t, wait.MultiWaiting())
 		})
 	}
 }
 
-// realFutexWait is what sysFutexWait is when no test has replaced it.
-var realFutexWait = sysFutexWait
-
 // An error that is not final concerns one sleep. The next one uses futex_waitv.
 func TestFutexWaitVRecovers(t *testing.T) {
-	if errno := probeFutexWaitV(); errno != nil {
+	if errno := wait.ProbeFutexWaitV(); errno != nil {
 		t.Skip("futex_waitv:", errno)
 	}
 	ctx := watchdog(t)
 	noneDedicated(t)
 	var failed atomic.Bool
-	k := breakKernel(t, 100, realFutexWait, func(words []futexWaitV) (int, unix.Errno) {
+	k := breakKernel(t, 100, wait.FutexWait, func(words []wait.FutexWaitV) (int, unix.Errno) {
 		if failed.CompareAndSwap(false, true) {
 			return -1, unix.ENOMEM
 		}
-		return futexWaitMany(words)
+		return wait.FutexWaitMany(words)
 	})
 	p, c := newPair(t, MinSize, 0)
 	c.SetWait(WaitPark)
 	for round := range 3 {
 		done := make(chan error)
 		go func() { done <- c.Wait(ctx) }()
-		for k.waits.Load() == 0 || round > 0 && asleep() == 0 {
+		for k.waits.Load() == 0 || round > 0 && wait.MultiWaiting() == 0 {
 			time.Sleep(time.Microsecond)
 		}
 		require.NoError(t, p.Write(1, nil))
@@ -188,7 +177,7 @@ func TestFutexWaitVRecovers(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 1, k.waits.Load())
-	for asleep() > 0 { // the multi-waiter still uses the system call
+	for wait.MultiWaiting() > 0 { // the multi-waiter still uses the system call
 		time.Sleep(time.Microsecond)
 	}
 }
@@ -207,18 +196,18 @@ func TestFutexWaitErrors(t *testing.T) {
 						noneDedicated(t)
 					}
 					// Five seconds in all. A sleep polls for 5 ms or more.
-					const bound = 5 * 200 * (maxIdleReturns + 1)
+					const bound = 5 * 200 * (wait.MaxIdleReturns + 1)
 					k := breakKernel(t, bound,
 						func(*uint32, uint32, time.Duration) unix.Errno { return errno },
-						func([]futexWaitV) (int, unix.Errno) { return -1, errno })
+						func([]wait.FutexWaitV) (int, unix.Errno) { return -1, errno })
 					p, c := newPair(t, MinSize, 0)
 					p.SetWait(WaitPark)
 					c.SetWait(WaitPark)
-					// blocked lets wait sleep for a second, ends that, and returns
-					// wait's error.
-					blocked := func(wait func() error, end func()) error {
+					// blocked lets sleep go on for a second, ends that, and returns
+					// its error.
+					blocked := func(sleep func() error, end func()) error {
 						done := make(chan error, 1)
-						go func() { done <- wait() }()
+						go func() { done <- sleep() }()
 						time.Sleep(time.Second)
 						select {
 						case err := <-done:

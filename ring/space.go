@@ -3,11 +3,13 @@ package ring
 import (
 	"context"
 	"fmt"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // SetWait says how WaitSpace and Send wait for space. The default is
 // [WaitAdaptive].
-func (p *Producer) SetWait(w Wait) { p.spin.setMode(w) }
+func (p *Producer) SetWait(w Wait) { p.spin.SetMode(wait.Mode(w)) }
 
 // Interrupt makes a goroutine that is blocked for space, and every later
 // operation that would block for space, return err, which must not be nil. Only
@@ -17,8 +19,8 @@ func (p *Producer) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: ring: interrupt without an error")
 	}
-	p.interrupted.set(err)
-	p.sleep.wake()
+	p.interrupted.Set(err)
+	p.sleep.Wake()
 }
 
 // Claim is [Producer.TryClaim], except that it blocks while there is no room. Errors
@@ -68,11 +70,11 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 	if p.wanted == stateNone {
 		p.want(statePolling)
 	}
-	p.spin.begin()
-	defer p.spin.stop()
+	p.spin.Begin()
+	defer p.spin.Stop()
 	for i := 0; ; i++ {
 		if ok, err := p.refresh(total); ok || err != nil {
-			p.spin.end()
+			p.spin.End()
 			return err
 		}
 		if i%64 == 0 {
@@ -80,32 +82,32 @@ func (p *Producer) waitSpace(ctx context.Context, total uint64) error {
 				return err
 			}
 		}
-		if p.spin.again() {
+		if p.spin.Again() {
 			continue
 		}
 		if ctx.Done() != nil {
-			stop = context.AfterFunc(ctx, p.sleep.wake)
+			stop = context.AfterFunc(ctx, p.sleep.Wake)
 		}
 		for {
-			bell := p.sleep.prepare()
+			bell := p.sleep.Prepare()
 			p.want(stateParked)
 			ok, err := p.refresh(total)
 			if !ok && err == nil {
 				err = p.quit(ctx)
 			}
 			if ok || err != nil {
-				p.sleep.cancel()
-				p.spin.end()
+				p.sleep.Cancel()
+				p.spin.End()
 				return err
 			}
-			p.sleep.block(bell)
+			p.sleep.Block(bell)
 		}
 	}
 }
 
 // quit returns why a wait for space has to end, if it has.
 func (p *Producer) quit(ctx context.Context) error {
-	if err := p.interrupted.get(); err != nil {
+	if err := p.interrupted.Get(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

@@ -7,8 +7,11 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // leaver waits for data with c and for space with p, and leaves the wait while its
@@ -20,6 +23,20 @@ type leaver struct {
 	c      *Consumer
 	p      *Producer
 	reader *Consumer // of what p writes
+}
+
+// freshSlots makes the slots as they are at the start of a process, now and after
+// the test.
+func freshSlots(t *testing.T) {
+	wait.ResetSlots()
+	t.Cleanup(wait.ResetSlots)
+}
+
+// patient gives s a budget that no test exhausts: a slot that s holds is not
+// freed by its deadline.
+func patient(s *wait.Spinner) {
+	s.Begin()
+	s.SetBudget(time.Hour)
 }
 
 func newLeaver(t *testing.T) *leaver {
@@ -38,7 +55,7 @@ func newLeaver(t *testing.T) *leaver {
 
 // poll polls until the consumer's spinner holds a slot.
 func (l *leaver) poll() {
-	for l.c.spin.slot.at == nil {
+	for !l.c.spin.Holds() {
 		require.True(l, l.c.Spin())
 	}
 }
@@ -62,16 +79,16 @@ func (l *leaver) fill() {
 	}
 }
 
-func (l *leaver) leaveWhen(wait func() error, leave func()) error {
+func (l *leaver) leaveWhen(await func() error, leave func()) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for slotsTaken() == 0 {
+		for wait.SlotsTaken() == 0 {
 			runtime.Gosched()
 		}
 		leave()
 	}()
-	err := wait()
+	err := await()
 	<-done
 	return err
 }
@@ -83,7 +100,7 @@ type breaking struct {
 }
 
 func (b breaking) Err() error {
-	if slotsTaken() > 0 {
+	if wait.SlotsTaken() > 0 {
 		b.f()
 	}
 	return nil
@@ -138,7 +155,7 @@ var waysToLeave = map[string]func(l *leaver){
 	"SetWait":            func(l *leaver) { l.poll(); l.c.SetWait(Wait(rand.IntN(3))) },
 	"the end of the budget": func(l *leaver) {
 		l.poll()
-		l.c.spin.limit = 1
+		l.c.spin.SetLimit(1)
 		for l.c.Spin() {
 		}
 	},
@@ -160,7 +177,7 @@ var waysToLeave = map[string]func(l *leaver){
 		require.Equal(l, errLeft, l.wait(l.Context(), func() { l.c.Interrupt(errLeft) }))
 	},
 	"Wait: a park": func(l *leaver) {
-		l.c.spin.budget = spinMax
+		l.c.spin.SetBudget(wait.SpinMax)
 		done := make(chan error)
 		go func() { done <- l.c.Wait(l.Context()) }()
 		untilAsleep(&l.c.sleep)
@@ -217,7 +234,7 @@ var waysToLeave = map[string]func(l *leaver){
 // However a wait is left, its slot is returned at once: the budgets here are so
 // long that no deadline passes.
 func TestSpinnersGo(t *testing.T) {
-	if oneProcessor {
+	if runtime.NumCPU() == 1 {
 		t.Skip("nobody spins on one processor")
 	}
 	watchdog(t)
@@ -225,14 +242,14 @@ func TestSpinnersGo(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			freshSlots(t)
 			leave(newLeaver(t))
-			require.Zero(t, slotsTaken())
+			require.Zero(t, wait.SlotsTaken())
 		})
 	}
 }
 
 // Whatever a reader has done, it holds no slot when it has left its wait.
 func TestSpinnersGoAfterAnything(t *testing.T) {
-	if oneProcessor {
+	if runtime.NumCPU() == 1 {
 		t.Skip("nobody spins on one processor")
 	}
 	watchdog(t)
@@ -270,7 +287,7 @@ func TestSpinnersGoAfterAnything(t *testing.T) {
 		}
 		for range rand.IntN(40) {
 			steps[rand.IntN(len(steps))]()
-			held += slotsTaken()
+			held += wait.SlotsTaken()
 		}
 		[]func(){
 			l.c.StopSpinning,
@@ -278,7 +295,7 @@ func TestSpinnersGoAfterAnything(t *testing.T) {
 			func() { l.c.SetWait(WaitPark) },
 			func() { l.c.Wait(ended) },
 		}[rand.IntN(4)]()
-		require.Zero(t, slotsTaken())
+		require.Zero(t, wait.SlotsTaken())
 	}
 	require.NotZero(t, held, "slots were held meanwhile")
 }
@@ -286,7 +303,7 @@ func TestSpinnersGoAfterAnything(t *testing.T) {
 // A reader that ends in the middle of its wait, and tells nobody, does not keep its
 // slot.
 func TestAbandonedSlotIsFree(t *testing.T) {
-	if oneProcessor {
+	if runtime.NumCPU() == 1 {
 		t.Skip("nobody spins on one processor")
 	}
 	watchdog(t)
@@ -296,15 +313,15 @@ func TestAbandonedSlotIsFree(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for l.c.spin.slot.at == nil {
-				l.c.spin.budget = probeBudget // the longest that there is
-				l.c.spin.begin()
-				for l.c.Spin() && l.c.spin.slot.at == nil {
+			for !l.c.spin.Holds() {
+				l.c.spin.SetBudget(wait.ProbeBudget) // the longest that there is
+				l.c.spin.Begin()
+				for l.c.Spin() && !l.c.spin.Holds() {
 				}
 			}
 		}()
 		<-done
-		for slotsTaken() > 0 {
+		for wait.SlotsTaken() > 0 {
 			runtime.Gosched()
 		}
 		next := newLeaver(t)

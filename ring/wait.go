@@ -1,11 +1,5 @@
 package ring
 
-import (
-	"runtime"
-	"sync/atomic"
-	"time"
-)
-
 // Wait says how to wait for the peer: spin, park, or spin first and park then.
 type Wait int
 
@@ -57,64 +51,3 @@ func (w Wait) String() string {
 // set a flag that the sleeper looks at last, and wake the word's sleepers until
 // this one says that it is out. The wake can come between the look and the
 // sleep and hit nobody; then the next one hits.
-
-// sleeper is the local half of sleeping on a bell of the peer.
-type sleeper struct {
-	bell   *uint32 // the peer's: only ever loaded
-	woken  atomic.Bool
-	asleep atomic.Bool
-
-	yielded time.Duration // when it last did, on clock; the sleeping goroutine's
-}
-
-// prepare starts a sleep and returns the bell's value to sleep on. The caller
-// looks at what it waits for, and then calls block or cancel.
-func (s *sleeper) prepare() uint32 {
-	// SYNC: pairs with sleeper.wake, which stores woken and then loads asleep.
-	s.asleep.Store(true)
-	// SYNC: pairs with Producer.ring and Consumer.publish of the peer, which
-	// add to the bell after they have stored what it rings for.
-	return atomic.LoadUint32(s.bell)
-}
-
-// block sleeps until the bell has changed, or wake is called, or for no reason.
-func (s *sleeper) block(bell uint32) {
-	if !s.woken.Load() {
-		s.sleepOn(bell)
-	}
-	s.cancel()
-}
-
-// cancel ends a sleep. A wake that came during it has done its work.
-func (s *sleeper) cancel() {
-	s.woken.Store(false)
-	s.asleep.Store(false)
-}
-
-// wake ends the sleep that is going on, or else the next one. Any goroutine may
-// call it at any time.
-func (s *sleeper) wake() {
-	// SYNC: pairs with sleeper.prepare, which stores asleep, and
-	// sleeper.block, which then loads woken.
-	s.woken.Store(true)
-	for i := 0; s.asleep.Load() && s.woken.Load(); i++ {
-		futexWake(s.bell)
-		if i < 8 {
-			runtime.Gosched()
-		} else {
-			nap(min(time.Duration(i)*time.Microsecond, time.Millisecond))
-		}
-	}
-}
-
-// A failure is an error that is set once by any goroutine, and then stays.
-type failure struct{ err atomic.Pointer[error] }
-
-func (f *failure) set(err error) { f.err.CompareAndSwap(nil, &err) }
-
-func (f *failure) get() error {
-	if p := f.err.Load(); p != nil {
-		return *p
-	}
-	return nil
-}

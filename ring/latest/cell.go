@@ -3,6 +3,8 @@ package latest
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
 )
 
 // A Writer stores values into a cell. There is one for each cell, and one goroutine at a time
@@ -27,10 +29,10 @@ func NewWriter(mem []byte, size, slots int, tag uint64) (*Writer, error) {
 	if err := checkMemory(mem, g.memory()); err != nil {
 		return nil, err
 	}
-	w := &Writer{mem: mem, geometry: g, writing: u64At(mem, offWriting), latest: u64At(mem, offLatest)}
+	w := &Writer{mem: mem, geometry: g, writing: shared.At64(mem, offWriting), latest: shared.At64(mem, offLatest)}
 	atomic.StoreUint64(w.writing, 0)
 	atomic.StoreUint64(w.latest, 0)
-	copyIn(g.slot(mem, 0), make([]byte, size))
+	shared.CopyIn(g.slot(mem, 0), make([]byte, size))
 	writeHeader(mem, cellMagic, uint64(g.slots), uint64(g.size), tag)
 	return w, nil
 }
@@ -43,7 +45,7 @@ func (w *Writer) Store(p []byte) (version uint64, err error) {
 	if len(p) != w.size {
 		return w.version, fmt.Errorf("%w: %d bytes to store, want %d", ErrSize, len(p), w.size)
 	}
-	copyIn(w.begin(), p)
+	shared.CopyIn(w.begin(), p)
 	w.publish()
 	return w.version, nil
 }
@@ -89,7 +91,7 @@ func NewReader(mem []byte) (*Reader, error) {
 	if err := checkMemory(mem, g.memory()); err != nil {
 		return nil, err
 	}
-	return &Reader{mem: mem, geometry: g, tag: tag, writing: u64At(mem, offWriting), latest: u64At(mem, offLatest)}, nil
+	return &Reader{mem: mem, geometry: g, tag: tag, writing: shared.At64(mem, offWriting), latest: shared.At64(mem, offLatest)}, nil
 }
 
 // Size returns how many bytes a value has.
@@ -128,7 +130,7 @@ func (r *Reader) Load(dst []byte) (version uint64, err error) {
 	}
 	v := atomic.LoadUint64(r.latest)
 	for range maxTries {
-		copyOut(dst, r.slot(r.mem, v))
+		shared.CopyOut(dst, r.slot(r.mem, v))
 		next, err := r.check(v)
 		if err != nil {
 			return v, err

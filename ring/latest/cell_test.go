@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
 )
 
 // sizes are those around which anything changes, of copies and of geometry.
@@ -99,7 +101,7 @@ func TestEveryInterleaving(t *testing.T) {
 				slot, wrote = w.begin(), 0
 				fill(value, w.version)
 			case wrote < words:
-				copyIn(slot[8*wrote:8*wrote+8], value[8*wrote:])
+				shared.CopyIn(slot[8*wrote:8*wrote+8], value[8*wrote:])
 				wrote++
 			default:
 				w.publish()
@@ -114,7 +116,7 @@ func TestEveryInterleaving(t *testing.T) {
 			case read < 0:
 				v, read, atStart, atTry = r.Version(), 0, complete, complete
 			case read < words:
-				copyOut(dst[8*read:8*read+8], r.slot(mem, v)[8*read:8*read+8])
+				shared.CopyOut(dst[8*read:8*read+8], r.slot(mem, v)[8*read:8*read+8])
 				read++
 			default:
 				next, err := r.check(v)

@@ -3,6 +3,8 @@ package latest
 import (
 	"fmt"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
 )
 
 // Counters are words of 64 bits, each of which one process writes and any process reads.
@@ -59,7 +61,7 @@ func (c *Counters) word(i int) *uint64 {
 	if uint(i) >= uint(c.n) {
 		panic(fmt.Sprintf("tandem: latest: counter %d of %d", i, c.n))
 	}
-	return u64At(c.mem, offWords+i*c.stride)
+	return shared.At64(c.mem, offWords+i*c.stride)
 }
 
 // Len returns how many counters there are.

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
 )
 
 func put(mem []byte, off int, v uint64) { binary.NativeEndian.PutUint64(mem[off:], v) }
@@ -133,7 +135,7 @@ func TestHostileWriterAtFullSpeed(t *testing.T) {
 				latest := atomic.AddUint64(r.latest, 4)
 				atomic.StoreUint64(r.writing, latest+x>>40%3)
 			default:
-				atomic.StoreUint64(u64At(mem, int(x%uint64(len(mem)))&^7), x)
+				atomic.StoreUint64(shared.At64(mem, int(x%uint64(len(mem)))&^7), x)
 			}
 		}
 	})

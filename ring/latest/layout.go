@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/tandemipc/tandem/ring/internal/shared"
 )
 
 // A cell is a header, two words, and slots. All of it is in native byte order, and only the
@@ -157,7 +159,7 @@ func checkMemory(mem []byte, need int) error {
 	if len(mem) < need {
 		return fmt.Errorf("%w: memory of %d bytes, want at least %d", ErrLayout, len(mem), need)
 	}
-	if a := address(mem) % 8; a != 0 {
+	if a := shared.Address(mem) % 8; a != 0 {
 		return fmt.Errorf("%w: the memory starts %d bytes behind a multiple of 8", ErrLayout, a)
 	}
 	return nil
@@ -165,12 +167,12 @@ func checkMemory(mem []byte, need int) error {
 
 // writeHeader stores the words of a header, the magic last.
 func writeHeader(mem []byte, magic uint64, words ...uint64) {
-	atomic.StoreUint64(u64At(mem, offMagic), 0)
-	atomic.StoreUint64(u64At(mem, offVersion), LayoutVersion)
+	atomic.StoreUint64(shared.At64(mem, offMagic), 0)
+	atomic.StoreUint64(shared.At64(mem, offVersion), LayoutVersion)
 	for i, w := range words {
-		atomic.StoreUint64(u64At(mem, offVersion+8+8*i), w)
+		atomic.StoreUint64(shared.At64(mem, offVersion+8+8*i), w)
 	}
-	atomic.StoreUint64(u64At(mem, offMagic), magic)
+	atomic.StoreUint64(shared.At64(mem, offMagic), magic)
 }
 
 // readHeader loads each word of a header once, and checks the first two.
@@ -178,14 +180,14 @@ func readHeader(mem []byte, magic uint64, words ...*uint64) error {
 	if err := checkMemory(mem, padding); err != nil {
 		return err
 	}
-	if m := atomic.LoadUint64(u64At(mem, offMagic)); m != magic {
+	if m := atomic.LoadUint64(shared.At64(mem, offMagic)); m != magic {
 		return fmt.Errorf("%w: magic %#x, want %#x", ErrLayout, m, magic)
 	}
-	if v := atomic.LoadUint64(u64At(mem, offVersion)); v != LayoutVersion {
+	if v := atomic.LoadUint64(shared.At64(mem, offVersion)); v != LayoutVersion {
 		return fmt.Errorf("%w: layout version %d, want %d", ErrLayout, v, LayoutVersion)
 	}
 	for i, w := range words {
-		*w = atomic.LoadUint64(u64At(mem, offVersion+8+8*i))
+		*w = atomic.LoadUint64(shared.At64(mem, offVersion+8+8*i))
 	}
 	return nil
 }

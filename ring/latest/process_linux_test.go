@@ -18,8 +18,8 @@ import (
 	"github.com/tandemipc/tandem/ring/sealed"
 )
 
-// shared returns memory for a cell, mapped read-only, and the file that is mapped.
-func shared(t *testing.T, size int) (mem []byte, f *os.File) {
+// mapped returns memory for a cell, mapped read-only, and the file that is mapped.
+func mapped(t *testing.T, size int) (mem []byte, f *os.File) {
 	t.Helper()
 	n, err := MemorySize(size, Slots(size))
 	require.NoError(t, err)
@@ -129,7 +129,7 @@ func TestReadersInProcesses(t *testing.T) {
 			writer.Wait()
 		})
 		t.Run(fmt.Sprintf("%d bytes, writer elsewhere", size), func(t *testing.T) {
-			mem, f := shared(t, size)
+			mem, f := mapped(t, size)
 			start(t, "writer", f, strconv.Itoa(size))
 			r, err := NewReader(mem)
 			require.NoError(t, err)
@@ -165,7 +165,7 @@ func checkStill(t *testing.T, r *Reader) uint64 {
 func TestWriterIsKilled(t *testing.T) {
 	const size = 16 << 10
 	for midway := 0; midway < 5; {
-		mem, f := shared(t, size)
+		mem, f := mapped(t, size)
 		cmd := start(t, "writer", f, strconv.Itoa(size))
 		r, err := NewReader(mem)
 		require.NoError(t, err)
@@ -183,7 +183,7 @@ func TestWriterIsKilled(t *testing.T) {
 // is continued.
 func TestWriterIsStopped(t *testing.T) {
 	const size = 16 << 10
-	mem, f := shared(t, size)
+	mem, f := mapped(t, size)
 	cmd := start(t, "writer", f, strconv.Itoa(size))
 	r, err := NewReader(mem)
 	require.NoError(t, err)

@@ -1,6 +1,6 @@
 //go:build !amd64 && !arm64
 
-package ring
+package wait
 
 // Pause tells the processor that the caller is spinning; on this architecture
 // it does nothing.

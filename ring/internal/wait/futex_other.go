@@ -1,6 +1,6 @@
 //go:build !linux
 
-package ring
+package wait
 
 import (
 	"runtime"
@@ -9,10 +9,10 @@ import (
 
 // sleepOn polls. Systems other than Linux have no sealed memory here, so rings exist
 // only on the heap of one process: this is correct, not quick.
-func (s *sleeper) sleepOn(value uint32) { pollWord(s.bell, value) }
+func (s *Sleeper) sleepOn(value uint32) { pollWord(s.Bell, value) }
 
-// futexWake has nothing to do: sleepers look by themselves.
-func futexWake(*uint32) {}
+// FutexWake has nothing to do: sleepers look by themselves.
+func FutexWake(*uint32) {}
 
 func osYield() { runtime.Gosched() }
 

@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"math"
@@ -43,9 +43,9 @@ func futexWait(word *uint32, value uint32, timeout time.Duration) (timedOut bool
 	return false
 }
 
-// futexWake wakes everybody who sleeps on word. It cannot fail in a way that a
+// FutexWake wakes everybody who sleeps on word. It cannot fail in a way that a
 // caller could do something about.
-func futexWake(word *uint32) { futex(word, futexOpWake, math.MaxInt32, 0) }
+func FutexWake(word *uint32) { futex(word, futexOpWake, math.MaxInt32, 0) }
 
 // futexWakePrivate wakes everybody in this process who sleeps on word.
 func futexWakePrivate(word *uint32) { futex(word, futexOpWake|futexPrivate, math.MaxInt32, 0) }

@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"runtime"
@@ -9,7 +9,7 @@ const (
 	spinFree    = 16                    // polls before the clock is read at all
 	spinClock   = 64                    // polls between two looks at the clock, about 2 microseconds
 	spinYield   = 128                   // polls between two yields to other goroutines
-	spinOSYield = 1024                  // polls between two yields to other processes (WaitSpin)
+	spinOSYield = 1024                  // polls between two yields to other processes (Spin)
 	spinMax     = 50 * time.Microsecond // about what it costs to park and be woken
 	spinMin     = 2 * time.Microsecond  // a budget below this is none
 	probeBudget = 5 * spinMax           // longer than a peer that must wake first
@@ -19,7 +19,7 @@ const (
 	trialRarely = 4 * trialEvery        // the same, after some in a row have failed
 )
 
-// spinner decides how long to spin before parking, from how waits on this ring
+// A Spinner decides how long to spin before parking, from how waits on this ring
 // have ended lately:
 //
 //   - a wait that ended while spinning raises the budget to twice its length;
@@ -40,8 +40,8 @@ const (
 // would be so with a peer that spins, too, as a rule: it counts for little.
 //
 // The spinners of a process are limited in number, see slot.
-type spinner struct {
-	mode    Wait
+type Spinner struct {
+	mode    Mode
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
 	denied  bool          // no slot was free
@@ -65,25 +65,25 @@ func clock() time.Duration { return time.Since(clockBase) }
 // oneProcessor: spinning cannot help where nobody else can run meanwhile.
 var oneProcessor = runtime.NumCPU() == 1
 
-func (s *spinner) setMode(w Wait) {
-	if w < WaitAdaptive || w > WaitPark {
+func (s *Spinner) SetMode(w Mode) {
+	if w < Adaptive || w > Park {
 		panic("tandem: ring: no such wait strategy")
 	}
 	s.mode = w
-	s.stop() // perhaps in the middle of a wait
+	s.Stop() // perhaps in the middle of a wait
 }
 
-// begin starts a wait.
-func (s *spinner) begin() {
-	s.stop()
+// Begin starts a wait.
+func (s *Spinner) Begin() {
+	s.Stop()
 	s.polls, s.gaveUp, s.denied = 0, false, false
 }
 
-// stop is called when the spinner stops polling, for whatever reason.
-func (s *spinner) stop() { s.slot.giveBack() }
+// Stop is called when the spinner stops polling, for whatever reason.
+func (s *Spinner) Stop() { s.slot.giveBack() }
 
-// again pauses briefly and reports whether to go on spinning.
-func (s *spinner) again() bool {
+// Again pauses briefly and reports whether to go on spinning.
+func (s *Spinner) Again() bool {
 	s.polls++
 	if s.polls < spinFree && s.limit != 0 && s.polls > 1 {
 		Pause()
@@ -92,11 +92,11 @@ func (s *spinner) again() bool {
 	return s.againSlow()
 }
 
-func (s *spinner) againSlow() bool {
+func (s *Spinner) againSlow() bool {
 	switch s.mode {
-	case WaitPark:
+	case Park:
 		return false
-	case WaitSpin:
+	case Spin:
 		s.limit = 1
 		if s.polls%spinOSYield == 0 {
 			osYield()
@@ -135,7 +135,7 @@ func (s *spinner) againSlow() bool {
 		s.elapsed = clock() - s.start
 		if s.elapsed >= s.limit {
 			s.gaveUp = true
-			s.stop()
+			s.Stop()
 			return false
 		}
 		// The first look at the clock is when a wait is longer than a moment.
@@ -151,10 +151,10 @@ func (s *spinner) againSlow() bool {
 	return true
 }
 
-// end learns from a wait that is over because what was waited for came.
-func (s *spinner) end() {
-	if s.polls == 0 || s.mode != WaitAdaptive || s.denied {
-		s.begin()
+// End learns from a wait that is over because what was waited for came.
+func (s *Spinner) End() {
+	if s.polls == 0 || s.mode != Adaptive || s.denied {
+		s.Begin()
 		return
 	}
 	took := s.elapsed + spinMin/2 // a look at the clock is about that old
@@ -162,11 +162,11 @@ func (s *spinner) end() {
 		took = clock() - s.start
 	}
 	s.learn(took)
-	s.begin()
+	s.Begin()
 }
 
 // learn adjusts the budget after a wait that took so long.
-func (s *spinner) learn(took time.Duration) {
+func (s *Spinner) learn(took time.Duration) {
 	switch {
 	case took < spinMax && !s.gaveUp:
 		s.parks, s.trial, s.failed = 0, false, 0
@@ -196,3 +196,10 @@ func (s *spinner) learn(took time.Duration) {
 		}
 	}
 }
+
+// GaveUp reports whether the wait that is going on has found that it is time to park.
+func (s *Spinner) GaveUp() bool { return s.gaveUp }
+
+// Holds reports whether the spinner holds one of the places that a process has for those that
+// spin for longer than a moment. Stop gives it back.
+func (s *Spinner) Holds() bool { return s.slot.at != nil }

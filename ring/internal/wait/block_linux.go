@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"sync/atomic"
@@ -23,9 +23,9 @@ var dedicated atomic.Int32
 
 // sleepOn sleeps while the bell is value, until somebody wakes the word. It may return
 // early for no reason.
-func (s *sleeper) sleepOn(value uint32) {
+func (s *Sleeper) sleepOn(value uint32) {
 	s.letOthersRun()
-	word := s.bell
+	word := s.Bell
 	n := dedicated.Add(1)
 	timedOut := true
 	if n <= maxDedicated {

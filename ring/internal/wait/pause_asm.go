@@ -1,6 +1,6 @@
 //go:build amd64 || arm64
 
-package ring
+package wait
 
 // Pause tells the processor that the caller is spinning: PAUSE on amd64, YIELD
 // on arm64. It takes some tens of nanoseconds at most.

@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"runtime"
@@ -21,7 +21,7 @@ func TestSleeperLetsOthersRun(t *testing.T) {
 		ranBefore.Store(ran.Load())
 		return 0
 	}
-	s := sleeper{bell: &word}
+	s := Sleeper{Bell: &word}
 	const sleeps = 100
 	before := 0
 	for range sleeps {
@@ -32,7 +32,7 @@ func TestSleeperLetsOthersRun(t *testing.T) {
 			ran.Store(true)
 			close(done)
 		}()
-		s.block(s.prepare())
+		s.Block(s.Prepare())
 		if ranBefore.Load() {
 			before++
 		}
@@ -46,15 +46,15 @@ func TestSleeperYieldsWhenItHasTo(t *testing.T) {
 	var word uint32
 	defer func(f func(*uint32, uint32, time.Duration) unix.Errno) { sysFutexWait = f }(sysFutexWait)
 	sysFutexWait = func(*uint32, uint32, time.Duration) unix.Errno { return 0 }
-	s := sleeper{bell: &word}
+	s := Sleeper{Bell: &word}
 	require.Eventually(t, func() bool { // others may run at any time
 		s.yielded = clock()
 		before := s.yielded
-		s.block(s.prepare())
+		s.Block(s.Prepare())
 		return s.yielded == before
 	}, time.Minute, time.Microsecond)
 	s.yielded = clock() - maxRun
 	before := s.yielded
-	s.block(s.prepare())
+	s.Block(s.Prepare())
 	require.NotEqual(t, before, s.yielded)
 }

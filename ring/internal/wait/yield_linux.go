@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"runtime"
@@ -16,7 +16,7 @@ const maxRun = 5 * time.Millisecond
 // would have run next would wait until Go's monitor takes them away from it; they go first.
 // Where there are none, to yield would only wake another thread, which would look in vain
 // for something to do.
-func (s *sleeper) letOthersRun() {
+func (s *Sleeper) letOthersRun() {
 	now := clock()
 	// To look at very many processors takes as long as to yield.
 	if now-s.yielded < maxRun && usableSpinSlots(now) < 32 && noneRunnable() {

@@ -1,4 +1,4 @@
-package ring
+package wait
 
 import (
 	"testing"
@@ -9,10 +9,10 @@ import (
 
 // spinWaits makes n waits, the length of which depends on for how long s spins, and counts
 // those in which it spins. They take no time.
-func spinWaits(s *spinner, n int, took func(limit time.Duration) time.Duration) (spins int) {
+func spinWaits(s *Spinner, n int, took func(limit time.Duration) time.Duration) (spins int) {
 	for range n {
-		s.begin()
-		s.again()
+		s.Begin()
+		s.Again()
 		if s.limit > 0 {
 			spins++
 		}
@@ -46,7 +46,7 @@ func TestSpinnerSettles(t *testing.T) {
 		"rare":                       {always(time.Millisecond), 5, 10000/probeEvery/hopeless + 10},
 		"needs the processor":        {spoiled, 20, 10000/trialRarely*3 + 30},
 	} {
-		var s spinner
+		var s Spinner
 		spins := spinWaits(&s, 10000, c.peer)
 		require.GreaterOrEqual(t, spins, c.min, name)
 		require.LessOrEqual(t, spins, c.max, name)
@@ -63,10 +63,10 @@ func TestSpinnersFindEachOther(t *testing.T) {
 		t.Skip("nobody spins on one processor")
 	}
 	const soon, late = 5 * time.Microsecond, 60 * time.Microsecond
-	var a, b spinner
+	var a, b Spinner
 	spins := 0
 	for range 10 * probeEvery {
-		for _, side := range [][2]*spinner{{&a, &b}, {&b, &a}} {
+		for _, side := range [][2]*Spinner{{&a, &b}, {&b, &a}} {
 			spins = spinWaits(side[0], 1, func(limit time.Duration) time.Duration {
 				if side[1].budget > 0 {
 					return soon // it sees at once what this side has sent
