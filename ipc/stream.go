@@ -80,4 +80,12 @@ type AttachedStream interface {
 	Attachments() *Attachments
 }
 
+// MemoryStream is an [AttachedStream] that says whether the two processes share memory, so that it is of use
+// to pass files of such memory.
+type MemoryStream interface {
+	AttachedStream
+	// SharesMemory reports whether the driver has the capability SharedMemory.
+	SharesMemory() bool
+}
+
 var errNoAttachments = Errorf(CodeUnimplemented, "%w: the stream was wrapped by an interceptor and is no AttachedStream, so its items have no buffers or files", ErrUnsupported)

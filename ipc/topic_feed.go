@@ -6,13 +6,23 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tandemipc/tandem/ring/broadcast"
 )
 
 // topicFeed is a publisher of encoded records.
+//
+//	topic_feed.go    what is kept, and who takes it
+//	topic_room.go    the next record waits for reliable subscribers
+//	topic_serve.go   a subscription is served by a stream
+//	topic_shared.go  or by shared memory
 type topicFeed struct {
-	name   string
-	cutOff time.Duration
-	remove func() // takes it out of its registrar
+	name        string
+	cutOff      time.Duration
+	streamsOnly bool
+	largest     int           // record, without its number
+	remove      func()        // takes it out of its registrar
+	turn        chan struct{} // full while somebody publishes
 
 	mu     sync.Mutex
 	ring   topicRing
@@ -20,10 +30,9 @@ type topicFeed struct {
 	subs   map[*topicSub]struct{}
 	idle   []*topicSub // that wait for the next record
 	closed bool
-	// reliable is how many of subs are, and floor a lower bound for what they take next.
-	reliable int
-	floor    uint64
-	room     chan struct{} // closed when a reliable one has taken something or has left; nil if nobody waits for that
+	floor  uint64        // a lower bound for what reliable subscribers with streams take next
+	room   chan struct{} // closed when one of these has taken something or has left; nil if nobody waits for that
+	shared *topicShared  // nil if nobody has asked for it yet
 
 	cut, lost uint64
 }
@@ -34,14 +43,21 @@ type topicSub struct {
 	reliable bool
 	wake     chan struct{} // of one place: something has happened
 	cutOff   context.CancelCauseFunc
+	peer     *broadcast.Peer // if it reads shared memory; then next does not move, and
+	file     File            // is what is sent of that memory
 
-	next uint64 // what it takes next
-	idle bool   // it is in idle
-	gone bool   // it was cut off, or has left
+	next  uint64 // what it takes next
+	until uint64 // what it does not take any more; 0 if there is no such
+	told  uint64 // what it has said that it has lost, with shared memory
+	idle  bool   // it is in idle
+	gone  bool   // it was cut off, or has left
 }
 
-func newTopicFeed(name string, o publisherOptions, keyed bool) *topicFeed {
-	f := &topicFeed{name: name, cutOff: o.cutOff, ring: newTopicRing(o.keep, o.keepBytes), subs: make(map[*topicSub]struct{}), floor: math.MaxUint64}
+func newTopicFeed(name string, o *publisherOptions, keyed bool) *topicFeed {
+	f := &topicFeed{
+		name: name, cutOff: o.cutOff, streamsOnly: o.streamsOnly, largest: o.keepBytes/2 - 2*recordHeader, turn: make(chan struct{}, 1),
+		ring: newTopicRing(o.keep, o.keepBytes), subs: make(map[*topicSub]struct{}), floor: math.MaxUint64,
+	}
 	if keyed {
 		f.latest = make(map[any][]byte)
 	}
@@ -50,10 +66,25 @@ func newTopicFeed(name string, o publisherOptions, keyed bool) *topicFeed {
 
 // publish publishes a record, which is b from now on.
 func (f *topicFeed) publish(ctx context.Context, b []byte, key any) error {
+	select {
+	case f.turn <- struct{}{}:
+	default:
+		select {
+		case f.turn <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer func() { <-f.turn }()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.makeRoom(ctx, len(b)); err != nil {
 		return err
+	}
+	if f.shared != nil {
+		if err := f.share(ctx, b[recordHeader:]); err != nil {
+			return err
+		}
 	}
 	setNumber(b, f.ring.next)
 	f.ring.put(b)
@@ -62,73 +93,6 @@ func (f *topicFeed) publish(ctx context.Context, b []byte, key any) error {
 	}
 	f.wakeIdle()
 	return nil
-}
-
-// makeRoom makes room for a record of n bytes. It waits for reliable subscribers, with f.mu unlocked.
-func (f *topicFeed) makeRoom(ctx context.Context, n int) error {
-	var timer *time.Timer
-	for expired := false; ; {
-		switch {
-		case f.closed:
-			return ErrClosed
-		case f.dropFor(n):
-			return nil
-		case expired:
-			f.cutBehind()
-			continue
-		case timer == nil:
-			timer = time.NewTimer(f.cutOff)
-			defer timer.Stop()
-		}
-		if f.room == nil {
-			f.room = make(chan struct{})
-		}
-		room := f.room
-		f.mu.Unlock()
-		var err error
-		select {
-		case <-room:
-		case <-timer.C:
-			expired = true
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		f.mu.Lock()
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// dropFor forgets the oldest records until one of n bytes has room. It returns false if a reliable subscriber
-// has not got the oldest one.
-func (f *topicFeed) dropFor(n int) bool {
-	for f.ring.full(n) {
-		if f.ring.first >= f.floor {
-			f.floor = math.MaxUint64
-			for s := range f.subs {
-				if s.reliable {
-					f.floor = min(f.floor, s.next)
-				}
-			}
-			if f.ring.first >= f.floor {
-				return false
-			}
-		}
-		f.ring.drop()
-	}
-	return true
-}
-
-// cutBehind cuts off the reliable subscribers that have not got the oldest record.
-func (f *topicFeed) cutBehind() {
-	for s := range f.subs {
-		if s.reliable && s.next <= f.ring.first {
-			f.cut++
-			f.takeOut(s)
-			s.cutOff(ErrCutOff)
-		}
-	}
 }
 
 // wakeIdle wakes those who wait for the next record.
@@ -148,43 +112,46 @@ func (s *topicSub) signal() {
 	}
 }
 
-// freed tells publishers that wait that a reliable subscriber has taken something, or has left.
-func (f *topicFeed) freed() {
-	if f.room != nil {
-		close(f.room)
-		f.room = nil
-	}
-}
-
 // join adds a subscriber, and returns how its subscription begins, with records that come first. Those
-// are not changed any more. It returns no subscriber if the publisher was closed.
-func (f *topicFeed) join(r topicRequest, cutOff context.CancelCauseFunc) (s *topicSub, begin topicBegin, first [][]byte, err error) {
+// are not changed any more. own, if not nil, is the reader's segment of a subscriber that reads shared memory if that is possible.
+// It returns no subscriber if the publisher was closed.
+func (f *topicFeed) join(r topicRequest, own *broadcast.Segment, cutOff context.CancelCauseFunc) (s *topicSub, begin topicBegin, first [][]byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r.reliable && f.cutOff == 0 {
 		return nil, begin, nil, Errorf(CodeFailedPrecondition, "tandem: the publisher of %q takes no reliable subscribers: see ipc.CutOffAfter", f.name)
 	}
-	begin.next = f.ring.next
-	switch r.start {
-	case fromOldest:
-		begin.next = f.ring.first
-	case fromLatest:
-		if f.latest == nil {
-			return nil, begin, nil, Errorf(CodeFailedPrecondition, "tandem: the records of %q have no keys: see ipc.LatestBy", f.name)
+	if r.start == fromLatest && f.latest == nil {
+		return nil, begin, nil, Errorf(CodeFailedPrecondition, "tandem: the records of %q have no keys: see ipc.LatestBy", f.name)
+	}
+	s = &topicSub{reliable: r.reliable, wake: make(chan struct{}, 1), cutOff: cutOff}
+	if own != nil && !f.closed {
+		if err := f.joinShared(s, own, &begin); err != nil {
+			return nil, begin, nil, err
 		}
+	}
+	begin.next = f.ring.next
+	switch {
+	case r.start == fromLatest:
 		first = make([][]byte, 0, len(f.latest))
 		for _, b := range f.latest {
 			first = append(first, b)
 		}
-		begin.snapshot = uint64(len(first))
+	case r.start == fromOldest && s.peer == nil:
+		begin.next = f.ring.first
+	case r.start == fromOldest:
+		first = make([][]byte, 0, f.ring.len())
+		for n := f.ring.first; n < f.ring.next; n++ {
+			first = append(first, f.ring.at(n))
+		}
 	}
+	begin.snapshot = uint64(len(first))
+	s.next = begin.next
 	if f.closed {
-		return nil, begin, first, nil
+		s.until = f.ring.next
 	}
-	s = &topicSub{reliable: r.reliable, wake: make(chan struct{}, 1), cutOff: cutOff, next: begin.next}
 	f.subs[s] = struct{}{}
-	if s.reliable {
-		f.reliable++
+	if s.reliable && s.peer == nil {
 		f.floor = min(f.floor, s.next)
 	}
 	return s, begin, first, nil
@@ -207,6 +174,13 @@ func (f *topicFeed) leave(s *topicSub) {
 	f.takeOut(s)
 }
 
+// finish makes a subscriber take nothing that is published from now on.
+func (f *topicFeed) finish(s *topicSub) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.until = f.ring.next
+}
+
 func (f *topicFeed) takeOut(s *topicSub) {
 	if s.gone {
 		return
@@ -217,7 +191,6 @@ func (f *topicFeed) takeOut(s *topicSub) {
 		f.idle = slices.DeleteFunc(f.idle, func(other *topicSub) bool { return other == s })
 	}
 	if s.reliable {
-		f.reliable--
 		f.freed()
 	}
 }
@@ -250,24 +223,39 @@ func (f *topicFeed) take(s *topicSub, batch [][]byte) (_ [][]byte, over bool) {
 		if s.reliable {
 			f.freed()
 		}
-	case f.closed:
-		return batch, true
+		over = s.until != 0 && s.next >= s.until
+	case f.closed || s.until != 0:
+		over = true
 	case !s.idle:
 		s.idle = true
 		f.idle = append(f.idle, s)
 	}
-	return batch, false
+	return batch, over
 }
 
+// close takes no further records, and has all subscriptions end when they have what there is.
 func (f *topicFeed) close() {
 	f.mu.Lock()
 	first := !f.closed
 	f.closed = true
-	f.wakeIdle()
+	for s := range f.subs {
+		s.signal()
+	}
 	f.freed()
+	shared := f.shared
 	f.mu.Unlock()
-	if first {
-		f.remove()
+	if !first {
+		return
+	}
+	f.remove()
+	if shared != nil {
+		shared.writer.Close() // nobody waits for space any more
+		f.turn <- struct{}{}
+		f.mu.Lock()
+		f.shared = nil
+		f.mu.Unlock()
+		_ = shared.segment.Close() // nobody can do anything about it
+		<-f.turn
 	}
 }
 
@@ -275,10 +263,18 @@ func (f *topicFeed) stats() PublisherStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := PublisherStats{
-		Subscribers: len(f.subs), Reliable: f.reliable, Published: f.ring.next - 1, Kept: f.ring.len(),
+		Subscribers: len(f.subs), Published: f.ring.next - 1, Kept: f.ring.len(),
 		KeptBytes: f.ring.bytes - f.ring.len()*recordHeader, Keys: len(f.latest), CutOff: f.cut, Lost: f.lost,
 	}
 	for s := range f.subs {
+		if s.reliable {
+			st.Reliable++
+		}
+		if s.peer != nil {
+			st.SharedMemory++
+			st.LagBytes = max(st.LagBytes, s.peer.Lag())
+			continue
+		}
 		st.Lag = max(st.Lag, f.ring.next-s.next)
 		if s.next < f.ring.first {
 			st.Lost += f.ring.first - s.next

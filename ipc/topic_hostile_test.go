@@ -24,7 +24,7 @@ func words(w ...uint64) []byte {
 // A publisher that does not keep to the protocol ends its subscription, after what was right, and nothing else.
 func TestTopicHostilePublisher(t *testing.T) {
 	raw := ipc.NewTopic[[]byte]("topic_test.raw", ipc.WithCodec(ipc.Raw))
-	begin := words(0, 5, 0)
+	begin := words(0, 5, 0, 0, 0)
 	for name, row := range map[string]struct {
 		items [][]byte
 		open  bool   // Open succeeds
@@ -35,10 +35,13 @@ func TestTopicHostilePublisher(t *testing.T) {
 		"nothing":                   {},
 		"no begin":                  {items: [][]byte{words(5)}},
 		"an empty begin":            {items: [][]byte{{}}},
-		"a long begin":              {items: [][]byte{words(0, 5, 0, 0)}},
-		"a begin with a number":     {items: [][]byte{words(1, 5, 0)}},
-		"nothing is next":           {items: [][]byte{words(0, 0, 0)}},
-		"more before than there is": {items: [][]byte{words(0, 5, 5)}},
+		"a long begin":              {items: [][]byte{words(0, 5, 0, 0, 0, 0)}},
+		"a begin with a number":     {items: [][]byte{words(1, 5, 0, 0, 0)}},
+		"nothing is next":           {items: [][]byte{words(0, 0, 0, 0, 0)}},
+		"more before than there is": {items: [][]byte{words(0, 5, 5, 0, 0)}},
+		"another form":              {items: [][]byte{words(0, 5, 0, 2, 0)}},
+		"no memory":                 {items: [][]byte{words(0, 5, 0, 1, 0)}},
+		"a position of nothing":     {items: [][]byte{words(0, 5, 0, 0, 8)}},
 		"no records":                {items: [][]byte{begin}, open: true, clean: true},
 		"the right ones":            {items: [][]byte{begin, words(5), words(6, 6)}, open: true, right: 2, clean: true},
 		"a gap":                     {items: [][]byte{begin, words(5), words(8)}, open: true, right: 2, lost: 2, clean: true},
@@ -52,18 +55,18 @@ func TestTopicHostilePublisher(t *testing.T) {
 		"a short record":            {items: [][]byte{begin, {5, 0, 0}}, open: true},
 		"an empty record":           {items: [][]byte{begin, {}}, open: true},
 		"a second begin":            {items: [][]byte{begin, begin}, open: true},
-		"records before":            {items: [][]byte{words(0, 5, 2), words(1), words(4), words(5)}, open: true, right: 3, clean: true},
-		"too few before":            {items: [][]byte{words(0, 5, 2), words(1)}, open: true, right: 1},
-		"new ones before":           {items: [][]byte{words(0, 5, 2), words(1), words(5)}, open: true, right: 1},
-		"unordered before":          {items: [][]byte{words(0, 5, 2), words(3), words(2)}, open: true, right: 1},
-		"one twice before":          {items: [][]byte{words(0, 5, 2), words(3), words(3)}, open: true, right: 1},
-		"number 0 before":           {items: [][]byte{words(0, 5, 1), words(0)}, open: true},
+		"records before":            {items: [][]byte{words(0, 5, 2, 0, 0), words(1), words(4), words(5)}, open: true, right: 3, clean: true},
+		"too few before":            {items: [][]byte{words(0, 5, 2, 0, 0), words(1)}, open: true, right: 1},
+		"new ones before":           {items: [][]byte{words(0, 5, 2, 0, 0), words(1), words(5)}, open: true, right: 1},
+		"unordered before":          {items: [][]byte{words(0, 5, 2, 0, 0), words(3), words(2)}, open: true, right: 1},
+		"one twice before":          {items: [][]byte{words(0, 5, 2, 0, 0), words(3), words(3)}, open: true, right: 1},
+		"number 0 before":           {items: [][]byte{words(0, 5, 1, 0, 0), words(0)}, open: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLoop(t, 8)
 			var ended error
 			served := make(chan struct{})
-			l.RegisterStream(raw.Info(), func(ctx context.Context, st ipc.Stream) error {
+			l.RegisterStream(raw.Info(), func(ctx context.Context, st ipc.Stream, _ <-chan struct{}) error {
 				defer close(served)
 				for _, item := range row.items {
 					if err := st.Send(ctx, item); err != nil {
@@ -116,7 +119,9 @@ func TestTopicHostilePublisher(t *testing.T) {
 // A publisher that ends before all that it has promised does not end well.
 func TestTopicSnapshotCutShort(t *testing.T) {
 	l := newLoop(t, 8)
-	l.RegisterStream(counting.Info(), func(ctx context.Context, st ipc.Stream) error { return st.Send(ctx, words(0, 5, 2)) })
+	l.RegisterStream(counting.Info(), func(ctx context.Context, st ipc.Stream, _ <-chan struct{}) error {
+		return st.Send(ctx, words(0, 5, 2, 0, 0))
+	})
 	s, err := counting.Open(t.Context(), l)
 	require.NoError(t, err)
 	_, err = s.Receive(t.Context())
@@ -129,7 +134,7 @@ func TestTopicHostileSubscriber(t *testing.T) {
 	p := publisher(t, counting, l, ipc.Keep(2), ipc.CutOffAfter(time.Hour))
 	good := open(t, counting, l)
 	call := &ipc.Invocation{Method: counting.Info()}
-	for _, request := range [][]byte{nil, {}, {1}, {1, 0}, {1, 0, 0, 0}, {0, 0, 0}, {2, 0, 0}, {1, 3, 0}, {1, 255, 0}, {1, 0, 128}, {1, 0, 255}, make([]byte, 1000)} {
+	for _, request := range [][]byte{{}, {1}, {1, 0}, {1, 0, 0, 0}, {0, 0, 0}, {2, 0, 0}, {1, 3, 0}, {1, 255, 0}, {1, 0, 4}, {1, 0, 128}, {1, 0, 255}, make([]byte, 1000)} {
 		st, err := l.OpenStream(t.Context(), call, &ipc.StreamOpening{First: request})
 		require.NoError(t, err)
 		_, err = st.Receive(t.Context())

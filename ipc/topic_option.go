@@ -8,8 +8,10 @@ import (
 // What a publisher keeps unless it is told otherwise.
 const (
 	defaultKeep      = 1024
-	defaultKeepBytes = 16 << 20
+	defaultKeepBytes = 4 << 20
 	maxKeep          = 1 << 24
+	minKeepBytes     = 4 << 10
+	maxKeepBytes     = 1 << 30
 )
 
 // PublisherOption is an option of [Topic.Publisher].
@@ -18,6 +20,7 @@ type PublisherOption func(*publisherOptions)
 type publisherOptions struct {
 	keep, keepBytes int
 	cutOff          time.Duration // 0: no reliable subscribers
+	streamsOnly     bool
 }
 
 // Keep makes a publisher keep the last n records, 1024 if it is not told otherwise: for subscribers that are slow, and for
@@ -29,13 +32,20 @@ func Keep(n int) PublisherOption {
 	return func(o *publisherOptions) { o.keep = n }
 }
 
-// KeepBytes bounds how many bytes the records have in all that a publisher keeps, encoded, 16 MiB if it is not told
-// otherwise. The last record is kept in any case. KeepBytes panics if n is not positive.
+// KeepBytes bounds how many bytes the records have in all that a publisher keeps, encoded: 4 MiB if it is not told
+// otherwise. The largest record is half of that, less 16 bytes. Subscribers that share memory have a ring of this size, or the next power of two.
+// KeepBytes panics if n is not in 4 KiB to 1 GiB.
 func KeepBytes(n int) PublisherOption {
-	if n < 1 {
-		panic(fmt.Sprintf("tandem: KeepBytes(%d): need a positive number", n))
+	if n < minKeepBytes || n > maxKeepBytes {
+		panic(fmt.Sprintf("tandem: KeepBytes(%d): allowed are %d to %d", n, minKeepBytes, maxKeepBytes))
 	}
 	return func(o *publisherOptions) { o.keepBytes = n }
+}
+
+// WithoutSharedMemory makes a publisher send each subscriber a stream, also where they could share
+// memory. It is for subscribers that are better kept apart from what they do not receive, and for measurements.
+func WithoutSharedMemory() PublisherOption {
+	return func(o *publisherOptions) { o.streamsOnly = true }
 }
 
 // CutOffAfter makes a publisher take [Reliable] subscribers. When the next record would take the place of one that such a

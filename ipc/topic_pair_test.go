@@ -18,19 +18,20 @@ import (
 // loop is both sides of a link within this process: what is registered with it serves the streams
 // that are opened with it. Each direction of a stream has room for window items.
 type loop struct {
-	window  int
-	mu      sync.Mutex
-	serve   map[uint64]func(context.Context, ipc.Stream) error
-	serving sync.WaitGroup
+	window   int
+	draining chan struct{}
+	mu       sync.Mutex
+	serve    map[uint64]func(context.Context, ipc.Stream, <-chan struct{}) error
+	serving  sync.WaitGroup
 }
 
 func newLoop(t testing.TB, window int) *loop {
-	l := &loop{window: window, serve: make(map[uint64]func(context.Context, ipc.Stream) error)}
+	l := &loop{window: window, draining: make(chan struct{}), serve: make(map[uint64]func(context.Context, ipc.Stream, <-chan struct{}) error)}
 	t.Cleanup(l.serving.Wait)
 	return l
 }
 
-func (l *loop) RegisterStream(m ipc.MethodInfo, serve func(context.Context, ipc.Stream) error) (remove func()) {
+func (l *loop) RegisterStream(m ipc.MethodInfo, serve func(context.Context, ipc.Stream, <-chan struct{}) error) (remove func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.serve[m.ID] != nil {
@@ -59,12 +60,14 @@ func (l *loop) OpenStream(ctx context.Context, call *ipc.Invocation, o *ipc.Stre
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	up, down := make(chan []byte, max(l.window, 1)), make(chan []byte, l.window)
-	up <- slices.Clone(o.First)
+	if o.First != nil {
+		up <- slices.Clone(o.First)
+	}
 	over := make(chan error, 1)
 	served, end := context.WithCancel(ctx)
 	l.serving.Go(func() {
 		defer end()
-		err := serve(served, &loopEnd{ctx: ctx, in: up, out: down})
+		err := serve(served, &loopEnd{ctx: ctx, in: up, out: down}, l.draining)
 		if err == nil {
 			err = io.EOF
 		} else {

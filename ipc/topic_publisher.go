@@ -10,16 +10,18 @@ import (
 type StreamRegistrar interface {
 	// RegisterStream makes serve serve the streams that are opened for a method, each in a goroutine of its own, until
 	// remove is called; those that run then go on. ctx ends when the other side gives the stream up, or the link
-	// ends. What serve has sent arrives before the error that it returns. RegisterStream
-	// panics if the method has a handler already.
-	RegisterStream(m MethodInfo, serve func(ctx context.Context, st Stream) error) (remove func())
+	// ends. draining, which may be nil, is closed when this side waits for serve to return before it ends. What serve has
+	// sent arrives before the error that it returns. RegisterStream panics if the method has a
+	// handler already.
+	RegisterStream(m MethodInfo, serve func(ctx context.Context, st Stream, draining <-chan struct{}) error) (remove func())
 }
 
 // A Publisher publishes the records of a topic to those who subscribe to it. Any goroutine may use it.
 //
 // It keeps one encoded copy of each record, whatever the number of subscribers, in memory that is bounded by [Keep] and
-// [KeepBytes], and by [LatestBy]. Each subscriber has a goroutine here that sends what is kept, so one that is slow,
-// stopped or dead holds up no other one. When it is gone nothing of it is left.
+// [KeepBytes], and by [LatestBy]. With a driver that shares memory another copy goes to a ring of at least KeepBytes that all such
+// subscribers read. Every other subscriber has a goroutine here that sends what is kept. So one that is slow,
+// stopped or dead holds up no other one, and when it is gone nothing of it is left.
 type Publisher[T any] struct {
 	topic *Topic[T]
 	feed  *topicFeed
@@ -35,7 +37,7 @@ func (t *Topic[T]) Publisher(r StreamRegistrar, opts ...PublisherOption) (*Publi
 	for _, opt := range opts {
 		opt(&o)
 	}
-	f := newTopicFeed(t.Info().Name, o, t.key != nil)
+	f := newTopicFeed(t.Info().Name, &o, t.key != nil)
 	f.remove = r.RegisterStream(t.Info(), f.serve)
 	return &Publisher[T]{t, f}, nil
 }
@@ -44,13 +46,16 @@ func (t *Topic[T]) Publisher(r StreamRegistrar, opts ...PublisherOption) (*Publi
 // ones, where the publisher takes them ([CutOffAfter]): until ctx ends, and then the record is not published.
 // Records of one goroutine have the order in which it has published them.
 //
-// The error is [ErrClosed] after Close, ctx.Err(), or an [*Error] of CodeInvalidArgument if the record cannot be
-// encoded. A record that is larger than a subscriber's link takes ends that subscription with a
-// [*SizeError].
+// The error is [ErrClosed] after Close, ctx.Err(), or an [*Error]: of CodeInvalidArgument if the record cannot be
+// encoded, and of CodeResourceExhausted if it is larger than half of [KeepBytes]. A record that is larger than a
+// subscriber's stream takes (worker.WithMaxMessage) ends that subscription with an error of CodeResourceExhausted.
 func (p *Publisher[T]) Publish(ctx context.Context, v T) error {
 	b, err := p.encode(v)
 	if err != nil {
 		return err
+	}
+	if n := len(b) - recordHeader; n > p.feed.largest {
+		return Errorf(CodeResourceExhausted, "tandem: a record of %d bytes of topic %q, largest allowed %d: see ipc.KeepBytes", n, p.topic.Info().Name, p.feed.largest)
 	}
 	var key any
 	if p.topic.key != nil {
@@ -83,6 +88,9 @@ func (p *Publisher[T]) Close() error {
 type PublisherStats struct {
 	// Subscribers is how many there are now, and Reliable how many of them are [Reliable].
 	Subscribers, Reliable int
+	// SharedMemory is how many subscribers read memory that they share with this process. The others get a
+	// stream each.
+	SharedMemory int
 	// Published is how many records were published, and Kept how many of them are kept, with so many bytes.
 	Published       uint64
 	Kept, KeptBytes int
@@ -93,8 +101,10 @@ type PublisherStats struct {
 	// Lost is how many records subscribers have missed in all, as they are told. A record that two have missed
 	// counts twice.
 	Lost uint64
-	// Lag is how many records the slowest subscriber is behind: that were published, and that are not on their way to it.
-	Lag uint64
+	// Lag is how many records the slowest subscriber with a stream is behind: that were published, and that are not on
+	// their way to it. LagBytes is how many bytes the slowest one that is behind with shared memory is, by what it says: it
+	// is exact to an eighth of [KeepBytes].
+	Lag, LagBytes uint64
 }
 
 // Stats returns what the publisher has done so far.

@@ -3,10 +3,12 @@ package ipc
 import (
 	"context"
 	"errors"
+
+	"github.com/tandemipc/tandem/ring/broadcast"
 )
 
 // serve serves one subscription.
-func (f *topicFeed) serve(ctx context.Context, st Stream) error {
+func (f *topicFeed) serve(ctx context.Context, st Stream, draining <-chan struct{}) error {
 	b, err := st.Receive(ctx)
 	if err != nil {
 		return Errorf(CodeInvalidArgument, "receive the request of a subscription to %q: %w", f.name, err)
@@ -15,46 +17,65 @@ func (f *topicFeed) serve(ctx context.Context, st Stream) error {
 	if err != nil {
 		return Errorf(CodeInvalidArgument, "subscribe to %q: %w", f.name, err)
 	}
+	own, err := f.ownSegment(request, st)
+	if err != nil {
+		return Errorf(CodeInvalidArgument, "subscribe to %q: %w", f.name, err)
+	}
+	defer closeSegment(own)
 	ctx, cutOff := context.WithCancelCause(ctx)
 	defer cutOff(nil)
-	s, begin, first, err := f.join(request, cutOff)
-	if err != nil {
-		return err
+	err = f.serveOne(ctx, st, draining, request, own, cutOff)
+	if err == errNotShared {
+		err = f.serveOne(ctx, st, draining, request, nil, cutOff)
 	}
-	if s != nil {
-		defer f.leave(s)
-	}
-	err = f.send(ctx, st, s, begin, first)
 	if cause := context.Cause(ctx); errors.Is(cause, ErrCutOff) {
 		return Errorf(CodeAborted, "subscription to %q: %w: %v", f.name, cause, f.cutOff)
 	}
 	return err
 }
 
-// send sends a subscriber all that is its, until it is over.
-func (f *topicFeed) send(ctx context.Context, st Stream, s *topicSub, begin topicBegin, first [][]byte) error {
-	if err := st.Send(ctx, begin.append(nil)); err != nil {
+// errNotShared says that a subscriber that was to read shared memory cannot get it.
+var errNotShared = errors.New("tandem: no shared memory")
+
+func (f *topicFeed) serveOne(ctx context.Context, st Stream, draining <-chan struct{}, request topicRequest, own *broadcast.Segment, cutOff context.CancelCauseFunc) error {
+	s, begin, first, err := f.join(request, own, cutOff)
+	if err != nil {
 		return err
 	}
+	defer f.leave(s)
 	inOrder(first)
+	if s.peer == nil {
+		return f.send(ctx, st, draining, s, begin, first)
+	}
+	defer s.peer.Remove()
+	return f.serveShared(ctx, st.(AttachedStream), draining, s, begin, first)
+}
+
+// sendFirst sends the records of a snapshot.
+func sendFirst(ctx context.Context, st Stream, first [][]byte) error {
 	for i, b := range first {
 		if err := st.Send(ctx, b); err != nil {
 			return err
 		}
 		first[i] = nil
 	}
-	if s == nil {
-		return nil
+	return nil
+}
+
+// send sends a subscriber all that is its, until it is over.
+func (f *topicFeed) send(ctx context.Context, st Stream, draining <-chan struct{}, s *topicSub, begin topicBegin, first [][]byte) error {
+	if err := st.Send(ctx, begin.append(nil)); err != nil {
+		return err
+	}
+	if err := sendFirst(ctx, st, first); err != nil {
+		return err
 	}
 	var batch [][]byte
 	for {
 		var over bool
 		batch, over = f.take(s, batch[:0])
-		for i, b := range batch {
-			if err := st.Send(ctx, b); err != nil {
-				return err
-			}
-			batch[i] = nil
+		if err := sendFirst(ctx, st, batch); err != nil {
+			return err
 		}
 		switch {
 		case over:
@@ -67,6 +88,9 @@ func (f *topicFeed) send(ctx context.Context, st Stream, s *topicSub, begin topi
 		}
 		select {
 		case <-s.wake:
+		case <-draining:
+			f.finish(s)
+			draining = nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"math"
+	"runtime"
 	"sync/atomic"
 )
 
@@ -63,15 +64,34 @@ func (t *Topic[T]) Open(ctx context.Context, c Caller, opts ...SubscribeOption) 
 	for _, opt := range opts {
 		opt.applySubscribe(&o)
 	}
-	st, err := openStream(ctx, c, t.call.with(o.call), &StreamOpening{First: o.request.append(nil), Lasting: true})
+	call := t.call.with(o.call)
+	s, err := t.open(ctx, c, call, o.request, true)
+	if err == errNotShared {
+		s, err = t.open(ctx, c, call, o.request, false)
+	}
+	return s, err
+}
+
+// open subscribes, and wants to read shared memory if share is set. It returns errNotShared if this side is short of something for
+// that.
+func (t *Topic[T]) open(ctx context.Context, c Caller, call *Invocation, r topicRequest, share bool) (*Subscription[T], error) {
+	m := new(topicMemory)
+	st, err := openStream(ctx, c, call, &StreamOpening{Lasting: true, OnEnd: m.streamEnded})
 	if err != nil {
 		return nil, err
 	}
-	s := &Subscription[T]{topic: t, stream: st}
-	if err := s.begin(ctx); err != nil {
-		st.Close()
+	s := &Subscription[T]{topic: t, stream: st, memory: m}
+	if !share || !m.request(ctx, st, r) {
+		err = st.Send(ctx, r.append(nil))
+	}
+	if err == nil || err == io.EOF { // which Receive explains
+		err = s.begin(ctx)
+	}
+	if err != nil {
+		s.Close()
 		return nil, err
 	}
+	runtime.AddCleanup(s, func(m *topicMemory) { m.release() }, m)
 	return s, nil
 }
 
@@ -80,11 +100,13 @@ func (t *Topic[T]) Open(ctx context.Context, c Caller, opts ...SubscribeOption) 
 type Subscription[T any] struct {
 	topic  *Topic[T]
 	stream Stream
+	memory *topicMemory
 
 	snapshot uint64 // records that come before next
 	after    uint64 // the number of the last of them
 	next     uint64 // the number of the next record if none is lost
-	held     []byte // a record that those before it are lost of, or nil
+	held     []byte // a record that has come, though those before it that are lost were told first; if holds
+	holds    bool
 
 	received, lost atomic.Uint64
 }
@@ -99,6 +121,12 @@ func (s *Subscription[T]) begin(ctx context.Context) error {
 		return err
 	}
 	g, err := parseTopicBegin(b)
+	if err == nil {
+		err = s.memory.begin(s.stream, g)
+	}
+	if err == errNotShared {
+		return err
+	}
 	if err != nil {
 		return s.broken(err)
 	}
@@ -110,28 +138,47 @@ func (s *Subscription[T]) begin(ctx context.Context) error {
 // is the end, as for [Topic.Subscribe], and io.EOF is that of a publisher that was closed; only ctx.Err() leaves the subscription
 // as it is.
 func (s *Subscription[T]) Receive(ctx context.Context) (T, error) {
+	s.memory.receiving.Lock()
+	defer s.memory.receiving.Unlock()
 	b := s.held
-	if s.held = nil; b == nil {
-		var err error
-		if b, err = s.stream.Receive(ctx); err != nil {
-			return *new(T), s.end(err)
+	if holds := s.holds; holds {
+		s.held, s.holds = nil, false
+	} else {
+		n, record, err := s.receive(ctx)
+		if err != nil {
+			return *new(T), s.end(ctx, err)
 		}
-		lost, err := s.count(numberOf(b))
+		lost, err := s.count(n)
 		switch {
 		case err != nil:
-			return *new(T), s.broken(err)
+			return *new(T), s.end(ctx, s.broken(err))
 		case lost > 0:
-			s.held = b
-			s.lost.Add(lost)
+			s.held, s.holds = record, true
+			s.memory.tell(ctx, s.stream, s.lost.Add(lost))
 			return *new(T), &LostError{s.topic.Info().Name, lost}
 		}
+		b = record
 	}
-	v, err := s.decode(b[recordHeader:])
+	v, err := s.decode(b)
 	if err != nil {
-		return v, err
+		return v, s.end(ctx, err)
 	}
 	s.received.Add(1)
 	return v, nil
+}
+
+// receive returns the next record, and its number, which is 0 if that is none.
+func (s *Subscription[T]) receive(ctx context.Context) (n uint64, record []byte, err error) {
+	if s.snapshot == 0 && s.memory.reads() {
+		if n, record, err = s.memory.next(ctx); err != errStreamEnded {
+			return n, record, err
+		}
+	}
+	b, err := s.stream.Receive(ctx)
+	if err != nil || len(b) < recordHeader || s.snapshot == 0 && s.memory.reads() {
+		return 0, nil, err
+	}
+	return numberOf(b), b[recordHeader:], nil
 }
 
 // count counts record n, which has come, and returns how many are lost before it.
@@ -152,8 +199,12 @@ func (s *Subscription[T]) count(n uint64) (lost uint64, err error) {
 	return lost, nil
 }
 
-// end is the error of a stream that has ended with err.
-func (s *Subscription[T]) end(err error) error {
+// end returns the error with which a subscription has ended, if it has, because of err.
+func (s *Subscription[T]) end(ctx context.Context, err error) error {
+	if ctx.Err() != nil && !s.memory.over() {
+		return err // of this Receive alone
+	}
+	s.memory.release()
 	if err == io.EOF && s.snapshot > 0 {
 		return Errorf(CodeInternal, "%w: the publisher of %q has ended before %d records that it has promised", ErrProtocol, s.topic.Info().Name, s.snapshot)
 	}
@@ -199,15 +250,24 @@ func (s *Subscription[T]) All(ctx context.Context) iter.Seq2[T, error] {
 }
 
 // Close ends the subscription. What has not been received is dropped.
-func (s *Subscription[T]) Close() { s.stream.Close() }
+func (s *Subscription[T]) Close() {
+	s.stream.Close()
+	s.memory.interrupt()
+	s.memory.receiving.Lock()
+	defer s.memory.receiving.Unlock()
+	s.memory.release()
+}
 
 // SubscriptionStats is what a [Subscription] has seen.
 type SubscriptionStats struct {
 	// Received is how many records Receive has returned, and Lost how many it has told as lost.
 	Received, Lost uint64
+	// SharedMemory says that the records come through memory that the two processes share, rather than
+	// in a stream.
+	SharedMemory bool
 }
 
 // Stats returns what the subscription has seen so far.
 func (s *Subscription[T]) Stats() SubscriptionStats {
-	return SubscriptionStats{Received: s.received.Load(), Lost: s.lost.Load()}
+	return SubscriptionStats{Received: s.received.Load(), Lost: s.lost.Load(), SharedMemory: s.memory.shared.Load()}
 }

@@ -287,12 +287,12 @@ func TestTopicKeep(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 60 {
 		l := newLoop(t, 4)
-		keep, keepBytes := 1+random.IntN(40), 1+random.IntN(2000)
+		keep, keepBytes := 1+random.IntN(40), 4096+random.IntN(4000)
 		p := publisher(t, raw, l, ipc.Keep(keep), ipc.KeepBytes(keepBytes))
 		var kept [][]byte
 		size := 0
 		for i := range random.IntN(200) {
-			b := make([]byte, random.IntN(300))
+			b := make([]byte, random.IntN(2000))
 			for j := range b {
 				b[j] = byte(i)
 			}
@@ -321,6 +321,11 @@ func TestTopicKeep(t *testing.T) {
 		for range now.All(t.Context()) {
 			t.Fatal("a record from before")
 		}
+		p = publisher(t, raw, l, ipc.KeepBytes(keepBytes))
+		require.NoError(t, p.Publish(t.Context(), make([]byte, keepBytes/2-16)))
+		err := p.Publish(t.Context(), make([]byte, keepBytes/2-15))
+		require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(err))
+		require.Equal(t, uint64(1), p.Stats().Published)
 	}
 }
 
@@ -405,7 +410,8 @@ func TestTopicDeclarations(t *testing.T) {
 		"no codec":       func() { ipc.WithCodec(nil) },
 		"keeps nothing":  func() { ipc.Keep(0) },
 		"keeps too much": func() { ipc.Keep(1 << 30) },
-		"no bytes":       func() { ipc.KeepBytes(0) },
+		"no bytes":       func() { ipc.KeepBytes(4095) },
+		"many bytes":     func() { ipc.KeepBytes(1<<30 + 1) },
 		"no wait":        func() { ipc.CutOffAfter(0) },
 		"no registrar":   func() { counting.Publisher(nil) },
 		"no caller":      func() { counting.Subscribe(context.Background(), nil) },

@@ -305,6 +305,7 @@ func serveTest(s *worker.Server) error {
 	serveState(s)
 	serveFiles(s)
 	serveAllocs(s)
+	serveTopics(s)
 	return s.Serve(context.Background())
 }
 
