@@ -38,7 +38,10 @@ func (n maxDecodedOption) applyMethod(o *methodOptions) { o.maxDecoded = int(n) 
 // allocated, mostly above it.
 //
 // WithMaxDecoded panics if bytes is not positive.
-func WithMaxDecoded(bytes int) MethodOption {
+func WithMaxDecoded(bytes int) interface {
+	MethodOption
+	TopicOption
+} {
 	if bytes <= 0 {
 		panic(fmt.Sprintf("tandem: WithMaxDecoded(%d): need a positive number", bytes))
 	}

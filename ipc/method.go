@@ -106,12 +106,17 @@ type declaration struct {
 // declare makes d the declaration of a method of these types, or of a stream of some kind. It
 // panics as [NewMethod] does.
 func (d *declaration) declare(name, kind string, opts []MethodOption, types ...reflect.Type) {
-	if name == "" {
-		panic("tandem: method without a name")
-	}
 	o := methodOptions{callOptions: callOptions{timeout: DefaultTimeout}}
 	for _, opt := range opts {
 		opt.applyMethod(&o)
+	}
+	d.declareWith(name, kind, o, types...)
+}
+
+// declareWith is declare with what the options have set.
+func (d *declaration) declareWith(name, kind string, o methodOptions, types ...reflect.Type) {
+	if name == "" {
+		panic("tandem: method without a name")
 	}
 	d.codec = o.codec
 	for _, t := range types {

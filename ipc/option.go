@@ -87,9 +87,12 @@ type codecOption struct{ codec Codec }
 
 func (c codecOption) applyMethod(o *methodOptions) { o.codec = c.codec }
 
-// WithCodec makes a method use one codec on every link. The codec is part of the
+// WithCodec makes a method, or a topic, use one codec on every link. The codec is part of the
 // method's id, so host and worker have to choose the same. It panics if c is nil.
-func WithCodec(c Codec) MethodOption {
+func WithCodec(c Codec) interface {
+	MethodOption
+	TopicOption
+} {
 	if c == nil {
 		panic("tandem: WithCodec(nil)")
 	}
@@ -115,7 +118,12 @@ func (m metadataOption) applyCall(o *callOptions) {
 // request, unless the handler, or an interceptor, passes it on.
 //
 // WithMetadata panics if the last key has no value.
-func WithMetadata(keyValues ...string) CallOption { return metadataOption(Pairs(keyValues...)) }
+func WithMetadata(keyValues ...string) interface {
+	CallOption
+	SubscribeOption
+} {
+	return metadataOption(Pairs(keyValues...))
+}
 
 type headerOption struct{ to *Metadata }
 

@@ -21,6 +21,9 @@ type StreamOpening struct {
 	Attached *Attachments
 	// Only says that First is the only item of the side that opens the stream.
 	Only bool
+	// Lasting says that the stream has no end of its own, so that Close of a client does not wait
+	// for it.
+	Lasting bool
 	// OnEnd, if not nil, is called once when the stream is over in both directions: with
 	// nil if the handler has returned without an error, or else with why. It must not block.
 	// It is not called if the stream could not be opened.
@@ -75,6 +78,14 @@ type AttachedStream interface {
 	// Attachments returns those of the item that Receive has returned last, or nil. They are
 	// the caller's from now on.
 	Attachments() *Attachments
+}
+
+// MemoryStream is an [AttachedStream] that says whether the two processes share memory, so that it is of use
+// to pass files of such memory.
+type MemoryStream interface {
+	AttachedStream
+	// SharesMemory reports whether the driver has the capability SharedMemory.
+	SharesMemory() bool
 }
 
 var errNoAttachments = Errorf(CodeUnimplemented, "%w: the stream was wrapped by an interceptor and is no AttachedStream, so its items have no buffers or files", ErrUnsupported)

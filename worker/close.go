@@ -85,6 +85,7 @@ func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	if !s.Idle(grace, p.Done()) && !wait.Closed(p.Done()) {
 		s.FailCalls(ipc.ErrClosed) // before the worker, which ends its handlers, can say how they failed
 	}
+	s.EndLasting(ipc.ErrClosed)
 	if !s.Failing() {
 		ctx, cancel := wait.Timeout(context.Background(), max(grace, time.Millisecond), nil)
 		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {

@@ -311,6 +311,7 @@ func handleTest(s *worker.Server) {
 	serveState(s)
 	serveFiles(s)
 	serveAllocs(s)
+	serveTopics(s)
 }
 
 // client is what the tests need of a worker.Client of any driver.

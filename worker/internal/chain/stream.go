@@ -266,6 +266,12 @@ func (c *counted) SendAttached(ctx context.Context, item []byte, a *ipc.Attachme
 	return err
 }
 
+// SharesMemory implements [ipc.MemoryStream].
+func (c *counted) SharesMemory() bool {
+	st, ok := c.Stream.(ipc.MemoryStream)
+	return ok && st.SharesMemory()
+}
+
 // Attachments implements [ipc.AttachedStream].
 func (c *counted) Attachments() *ipc.Attachments {
 	if st, ok := c.Stream.(ipc.AttachedStream); ok {

@@ -32,7 +32,9 @@ func (a *inFlight) exit() { a.n.Add(-1) }
 func (s *Session) Drain() <-chan struct{} {
 	// SYNC: pairs with Session.runInBackground, which changes the reader state and then
 	// loads draining.
-	s.inFlight.draining.Store(true)
+	if !s.inFlight.draining.Swap(true) {
+		close(s.lifetime.draining)
+	}
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -36,11 +37,16 @@ func (h *Handler) Inline() {
 	h.score.Store(scoreMax)
 }
 
+// Lasting makes each run of the handler use a goroutine of its own, since it may last.
+func (h *Handler) Lasting() {
+	h.fixed = true
+	h.score.Store(scoreStuck)
+}
+
 // Concurrent makes each run of the handler use a goroutine of its own, of which n run
 // at once.
 func (h *Handler) Concurrent(n int) {
-	h.fixed = true
-	h.score.Store(scoreStuck)
+	h.Lasting()
 	h.semaphore = &semaphore{limit: n}
 	h.places = make(chan struct{}, n)
 }
@@ -100,6 +106,15 @@ func (r *Registry) Register(h *Handler) {
 			next[id] = other
 		}
 	}
+	r.byID.Store(&next)
+}
+
+// Remove takes the handler of a method out. Runs of it go on.
+func (r *Registry) Remove(h *Handler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := maps.Clone(*r.byID.Load())
+	delete(next, h.Info.ID)
 	r.byID.Store(&next)
 }
 

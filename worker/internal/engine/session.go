@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -112,6 +113,7 @@ type lifetime struct {
 	err         error
 	goodbye     chan struct{} // closed when the peer has said goodbye
 	goodbyeOnce sync.Once
+	draining    chan struct{} // closed when the session takes no further requests
 	replaced    chan struct{} // closed by the owner when there is a later session
 }
 
@@ -121,7 +123,7 @@ func New(config Config) *Session {
 		config.Window = drivers.DefaultWindow
 	}
 	s := &Session{config: config, link: config.Link, number: config.Number}
-	s.lifetime.done, s.lifetime.goodbye, s.lifetime.replaced = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s.lifetime.done, s.lifetime.goodbye, s.lifetime.replaced, s.lifetime.draining = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	s.calls.side = config.Side
 	s.sweeper.init()
 	s.reader.requests.part, s.reader.notifications.part = creditPart(config.Window), creditPart(config.Window)
@@ -252,6 +254,17 @@ func (s *Session) Idle(d time.Duration, stop <-chan struct{}) bool {
 		}
 	}
 	return true
+}
+
+// EndLasting ends our streams that have no end of their own, with err.
+func (s *Session) EndLasting(err error) {
+	t := &s.streams
+	t.mu.Lock()
+	own := slices.DeleteFunc(t.live(), func(st *Stream) bool { return !st.lasting })
+	t.mu.Unlock()
+	for _, st := range own {
+		st.abandon(err)
+	}
 }
 
 // FailCalls fails the calls and our streams that are pending, and those that are made later,

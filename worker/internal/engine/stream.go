@@ -36,6 +36,7 @@ type Stream struct {
 	ctx     context.Context // of the whole stream: what it was opened with, or the handler's
 	from    *requestContext // of the handler that has opened the stream, or nil
 	handler *requestContext // of the handler that serves it, or nil on the other side
+	lasting bool            // nobody waits for its end
 
 	in  streamIn
 	out streamOut
@@ -91,12 +92,12 @@ func (t *streams) add(st *Stream, side uint64) error {
 	return nil
 }
 
-// pending counts the streams that we have opened and that go on.
+// pending counts the streams that we have opened, that go on, and that have an end of their own.
 func (t *streams) pending() (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, st := range t.own {
-		if st != nil {
+		if st != nil && !st.lasting {
 			n++
 		}
 	}

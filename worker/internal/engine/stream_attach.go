@@ -6,7 +6,10 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-var _ ipc.AttachedStream = (*Stream)(nil)
+var _ ipc.MemoryStream = (*Stream)(nil)
+
+// SharesMemory implements [ipc.MemoryStream].
+func (st *Stream) SharesMemory() bool { return st.session.shares.buffers && st.session.shares.files }
 
 // SendAttached implements [ipc.AttachedStream]. Such an item travels by itself, after what is
 // gathered. Its attachments are those of its last frame.

@@ -93,7 +93,7 @@ func (s *Session) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOp
 	if err := t.places.reserve(ctx, s.lifetime.done, 1); err != nil {
 		return nil, s.notOpened(ctx, err)
 	}
-	st := &Stream{session: s, call: inv, ctx: ctx, from: from, late: late}
+	st := &Stream{session: s, call: inv, ctx: ctx, from: from, late: late, lasting: o.Lasting}
 	st.init(drivers.InitialStreamWindow)
 	if err := t.add(st, s.config.Side); err != nil {
 		t.places.cancel(1)

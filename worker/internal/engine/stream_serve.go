@@ -252,6 +252,9 @@ func (st *Stream) TakeNoMore() {
 	}
 }
 
+// Draining is closed when the session takes no further requests and waits for the handlers that run.
+func (st *Stream) Draining() <-chan struct{} { return st.session.lifetime.draining }
+
 // Codec returns the codec of the link.
 func (st *Stream) Codec() ipc.Codec { return st.session.config.Codec }
 
