@@ -161,6 +161,26 @@ func listenOn(f *os.File) (*net.UnixListener, error) {
 	return ln, nil
 }
 
+// copyOf returns a copy of a listener's socket. Unlike that of net.UnixListener.File, its Fd does not make the
+// socket block, which both copies share: the listener's Accept could not be ended then.
+func copyOf(ln *net.UnixListener) (f *os.File, err error) {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if ctlErr := raw.Control(func(fd uintptr) {
+		var n int
+		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			err = os.NewSyscallError("fcntl", err)
+			return
+		}
+		f = os.NewFile(uintptr(n), ln.Addr().String())
+	}); ctlErr != nil {
+		err = ctlErr
+	}
+	return f, err
+}
+
 // lookAt asks whether a process has the stream socket at a path, by connecting a datagram socket:
 // the system finds the socket, and refuses because it is of another type.
 func lookAt(path string) error {
