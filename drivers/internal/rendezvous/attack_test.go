@@ -46,6 +46,7 @@ func TestWhatIsThereIsLeft(t *testing.T) {
 		"the lock is a directory":    {func(t *testing.T, path, _ string) { mkdir(t, path+lockSuffix, 0o700) }, unix.EISDIR, ErrNotServed, false},
 		"the lock is a pipe":         {func(t *testing.T, path, _ string) { require.NoError(t, unix.Mkfifo(path+lockSuffix, 0o600)) }, text("it is no regular file"), ErrNotServed, false},
 		"the lock is another's":      {func(t *testing.T, path, _ string) { touch(t, path+lockSuffix); chown(t, path+lockSuffix) }, ErrNotAllowed, ErrNotServed, true},
+		"the lock is precious":       {func(t *testing.T, path, victim string) { require.NoError(t, os.Link(victim, path+lockSuffix)) }, ErrNotAllowed, ErrNotServed, false},
 		"the directory is a file": {func(t *testing.T, path, _ string) {
 			require.NoError(t, os.Remove(filepath.Dir(path)))
 			touch(t, filepath.Dir(path))
