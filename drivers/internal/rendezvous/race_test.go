@@ -132,7 +132,7 @@ func TestLockIsHeld(t *testing.T) {
 		got <- l
 	}()
 	// Its holder ends as it should: it removes the file, which nobody else gets then.
-	eventually(t, "it has opened the file", func() bool { return leaktest.Descriptors()[path+lockSuffix] == 2 })
+	eventually(t, "it has opened the directory", func() bool { return leaktest.Descriptors()[filepath.Dir(path)] == 2 })
 	require.Empty(t, got)
 	require.NoFileExists(t, path)
 	require.NoError(t, unix.Unlink(path+lockSuffix))
