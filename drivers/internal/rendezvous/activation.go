@@ -47,7 +47,6 @@ func Activated(which string) (*Listener, error) {
 	}
 	activated.files[i] = nil
 	f.Close()
-	l.kept = true
 	return l, nil
 }
 

@@ -46,6 +46,7 @@ func TestWhatIsThereIsLeft(t *testing.T) {
 		"the lock is a directory":    {func(t *testing.T, path, _ string) { mkdir(t, path+lockSuffix, 0o700) }, unix.EISDIR, ErrNotServed, false},
 		"the lock is a pipe":         {func(t *testing.T, path, _ string) { require.NoError(t, unix.Mkfifo(path+lockSuffix, 0o600)) }, text("it is no regular file"), ErrNotServed, false},
 		"the lock is another's":      {func(t *testing.T, path, _ string) { touch(t, path+lockSuffix); chown(t, path+lockSuffix) }, ErrNotAllowed, ErrNotServed, true},
+		"the lock is precious":       {func(t *testing.T, path, victim string) { require.NoError(t, os.Link(victim, path+lockSuffix)) }, ErrNotAllowed, ErrNotServed, false},
 		"the directory is a file": {func(t *testing.T, path, _ string) {
 			require.NoError(t, os.Remove(filepath.Dir(path)))
 			touch(t, filepath.Dir(path))
@@ -214,6 +215,17 @@ func TestClientOfAnotherUser(t *testing.T) {
 	}
 }
 
+// There is no moment at which a process can connect that the mode keeps out, though the umask takes nothing away.
+func TestNoMomentForOthers(t *testing.T) {
+	path := places(t)["path"]
+	intruder := otherUser(t, "intrude", path)
+	intruder.expect("trying")
+	cmd := helper(t, "cycle", path)
+	require.NoError(t, cmd.Run())
+	require.NoError(t, intruder.in.Close())
+	intruder.expect("kept out")
+}
+
 // Another user's server is not trusted, though it has the name first.
 func TestServerOfAnotherUser(t *testing.T) {
 	for kind, name := range places(t) {
@@ -266,6 +278,44 @@ func init() {
 		fmt.Println(answer(conn))
 		told()
 		return nil
+	}
+	// cycle PATH: listens with umask 0, and closes, many times.
+	helpers["cycle"] = func(args []string) error {
+		unix.Umask(0)
+		for range 1000 {
+			l, err := Listen(args[0], ListenOptions{})
+			if err != nil {
+				return err
+			}
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// intrude PATH: tries to connect until its input ends, and says whether it could.
+	helpers["intrude"] = func(args []string) error {
+		over := make(chan bool)
+		go func() { told(); close(over) }()
+		fmt.Println("trying")
+		met := false
+		for {
+			conn, err := net.Dial("unix", args[0])
+			if err == nil {
+				conn.Close()
+				fmt.Println("connected")
+				return nil
+			}
+			met = met || errors.Is(err, fs.ErrPermission)
+			select {
+			case <-over:
+				if met {
+					fmt.Println("kept out")
+				}
+				return nil
+			default:
+			}
+		}
 	}
 	// impostor PATH: listens without this package.
 	helpers["impostor"] = func(args []string) error {

@@ -37,7 +37,7 @@ type DialOptions struct {
 }
 
 // Dial connects to whoever listens at a name, and checks who that is before a byte is sent. If the
-// server's queue is full it waits, as long as ctx lets it. It fails with [ErrNotServed], [ErrNotAllowed],
+// server's queue is full, or it has made its socket and does not listen yet, Dial waits, as long as ctx lets it. It fails with [ErrNotServed], [ErrNotAllowed],
 // [ErrNotSocket], [ErrBadName], or the cause of ctx.
 func Dial(ctx context.Context, name string, o DialOptions) (*net.UnixConn, Peer, error) {
 	a, err := parse(name)
@@ -88,13 +88,13 @@ func connect(ctx context.Context, target string) (*net.UnixConn, Peer, error) {
 		select {
 		case <-time.After(pauses.Next()):
 		case <-ctx.Done():
-			return nil, Peer{}, fmt.Errorf("the server's queue is full: %w", context.Cause(ctx))
+			return nil, Peer{}, fmt.Errorf("%w: %w", errFull, context.Cause(ctx))
 		}
 	}
 }
 
-// errFull: the queue of whoever listens is full.
-var errFull = errors.New("tandem: the server's queue is full")
+// errFull: the queue of whoever listens is full, or it does not listen yet.
+var errFull = errors.New("the server takes no connection now")
 
 func connectOnce(target string) (*net.UnixConn, Peer, error) {
 	if target[0] != '@' {

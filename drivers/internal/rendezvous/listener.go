@@ -173,7 +173,7 @@ func (l *Listener) Path() string { return l.path }
 // File returns a copy of the socket, for a successor that goes on listening with [FromFile]. The
 // caller closes it. Call Keep, too, unless this listener is closed only after the successor.
 func (l *Listener) File() (*os.File, error) {
-	f, err := l.ln.File()
+	f, err := copyOf(l.ln)
 	if err != nil {
 		return nil, fmt.Errorf("tandem: listener at %s: %w", l.path, failed(err))
 	}

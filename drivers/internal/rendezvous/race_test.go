@@ -10,10 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
 
 // Many processes begin to listen at once, at a path where one was killed before: one of them does, and all
@@ -82,6 +86,72 @@ func TestOneWinner(t *testing.T) {
 			require.Empty(t, entries(t, dir))
 		})
 	}
+}
+
+// Goroutines of one process do not share what they take, either.
+func TestOneWinnerInOneProcess(t *testing.T) {
+	for kind, name := range names(t) {
+		t.Run(kind, func(t *testing.T) {
+			for range 20 {
+				var wg sync.WaitGroup
+				won := make(chan *Listener, 20)
+				for range cap(won) {
+					wg.Go(func() {
+						l, err := Listen(name, ListenOptions{})
+						if err == nil {
+							won <- l
+						} else if !errors.Is(err, ErrServed) {
+							t.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+				require.Len(t, won, 1)
+				require.NoError(t, (<-won).Close())
+			}
+		})
+	}
+}
+
+// Who finds the lock held waits for it, and gives up in the end.
+func TestLockIsHeld(t *testing.T) {
+	path := socketIn(t)
+	hold := func() int {
+		fd, err := unix.Open(path+lockSuffix, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		require.NoError(t, err)
+		require.NoError(t, unix.Flock(fd, unix.LOCK_EX))
+		return fd
+	}
+	fd := hold()
+	got := make(chan *Listener, 1)
+	go func() {
+		l, err := Listen(path, ListenOptions{})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- l
+	}()
+	// Its holder ends as it should: it removes the file, which nobody else gets then.
+	eventually(t, "it has opened the directory", func() bool { return leaktest.Descriptors()[filepath.Dir(path)] == 2 })
+	require.Empty(t, got)
+	require.NoFileExists(t, path)
+	require.NoError(t, unix.Unlink(path+lockSuffix))
+	require.NoError(t, unix.Close(fd))
+	l := <-got
+	require.NoError(t, l.Close())
+
+	old := lockWait
+	defer func() { lockWait = old }()
+	lockWait = 20 * time.Millisecond
+	fd = hold()
+	_, err := Listen(path, ListenOptions{})
+	require.ErrorIs(t, err, ErrServed)
+	require.ErrorContains(t, err, "another process holds the lock "+path+lockSuffix)
+	require.Equal(t, []string{"s.lock"}, entries(t, filepath.Dir(path)))
+	// Who is killed leaves the file and no lock.
+	require.NoError(t, unix.Close(fd))
+	listen(t, path)
+	require.Equal(t, []string{"s"}, entries(t, filepath.Dir(path)))
 }
 
 func entries(t testing.TB, dir string) (names []string) {
@@ -155,7 +225,7 @@ func reaches(path string, l *Listener) error {
 // Processes that listen at a path, close, and are killed at any moment: whoever listens is reached there all the
 // time. In the end one can listen.
 func TestContenders(t *testing.T) {
-	const contenders, kills = 20, 150
+	const contenders, kills = 20, 100
 	dir := tempDir(t)
 	path := filepath.Join(dir, "s")
 	var all [contenders]*proc

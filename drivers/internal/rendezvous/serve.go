@@ -93,7 +93,7 @@ func (s *server) accept(ctx context.Context, l *Listener, handle func(context.Co
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EBADF), errors.Is(err, syscall.ENOTSOCK):
-			return fmt.Errorf("tandem: accept connections at %s: %w", l.path, err) // somebody has shut it down
+			return fmt.Errorf("tandem: accept connections at %s: %w", l.path, err) // it listens no longer, and will not again
 		default:
 			s.log("accept a connection", Peer{}, err)
 			select {

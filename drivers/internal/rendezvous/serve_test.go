@@ -112,19 +112,6 @@ func TestServeAfterClose(t *testing.T) {
 	require.NoError(t, Serve(t.Context(), l, Gate{}, echo), "it is closed")
 }
 
-// A listener that somebody has shut down is of no use, and says so.
-func TestServeAfterShutdown(t *testing.T) {
-	l := listen(t, socketIn(t))
-	f, err := l.File()
-	require.NoError(t, err)
-	defer f.Close()
-	done := make(chan error, 1)
-	go func() { done <- Serve(t.Context(), l, Gate{}, echo) }()
-	works(t, l.Path())
-	require.NoError(t, unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR))
-	require.ErrorIs(t, <-done, unix.EINVAL)
-}
-
 // Clients that connect, say hello and hang up at any moment, while others do: each that goes on is served, and nothing
 // is counted in the end.
 func TestClientsComeAndGo(t *testing.T) {
@@ -191,18 +178,39 @@ func TestServerWithoutReserve(t *testing.T) {
 	name := socketIn(t)
 	p := start(t, helper(t, "short", name, "greedy"))
 	p.expect("ready")
+	hello(t, dial(t, name)) // by then it has a reserve
 	p.tell()
 	p.expect("short")
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if said := p.says(); said != "the reserve is gone\n" {
+			t.Errorf("it said %q", said)
+		}
+	}()
 	got := make(chan string)
-	for range 5 {
+	waiting := 0
+	come := func() {
 		conn := dial(t, name)
 		go func() { got <- answer(conn) }()
+		waiting++
 	}
-	p.expect("the reserve is gone")
+	for over := false; !over; {
+		come()
+		select {
+		case said := <-got:
+			require.Regexp(t, "^full: tandem: out of open files", said, "it was taken by what was in reserve")
+			waiting--
+		case <-gone:
+			over = true
+		}
+	}
+	for range 5 {
+		come()
+	}
 	p.tell()
 	p.expect("lifted")
-	for range 5 {
-		// Who was taken by what was left of the reserve was told so.
+	for ; waiting > 0; waiting-- {
 		if said := <-got; said != "welcome" {
 			require.Regexp(t, "^full: tandem: out of open files", said)
 		}

@@ -23,6 +23,8 @@ func bindAndListen(string, func() error) (*net.UnixListener, error) { return nil
 
 func listenOn(*os.File) (*net.UnixListener, error) { return nil, supported() }
 
+func copyOf(*net.UnixListener) (*os.File, error) { return nil, supported() }
+
 func lookAt(string) error { return supported() }
 
 func checkListening(*os.File) error { return supported() }

@@ -20,8 +20,8 @@ import (
 // backlog is how many connections wait to be accepted; the system may allow less.
 const backlog = unix.SOMAXCONN
 
-// lockWait bounds how long a lock is waited for. Its holders need it for a moment.
-const lockWait = 10 * time.Second
+// lockWait bounds how long a lock is waited for. Its holders need it for a moment. Tests change it.
+var lockWait = 10 * time.Second
 
 func supported() error { return nil }
 
@@ -69,6 +69,8 @@ func (s *site) tryLock(name string) (fd int, err error) {
 			err = fmt.Errorf("it is no regular file: remove it")
 		case int(opened.Uid) != os.Geteuid():
 			err = fmt.Errorf("%w: it belongs to user %d, expected user %d: remove it", ErrNotAllowed, opened.Uid, os.Geteuid())
+		case opened.Nlink > 1:
+			err = fmt.Errorf("%w: it has another name, too: remove it", ErrNotAllowed)
 		default:
 			if opened.Mode&0o777 != 0o600 { // whatever the umask is
 				_ = unix.Fchmod(fd, 0o600)
@@ -97,7 +99,7 @@ func (s *site) giveBack(name string) bool {
 	switch {
 	case err == unix.ENOENT: // it is gone, or could not be made
 		return unix.Faccessat(int(s.dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS) == nil
-	case err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid():
+	case err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid() || st.Nlink > 1:
 		return false
 	case st.Mode&0o600 != 0o600:
 		_ = s.root.Chmod(name, 0o600)
@@ -159,6 +161,26 @@ func listenOn(f *os.File) (*net.UnixListener, error) {
 	}
 	ln.SetUnlinkOnClose(false) // Listener.Close looks first whose it is
 	return ln, nil
+}
+
+// copyOf returns a copy of a listener's socket. Unlike that of net.UnixListener.File, its Fd does not make the
+// socket block, which both copies share: the listener's Accept could not be ended then.
+func copyOf(ln *net.UnixListener) (f *os.File, err error) {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if ctlErr := raw.Control(func(fd uintptr) {
+		var n int
+		if n, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			err = os.NewSyscallError("fcntl", err)
+			return
+		}
+		f = os.NewFile(uintptr(n), ln.Addr().String())
+	}); ctlErr != nil {
+		err = ctlErr
+	}
+	return f, err
 }
 
 // lookAt asks whether a process has the stream socket at a path, by connecting a datagram socket:
