@@ -56,16 +56,16 @@ func newAttachedCall[Req any](call *Invocation, req Req) (*attachedCall, error) 
 // sendAttached sends an item that was encoded into b, with its attachments.
 func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
 	a, err := Attach(item)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Errorf(CodeInvalidArgument, "encode an item of %q: %w", s.method, err)
-	case a == nil:
-		return s.stream.Send(ctx, b)
 	}
 	if st, ok := s.stream.(AttachedStream); ok {
 		return st.SendAttached(ctx, b, a)
 	}
-	return errNoAttachments
+	if a == nil {
+		return s.stream.Send(ctx, b)
+	}
+	return NoAttachments(s.stream)
 }
 
 // attach gives the item that was received last its attachments, or releases them if err says that
@@ -73,7 +73,9 @@ func (s *Sender[T]) sendAttached(ctx context.Context, b []byte, item T) error {
 func (r *Receiver[T]) attach(item *T, err error) error {
 	st, ok := r.stream.(AttachedStream)
 	if !ok && err == nil {
-		err = errNoAttachments
+		if err = Resolve(item, nil); err != nil {
+			err = NoAttachments(r.stream)
+		}
 	}
 	if !ok {
 		return err

@@ -45,7 +45,9 @@ type Interceptor struct {
 	Handle InterceptFunc
 	// Stream, unlike the others, is called when a stream begins: one that this side opens, or
 	// that a handler serves. It returns the stream that takes the place of s, and so sees each
-	// item; it may return s. It must not use s before it has returned.
+	// item; it may return s. It must not use s before it has returned. The buffers and files of items go
+	// around a stream that is no [AttachedStream]: its Send passes its context on, and its Receive
+	// returns the item that it has received last.
 	Stream func(ctx context.Context, call *Call, s Stream) Stream
 }
 

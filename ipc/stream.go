@@ -69,11 +69,14 @@ func openStream(ctx context.Context, c Caller, call *Invocation, o *StreamOpenin
 	return nil, Errorf(CodeUnimplemented, "open the stream %q: %w: a %T opens no streams", call.Method.Name, ErrUnsupported, c)
 }
 
-// AttachedStream is a [Stream] whose items may have attachments. What is one end of a link
-// is an AttachedStream.
+// AttachedStream is a [Stream] whose items may have attachments. What is one end of a link is an
+// AttachedStream, and so is the stream that the function of an [Interceptor] gets. What that returns need not
+// be one: then the attachments of an item go around it, with the context of Send and with what Receive
+// returns. A stream that wraps another in some other place has to have both methods, and forward them.
 type AttachedStream interface {
 	Stream
-	// SendAttached is Send for an item with attachments, which stay the caller's.
+	// SendAttached is Send for an item that may have attachments, which stay the caller's. a may be
+	// nil.
 	SendAttached(ctx context.Context, item []byte, a *Attachments) error
 	// Attachments returns those of the item that Receive has returned last, or nil. They are
 	// the caller's from now on.
@@ -87,8 +90,6 @@ type MemoryStream interface {
 	// SharesMemory reports whether the driver has the capability SharedMemory.
 	SharesMemory() bool
 }
-
-var errNoAttachments = Errorf(CodeUnimplemented, "%w: the stream was wrapped by an interceptor and is no AttachedStream, so its items have no buffers or files", ErrUnsupported)
 
 // WideStream is a [Stream] whose window can be made larger before it has grown by being read. What is
 // one end of a link is a WideStream.
@@ -124,4 +125,9 @@ func SendPart(ctx context.Context, s Stream, b []byte) (n int, err error) {
 	}
 	_ = s.Flush(ctx) // the item was taken, and the next call finds out what is wrong
 	return n, nil
+}
+
+// NoAttachments returns the error of an item with attachments, for a stream that is no [AttachedStream].
+func NoAttachments(s Stream) error {
+	return Errorf(CodeUnimplemented, "%w: the stream is a %T, which is no ipc.AttachedStream: it has to forward SendAttached and Attachments, or its items have no buffers or files", ErrUnsupported, s)
 }

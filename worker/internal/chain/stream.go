@@ -136,8 +136,8 @@ type streamServer struct {
 // Serve implements [Server].
 func (s *streamServer) Serve(ctx context.Context, call *ipc.Call) ([]byte, error) {
 	var st ipc.Stream = s.stream
-	for _, wrap := range s.chain.Stream { // the innermost is next to the handler
-		st = wrap(ctx, call, st)
+	for _, f := range s.chain.Stream { // the innermost is next to the handler
+		st = wrap(ctx, f, call, st)
 	}
 	defer func() { call.Sent, call.Received = s.stream.sent.items(), s.stream.received.items() }()
 	return nil, s.serve(ctx, call, st)
@@ -158,7 +158,7 @@ func (c *Chain) OpenStream(ctx context.Context, inv *ipc.Invocation, peer ipc.Pe
 	}()
 	call := &ipc.Call{Method: inv.Method, Stream: true, Peer: peer, Metadata: inv.Metadata, RequestSize: len(o.First)}
 	for i := len(c.Stream) - 1; i >= 0; i-- { // the outermost is next to the caller
-		st = c.Stream[i](ctx, call, st)
+		st = wrap(ctx, c.Stream[i], call, st)
 	}
 	wrapped = true
 	return st, nil
@@ -254,11 +254,7 @@ func (c *counted) Widen(ctx context.Context, n int) {
 
 // SendAttached implements [ipc.AttachedStream].
 func (c *counted) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
-	st, ok := c.Stream.(ipc.AttachedStream)
-	if !ok {
-		return ipc.ErrUnsupported
-	}
-	err := st.SendAttached(ctx, item, a)
+	err := sendAttached(ctx, c.Stream, item, a)
 	if err == nil {
 		c.sent.add(len(item))
 	}
@@ -273,12 +269,7 @@ func (c *counted) SharesMemory() bool {
 }
 
 // Attachments implements [ipc.AttachedStream].
-func (c *counted) Attachments() *ipc.Attachments {
-	if st, ok := c.Stream.(ipc.AttachedStream); ok {
-		return st.Attachments()
-	}
-	return nil
-}
+func (c *counted) Attachments() *ipc.Attachments { return attachmentsOf(c.Stream) }
 
 // Claim implements [ipc.Stream].
 func (c *counted) Claim(ctx context.Context, n int) ([]byte, error) {
