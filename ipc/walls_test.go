@@ -129,7 +129,7 @@ var walls = map[string][]string{
 	},
 
 	// What a user could write.
-	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/pool", "bench/..."},
+	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/netconn", "worker/pool", "bench/..."},
 	"examples/...": {"ipc", "ipc/arrowipc", "ring/...", "drivers/...", "worker", "worker/pool", "examples/..."},
 }
 

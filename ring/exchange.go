@@ -100,7 +100,12 @@ func (l *Link) join(ringSize int, opts []Option) (err error) {
 	}
 	said := fdpass.Send(l.conn, appendExchange(nil), l.ours.File())
 	from := fdpass.Reader{Conn: l.conn}
-	defer from.Close()
+	defer func() {
+		if err != nil {
+			from.Discard() // whatever they are, their close may block
+		}
+		from.Close()
+	}()
 	if err := hear(&from, said); err != nil {
 		return err
 	}
@@ -162,6 +167,9 @@ func confirm(from *fdpass.Reader) error {
 
 // lost turns an error of the connection that says that the peer is gone into [ErrPeerGone].
 func lost(err error) error {
+	if errors.Is(err, fdpass.ErrTooManyFiles) {
+		return fmt.Errorf("%w: it has passed too many descriptors: %w", ErrExchange, err)
+	}
 	for _, gone := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
 		if errors.Is(err, gone) {
 			return ErrPeerGone

@@ -41,15 +41,25 @@ var grpcPeer = peer{
 		return s.Serve(l)
 	},
 	dial: func(ctx context.Context, path string, _ int) (client, error) {
-		c, err := grpc.NewClient("unix:"+path,
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(grpcMost), grpc.MaxCallSendMsgSize(grpcMost)),
-			grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow),
-			grpc.WithReadBufferSize(grpcBuffer), grpc.WithWriteBufferSize(grpcBuffer),
-			grpc.WithDisableServiceConfig(),
-		)
-		return grpcClient{c}, err
+		return dialGRPC("unix:" + path)
 	},
+}
+
+func dialGRPC(target string, opts ...grpc.DialOption) (client, error) {
+	opts = append(opts,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(grpcMost), grpc.MaxCallSendMsgSize(grpcMost)),
+		grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow),
+		grpc.WithReadBufferSize(grpcBuffer), grpc.WithWriteBufferSize(grpcBuffer),
+		grpc.WithDisableServiceConfig(),
+	)
+	c, err := grpc.NewClient(target, opts...)
+	return grpcClient{c}, err
+}
+
+// grpcOver dials over connections of another kind.
+func grpcOver(dial func(context.Context) (net.Conn, error)) (client, error) {
+	return dialGRPC("passthrough:worker", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
 }
 
 const (

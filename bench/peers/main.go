@@ -86,6 +86,7 @@ func program() *suite.Program {
 				Plan: func(o *suite.Options) (suite.Plan, error) { return plan(o, "concurrent") },
 			},
 			streamsScenario(),
+			connectionsScenario(),
 			rawScenario(),
 		},
 		Targets: targets(),
@@ -158,6 +159,7 @@ func register(s *worker.Server) {
 	})
 	worker.Handle(s, answerBuffer, answerWithBuffer)
 	registerStreams(s)
+	registerConnections(s)
 	rings.Handle(s)
 	worker.Handle(s, serve, func(_ context.Context, r serveRequest) (struct{}, error) {
 		i := slices.IndexFunc(peers, func(p peer) bool { return p.name == r.Peer && p.serve != nil })
@@ -226,16 +228,20 @@ func (p *pool) driver(ctx context.Context, way suite.Way) (suite.Meter, client, 
 	})
 }
 
+// makeDir makes the directory for sockets, if there is none yet.
+func (p *pool) makeDir() (err error) {
+	if p.dir == "" {
+		p.dir, err = os.MkdirTemp("", "tandem-peers-")
+	}
+	return err
+}
+
 // peer starts the other process of a peer: its own, or else a worker, over a socket
 // that sleeps while it is measured, and the peer's server in it.
 func (p *pool) peer(ctx context.Context, peer peer, callers int) (suite.Meter, client, error) {
 	return p.get(peer.name, func() (*started, error) {
-		if p.dir == "" {
-			dir, err := os.MkdirTemp("", "tandem-peers-")
-			if err != nil {
-				return nil, err
-			}
-			p.dir = dir
+		if err := p.makeDir(); err != nil {
+			return nil, err
 		}
 		if peer.start != nil {
 			m, c, err := peer.start(ctx, p.dir)

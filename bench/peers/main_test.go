@@ -75,6 +75,25 @@ func TestStreams(t *testing.T) {
 	require.Equal(t, 1, bytes.Count(out.Bytes(), []byte("not measured: items of 8 B")), out.String())
 }
 
+// What speaks over connections, over a Unix socket and over the link.
+func TestConnections(t *testing.T) {
+	if ring.Supported() != nil {
+		t.Skip("needs sealed shared memory")
+	}
+	path := filepath.Join(t.TempDir(), "report.json")
+	var out, errs bytes.Buffer
+	args := []string{"-rounds", "2", "-duration", "4ms", "-json", path, "-sizes", "0,64,100000", "connections"}
+	require.Zero(t, calm().Main(args, &out, &errs), errs.String())
+	d, err := report.ReadJSON(path)
+	require.NoError(t, err)
+	require.Len(t, d.Results, (3*len(speakers)+1)*(len(suite.Drivers)+1), out.String())
+	for _, r := range d.Results {
+		require.Positive(t, r.OpsPerS, "%+v", r)
+		require.Equal(t, 2, r.Rounds)
+	}
+	require.NotContains(t, out.String(), "not measured")
+}
+
 // A payload that a peer does not take is left out, and said so.
 func TestTooLarge(t *testing.T) {
 	var out, errs bytes.Buffer

@@ -24,15 +24,19 @@ var netHTTP = peer{
 		return http.Serve(l, http.HandlerFunc(httpEcho))
 	},
 	dial: func(_ context.Context, path string, callers int) (client, error) {
-		t := &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", path)
-			},
-			MaxIdleConns: callers, MaxIdleConnsPerHost: callers,
-			DisableCompression: true,
-		}
-		return httpClient{&http.Client{Transport: t}}, nil
+		return newHTTPClient(func(ctx context.Context) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}, callers), nil
 	},
+}
+
+func newHTTPClient(dial func(context.Context) (net.Conn, error), callers int) client {
+	t := &http.Transport{
+		DialContext:  func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConns: callers, MaxIdleConnsPerHost: callers,
+		DisableCompression: true,
+	}
+	return httpClient{&http.Client{Transport: t}}
 }
 
 func httpEcho(w http.ResponseWriter, r *http.Request) {

@@ -27,12 +27,19 @@ func targets() []report.Target {
 	idle := paced(rawResult(shm.Name, fromIdle, "adaptive", 64))
 	idleEvent := paced(report.Result{Scenario: rawName, Subject: iceoryx2.name, Mode: eventIdle, Wait: "sleep", Callers: 1})
 
+	over := func(mode string, size int, figure func(measure.Sample) float64) func(report.Find) measure.Spread {
+		return report.Over(figure, connectionsResult(shm.Name, mode, size), connectionsResult(unixName, mode, size))
+	}
 	cost, speed := measure.Sample.Cost, measure.Sample.OpsPerSecond
 	shared := func(name string, size int) report.Target {
 		return report.Target{What: "Call and Handle with buffers, " + name + ", over iceoryx2's echo, loaned", Unit: "x", Bar: 2, Aim: 1.3, Figure: report.Over(cost, spins(shm.Name, typedShare, size), spins(iceoryx2.name, rawLoaned, size))}
 	}
 	return []report.Target{
 		{What: "stream of 64 B items over gRPC's over a Unix socket, items/s", Unit: "x", Bar: 50, Aim: 150, AtLeast: true, Figure: report.Over(speed, streamsResult(shm.Name, serverStream, "raw", 64), streamsResult(grpcPeer.name, serverStream, "raw", 64))},
+		{What: "64 B there and back on a connection, over the same over a Unix socket", Unit: "x", Bar: 0.2, Aim: 0.05, Figure: over(connName, 64, cost)},
+		{What: "net/http, 64 B, over the same over a Unix socket", Unit: "x", Bar: 0.6, Aim: 0.4, Figure: over(netHTTP.name, 64, cost)},
+		{What: "gRPC, 64 B, over the same over a Unix socket", Unit: "x", Bar: 0.6, Aim: 0.4, Figure: over(grpcPeer.name, 64, cost)},
+		{What: "writes of 64 KiB, over the same over a Unix socket, writes/s", Unit: "x", Bar: 1, Aim: 2, AtLeast: true, Figure: over(writesName, 64<<10, speed)},
 		{What: "ring echo, 64 B, over Aeron's echo", Unit: "x", Bar: 1.3, Aim: 1, Figure: report.Over(cost, spins(rings.Copy, rawEcho, 64), echo)},
 		{What: "call in place, 64 B, over Aeron's echo", Unit: "x", Bar: 2, Aim: 1.4, Figure: report.Over(cost, spins(shm.Name, inPlace, 64), echo)},
 		{What: "Call and Handle, 64 B, over Aeron's echo", Unit: "x", Bar: 2.5, Aim: 1.8, Figure: report.Over(cost, spins(shm.Name, typedCall, 64), echo)},

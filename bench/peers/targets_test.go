@@ -41,6 +41,14 @@ func withForeign(t *testing.T) {
 var figures = map[string]float64{
 	"shm server stream 64 0":                     5000,
 	"grpc server stream 64 0":                    200,
+	"shm conn 64 0":                              200,
+	"unix conn 64 0":                             1000,
+	"shm net/http 64 0":                          500,
+	"unix net/http 64 0":                         2000,
+	"shm grpc 64 0":                              900,
+	"unix grpc 64 0":                             3000,
+	"shm writes 65536 0":                         300,
+	"unix writes 65536 0":                        100,
 	"ring spin raw echo 64 0":                    150,
 	"shm spin call in place 64 0":                300,
 	"shm spin typed call 64 0":                   400,
@@ -76,7 +84,7 @@ func figure(r report.Result, state measure.State) measure.Sample {
 	switch {
 	case !ok: // whoever takes this is wrong
 		return suitetest.Sample(1, 7777777)
-	case strings.Contains(r.Mode, "one way"), r.Mode == oneWayCall, r.Mode == serverStream:
+	case strings.Contains(r.Mode, "one way"), r.Mode == oneWayCall, r.Mode == serverStream, r.Mode == writesName:
 		if far {
 			x *= 2
 		}
@@ -100,22 +108,26 @@ func figure(r report.Result, state measure.State) measure.Sample {
 func TestTargets(t *testing.T) {
 	withForeign(t)
 	want := map[string][2]float64{ // near and far
-		"stream of 64 B items over gRPC's over a Unix socket, items/s":      {25, 25},
-		"ring echo, 64 B, over Aeron's echo":                                {1.5, 1050. / 1000},
-		"call in place, 64 B, over Aeron's echo":                            {3, 1200. / 1000},
-		"Call and Handle, 64 B, over Aeron's echo":                          {4, 1300. / 1000},
-		"Call and Handle, 4 KiB, over Aeron's echo, copied out":             {2, 1900. / 1400},
-		"Call and Handle, 64 KiB, over iceoryx2's echo, copied out":         {1.2, 6900. / 5900},
-		"Call and Handle with buffers, 64 B, over iceoryx2's echo, loaned":  {2, 1100. / 1000},
-		"Call and Handle with buffers, 4 KiB, over iceoryx2's echo, loaned": {1.5, 1200. / 1100},
-		"Call and Handle with buffers, 1 MiB, over iceoryx2's echo, loaned": {2, 1500. / 1200},
-		"Call and Handle with buffers, 4 MiB, over iceoryx2's echo, loaned": {0.8, 1300. / 1400},
-		"ring one way, 64 B, one by one, over Aeron's, messages/s":          {4, 4},
-		"ring one way, 64 B, in batches of 128, over Aeron's, messages/s":   {4.5, 4.5},
-		"Notify one way, 64 B, one by one, over Aeron's, messages/s":        {0.5, 0.5},
-		"Notify one way, 64 B, by Batch, over Aeron's, messages/s":          {1.5, 1.5},
-		"one call per ms from idle over iceoryx2's event":                   {1.5, 30900. / 20900},
-		"the same, processor time of both processes":                        {1.5 * 4 / 9, 30900. / 20900 * 4 / 9},
+		"stream of 64 B items over gRPC's over a Unix socket, items/s":          {25, 25},
+		"64 B there and back on a connection, over the same over a Unix socket": {0.2, 1100. / 1900},
+		"net/http, 64 B, over the same over a Unix socket":                      {0.25, 1400. / 2900},
+		"gRPC, 64 B, over the same over a Unix socket":                          {0.3, 1800. / 3900},
+		"writes of 64 KiB, over the same over a Unix socket, writes/s":          {3, 3},
+		"ring echo, 64 B, over Aeron's echo":                                    {1.5, 1050. / 1000},
+		"call in place, 64 B, over Aeron's echo":                                {3, 1200. / 1000},
+		"Call and Handle, 64 B, over Aeron's echo":                              {4, 1300. / 1000},
+		"Call and Handle, 4 KiB, over Aeron's echo, copied out":                 {2, 1900. / 1400},
+		"Call and Handle, 64 KiB, over iceoryx2's echo, copied out":             {1.2, 6900. / 5900},
+		"Call and Handle with buffers, 64 B, over iceoryx2's echo, loaned":      {2, 1100. / 1000},
+		"Call and Handle with buffers, 4 KiB, over iceoryx2's echo, loaned":     {1.5, 1200. / 1100},
+		"Call and Handle with buffers, 1 MiB, over iceoryx2's echo, loaned":     {2, 1500. / 1200},
+		"Call and Handle with buffers, 4 MiB, over iceoryx2's echo, loaned":     {0.8, 1300. / 1400},
+		"ring one way, 64 B, one by one, over Aeron's, messages/s":              {4, 4},
+		"ring one way, 64 B, in batches of 128, over Aeron's, messages/s":       {4.5, 4.5},
+		"Notify one way, 64 B, one by one, over Aeron's, messages/s":            {0.5, 0.5},
+		"Notify one way, 64 B, by Batch, over Aeron's, messages/s":              {1.5, 1.5},
+		"one call per ms from idle over iceoryx2's event":                       {1.5, 30900. / 20900},
+		"the same, processor time of both processes":                            {1.5 * 4 / 9, 30900. / 20900 * 4 / 9},
 	}
 	require.Len(t, targets(), len(want))
 	for name, o := range map[string]*suite.Options{
@@ -191,7 +203,7 @@ func TestDocumentWithoutForeign(t *testing.T) {
 	const begin = "<!-- figures: peers targets -->\n"
 	require.NoError(t, os.WriteFile(path, []byte(begin+"old\n<!-- end of figures -->\n"), 0o600))
 	var out, errs bytes.Buffer
-	require.Zero(t, calm().Main([]string{"-rounds", "1", "-duration", "2ms", "-sizes", "64", "-doc", path, "streams", "raw"}, &out, &errs), errs.String())
+	require.Zero(t, calm().Main([]string{"-rounds", "1", "-duration", "2ms", "-sizes", "64", "-doc", path, "streams", "connections", "raw"}, &out, &errs), errs.String())
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Contains(t, string(text), begin)
@@ -199,7 +211,7 @@ func TestDocumentWithoutForeign(t *testing.T) {
 	for _, target := range targets() {
 		require.Contains(t, string(text), "| "+target.What+" |")
 	}
-	require.Equal(t, len(targets())-1, strings.Count(string(text), "| no samples |  |"), "all but that over gRPC")
+	require.Equal(t, len(targets())-5, strings.Count(string(text), "| no samples |  |"), "all but those over a Unix socket")
 	for _, f := range foreignPrograms {
 		require.Contains(t, string(text), "- raw: "+f.name+": there is no compiler")
 		require.Contains(t, out.String(), "not measured: raw: "+f.name+": there is no compiler")

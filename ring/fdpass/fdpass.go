@@ -6,9 +6,13 @@
 package fdpass
 
 import (
+	"errors"
 	"net"
 	"os"
 )
+
+// ErrTooManyFiles is the error of a Reader that has got more files than it keeps.
+var ErrTooManyFiles = errors.New("tandem: more files were passed than anybody has asked for")
 
 // Reader reads from Conn and keeps the files that arrive with the bytes, up to four. It fails where there are more. Close
 // closes those that are in Files by then.

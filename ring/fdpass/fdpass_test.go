@@ -71,7 +71,7 @@ func TestFloodOfDescriptors(t *testing.T) {
 		if _, err = from.Read(make([]byte, 1)); i == 0 {
 			require.NoError(t, err)
 		} else {
-			require.ErrorIs(t, err, errTooManyFiles)
+			require.ErrorIs(t, err, ErrTooManyFiles)
 		}
 		require.LessOrEqual(t, len(from.Files), maxFiles)
 		require.Eventually(t, func() bool { return open() <= before+maxFiles }, 30*time.Second, time.Millisecond)

@@ -3,7 +3,6 @@
 package fdpass
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,8 +15,6 @@ import (
 // one. The kernel closes those that do not fit a read, and those that do not fit the Reader are an error: a peer
 // that passes some with each byte must not use up our descriptors.
 const maxFiles = 4
-
-var errTooManyFiles = errors.New("tandem: more files were passed than anybody has asked for")
 
 // Send writes b to conn, and passes f with the first byte. f stays the caller's.
 func Send(conn *net.UnixConn, b []byte, f *os.File) error {
@@ -101,7 +98,7 @@ func (r *Reader) keep(oob []byte) (passed int, err error) {
 	for _, fd := range fds {
 		to := r
 		if len(r.Files) == maxFiles {
-			to, err = &beyond, errTooManyFiles
+			to, err = &beyond, ErrTooManyFiles
 		}
 		to.Files = append(to.Files, os.NewFile(uintptr(fd), "passed"))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,8 @@ type Conn struct {
 	giveUp func() // ends the stream at once; nil on the side that listens
 
 	reading, writing direction
-	rest             []byte // of the item that was read last; guarded by reading
+	rest             []byte      // of the item that was read last; guarded by reading
+	wrote            atomic.Bool // something was written since a Read has returned
 
 	closed atomic.Bool
 	using  sync.WaitGroup // goroutines that use the stream for a direction that is closed
@@ -74,6 +76,9 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 	var ctx context.Context = m
 	for n < len(b) {
 		if len(c.rest) == 0 {
+			if n == 0 && c.giveWay() {
+				continue
+			}
 			if err := c.fill(ctx); err != nil {
 				if n > 0 {
 					break // a later call finds the same
@@ -85,7 +90,25 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 		n, c.rest = n+copied, c.rest[copied:]
 		ctx = past // it waits for nothing further
 	}
+	if c.wrote.Load() {
+		c.wrote.Store(false)
+	}
 	return n, nil
+}
+
+// giveWay fills rest with what has come, or lets other goroutines run, before a Read waits. A goroutine
+// that has read and not written since has passed on what it has read, as a rule: whoever got it is to
+// run on this processor now, and not when the goroutine has polled the link for a while. One that
+// has answered by itself goes on at once. The direction is locked.
+func (c *Conn) giveWay() bool {
+	if c.wrote.Load() {
+		return false
+	}
+	if c.fill(past) == nil {
+		return true
+	}
+	runtime.Gosched()
+	return false
 }
 
 // fill receives the next item. The direction is locked.
@@ -160,6 +183,9 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 	defer c.writing.Unlock()
 	if err := c.writing.over; err != nil {
 		return 0, c.writeError(m, err)
+	}
+	if !c.wrote.Load() {
+		c.wrote.Store(true)
 	}
 	for n < len(b) {
 		sent, err := c.out.SendPart(m, b[n:])

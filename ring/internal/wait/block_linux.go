@@ -24,7 +24,7 @@ var dedicated atomic.Int32
 // sleepOn sleeps while the bell is value, until somebody wakes the word. It may return
 // early for no reason.
 func (s *Sleeper) sleepOn(value uint32) {
-	s.letOthersRun()
+	s.letOthersRun(value)
 	word := s.Bell
 	n := dedicated.Add(1)
 	timedOut := true

@@ -16,7 +16,8 @@ type parking struct {
 // Block sleeps while Word is word and no bell has been rung. It may return early for no
 // reason.
 func (g *Gang) Block(word uint32, members []Member) {
-	g.yield.letOthersRun()
+	g.yield.Bell = &g.Word
+	g.yield.letOthersRun(word)
 	n := min(len(members), multiWaitSize)
 	if multiWaiters.lacking() {
 		n = 0

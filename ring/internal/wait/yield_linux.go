@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,18 +13,28 @@ import (
 // sleeping included, and then looks every 20 microseconds what the process does.
 const maxRun = 5 * time.Millisecond
 
+// maxYields is how often a sleeper yields in a row, at most.
+const maxYields = 8
+
 // letOthersRun is called before the sleeper's thread blocks. Goroutines that this thread
-// would have run next would wait until Go's monitor takes them away from it; they go first.
-// Where there are none, to yield would only wake another thread, which would look in vain
-// for something to do.
-func (s *Sleeper) letOthersRun() {
+// would have run next would wait until Go's monitor takes them away from it; they go first, and so
+// do those that they make runnable. Where there are none, to yield would only wake another
+// thread, which would look in vain for something to do. It returns at once when the bell is not
+// value any more.
+func (s *Sleeper) letOthersRun(value uint32) {
 	now := clock()
 	// To look at very many processors takes as long as to yield.
-	if now-s.yielded < maxRun && usableSpinSlots(now) < 32 && noneRunnable() {
+	looks := usableSpinSlots(now) < 32
+	if now-s.yielded < maxRun && looks && noneRunnable() {
 		return
 	}
 	s.yielded = now
-	runtime.Gosched()
+	for range maxYields {
+		runtime.Gosched()
+		if !looks || atomic.LoadUint32(s.Bell) != value || noneRunnable() {
+			return
+		}
+	}
 }
 
 var runnableSamples = sync.Pool{New: func() any {

@@ -11,8 +11,14 @@ import (
 )
 
 // A goroutine that the sleeper's processor would run next runs before the sleeper's thread
-// blocks, however lately the sleeper has yielded.
+// blocks, however lately the sleeper has yielded, also if it lets others run itself.
 func TestSleeperLetsOthersRun(t *testing.T) {
+	for yields := range 4 {
+		letsOthersRun(t, yields)
+	}
+}
+
+func letsOthersRun(t *testing.T, yields int) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var word uint32
 	var ran, ranBefore atomic.Bool
@@ -29,6 +35,9 @@ func TestSleeperLetsOthersRun(t *testing.T) {
 		done := make(chan struct{})
 		s.yielded = clock()
 		go func() {
+			for range yields {
+				runtime.Gosched()
+			}
 			ran.Store(true)
 			close(done)
 		}()
@@ -38,7 +47,7 @@ func TestSleeperLetsOthersRun(t *testing.T) {
 		}
 		<-done
 	}
-	require.Greater(t, before, sleeps/2) // the scheduler has a goroutine that yields run next now and then
+	require.Greater(t, before, sleeps/2, "a goroutine that yields %d times", yields) // the scheduler has a goroutine that yields run next now and then
 }
 
 // A sleeper for whom nobody waits does not yield each time, and yet does now and then.
@@ -57,4 +66,29 @@ func TestSleeperYieldsWhenItHasTo(t *testing.T) {
 	before := s.yielded
 	s.Block(s.Prepare())
 	require.NotEqual(t, before, s.yielded)
+}
+
+// Others that go on and on do not keep a sleeper awake.
+func TestSleeperSleepsThoughOthersRun(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var word uint32
+	slept := 0
+	defer func(f func(*uint32, uint32, time.Duration) unix.Errno) { sysFutexWait = f }(sysFutexWait)
+	sysFutexWait = func(*uint32, uint32, time.Duration) unix.Errno {
+		slept++
+		return 0
+	}
+	s := Sleeper{Bell: &word}
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for !stop.Load() {
+			runtime.Gosched()
+		}
+	}()
+	s.Block(s.Prepare())
+	require.Equal(t, 1, slept)
+	stop.Store(true)
+	<-done
 }
