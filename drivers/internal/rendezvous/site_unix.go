@@ -34,15 +34,17 @@ func newSocket(kind int) (int, error) {
 	return fd, nil
 }
 
-// bindAndListen binds a socket to a path, calls ready, and listens: until then nobody can connect,
-// whatever the file's mode is.
-func bindAndListen(path string, ready func() error) (*net.UnixListener, error) {
+// bindAndListen binds a socket to a path, calls ready, and listens: until then nobody can connect. On Linux
+// the file never has a right that mode has not. That matters although nobody can connect yet: the system looks at
+// the file's mode first, and whether somebody listens later.
+func bindAndListen(path string, mode fs.FileMode, ready func() error) (*net.UnixListener, error) {
 	fd, err := newSocket(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, process.Shortage(err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
+	_ = unix.Fchmod(fd, uint32(mode.Perm())) // other systems have no modes of sockets
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return nil, process.Shortage(os.NewSyscallError("bind", err))
 	}
