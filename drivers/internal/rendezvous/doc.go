@@ -36,8 +36,11 @@
 // as long as it has, others find that the path is in use and leave it. It looks first whether the
 // file is that socket's; the number of its inode is not used again while the socket is open.
 //
-// Between bind and listen nobody can connect. In between, the mode is set, so there is no moment at which
-// others could connect whom it keeps out, whatever the umask is.
+// Between bind and listen nobody can connect. In between, the file gets the rights that the umask has taken away.
+// It never has others than it is to have, so there is no moment at which those could connect whom the mode
+// keeps out. (Linux. Other systems cannot give a socket a mode before it is bound: there, who has been let past the
+// file's mode before that was set, and looks for a listener only after listen, gets through. What the gate says of a process
+// holds in any case.)
 //
 // The proof is about processes that use this package, and that may write the directory: those that may replace
 // its files can do so. It does not need the processes to be of one version, or to run at the same speed: one that

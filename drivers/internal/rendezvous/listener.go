@@ -17,7 +17,8 @@ import (
 // ListenOptions are the options of [Listen]. The zero value is useful.
 type ListenOptions struct {
 	// Mode is that of the socket file, whatever the umask is; 0 means 0600, so that only this user
-	// can connect. Only permission bits count. Abstract sockets have none.
+	// can connect. Only permission bits count. Abstract sockets have none. On other systems than Linux who looked
+	// at the file in the moment before it had this mode may connect still: see [Gate].
 	Mode fs.FileMode
 }
 
@@ -53,7 +54,7 @@ func Listen(name string, o ListenOptions) (*Listener, error) {
 	l := &Listener{name: name, path: a.path, done: make(chan struct{})}
 	if a.abstract {
 		l.path = name
-		l.ln, err = bindAndListen(name, func() error { return nil })
+		l.ln, err = bindAndListen(name, 0o600, func() error { return nil })
 		if errors.Is(err, syscall.EADDRINUSE) {
 			err = served(name)
 		}

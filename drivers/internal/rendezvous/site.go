@@ -58,10 +58,10 @@ func (s *site) listen(mode fs.FileMode) (_ *net.UnixListener, id fs.FileInfo, er
 		return nil, nil, fmt.Errorf("%w: the path %s has %d bytes, largest allowed %d", ErrBadName, s.path, len(s.path), sockfile.MaxPath)
 	}
 	bound := false
-	ln, err := bindAndListen(target, func() error {
+	ln, err := bindAndListen(target, mode, func() error {
 		bound = true
-		// Nobody can connect yet. The path was followed again: the socket has to be where it was
-		// meant to be.
+		// The umask may have taken rights away. The path was followed again: the socket has to be where it
+		// was meant to be.
 		if err := s.root.Chmod(s.name(), mode); err != nil {
 			return err
 		}

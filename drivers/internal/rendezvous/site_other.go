@@ -19,7 +19,9 @@ func othersWrite(fs.FileInfo) bool { return false }
 
 func (s *site) lock() (unlock func(), err error) { return nil, supported() }
 
-func bindAndListen(string, func() error) (*net.UnixListener, error) { return nil, supported() }
+func bindAndListen(string, fs.FileMode, func() error) (*net.UnixListener, error) {
+	return nil, supported()
+}
 
 func listenOn(*os.File) (*net.UnixListener, error) { return nil, supported() }
 
