@@ -74,8 +74,8 @@ func NewArena(o ArenaOptions) *Arena {
 // megabyte.
 //
 // Its errors are ctx.Err(), an error that wraps [ErrExhausted] for more bytes than the arena's
-// limit, or if the arena does not wait, [ErrClosed] after Close, and what the system says if
-// memory or descriptors are short. Alloc panics if n is negative.
+// limit, if the arena does not wait, or if the system is short of memory or descriptors, and [ErrClosed] after
+// Close. Alloc panics if n is negative.
 func (a *Arena) Alloc(ctx context.Context, n int) (Buffer, error) {
 	b, err := a.arena.Alloc(n)
 	if err != nil {
@@ -93,11 +93,11 @@ func (a *Arena) wait(ctx context.Context, n int, err error) (*arena.Block, error
 	for pause := 20 * time.Microsecond; errors.Is(err, arena.ErrFull); pause = min(2*pause, time.Millisecond) {
 		a.reclaim()
 		var b *arena.Block
-		if b, err = a.arena.Alloc(n); !errors.Is(err, arena.ErrFull) {
-			return b, err
+		if b, err = a.arena.Alloc(n); err == nil {
+			return b, nil
 		}
-		if a.noWait {
-			return nil, &ExhaustedError{Resource: "memory of the arena", Err: err}
+		if a.noWait || !errors.Is(err, arena.ErrFull) {
+			break
 		}
 		select {
 		case <-ctx.Done():
@@ -105,13 +105,10 @@ func (a *Arena) wait(ctx context.Context, n int, err error) (*arena.Block, error
 		case <-time.After(pause):
 		}
 	}
-	switch {
-	case errors.Is(err, arena.ErrClosed):
+	if errors.Is(err, arena.ErrClosed) {
 		return nil, ErrClosed
-	case errors.Is(err, arena.ErrTooLarge):
-		return nil, &ExhaustedError{Resource: "memory of the arena", Err: err}
 	}
-	return nil, err
+	return nil, shortage(err)
 }
 
 // reclaim makes all links that have buffers of the arena look at what their peers have released.

@@ -18,7 +18,7 @@ import (
 //
 // A frozen buffer that is forgotten is counted and told where b would be.
 //
-// Freeze fails if memory or descriptors are short. It panics after Release.
+// Freeze fails with an error that wraps [ErrExhausted] if memory or descriptors are short. It panics after Release.
 func (b Buffer) Freeze() (Buffer, error) {
 	data := b.Bytes()
 	defer runtime.KeepAlive(b.h)
@@ -34,7 +34,7 @@ func (b Buffer) Freeze() (Buffer, error) {
 	case errors.Is(err, sealed.ErrUnsupported): // nor do other processes map anything
 		return NewBuffer(&frozen{plain: slices.Clone(data), size: len(data), tell: tell}), nil
 	case err != nil:
-		return Buffer{}, err
+		return Buffer{}, shortage(err)
 	}
 	return NewBuffer(&frozen{memory: m, size: len(data), tell: tell}), nil
 }

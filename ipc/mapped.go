@@ -76,10 +76,10 @@ func (s *shared[A]) enter(memory *sealed.Memory, access func(mem []byte) (A, err
 	return nil
 }
 
-// unsupported makes an error that says so an [ErrUnsupported], too.
+// unsupported makes an error that says so an [ErrUnsupported], too, and a shortage an [ErrExhausted].
 func unsupported(err error) error {
 	if errors.Is(err, sealed.ErrUnsupported) {
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	return err
+	return shortage(err)
 }

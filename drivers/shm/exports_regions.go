@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -52,8 +53,9 @@ func (e *exports) shared(ctx context.Context, b ipc.Buffer) (hold ipc.Buffer, re
 	}
 	data := hold.Bytes()
 	small, err := e.spill.Alloc(ctx, len(data))
+	var system syscall.Errno
 	switch {
-	case errors.Is(err, ipc.ErrExhausted) && len(data) <= ipc.DefaultArenaLimit:
+	case errors.Is(err, ipc.ErrExhausted) && !errors.As(err, &system) && len(data) <= ipc.DefaultArenaLimit:
 		err = &ipc.ExhaustedError{Resource: "memory for copies of buffers", Err: errors.Join(errSpillFull, err)}
 		fallthrough
 	case err != nil:
