@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Join says with which record a reader begins.
@@ -58,7 +59,7 @@ func NewReader(seg, own []byte, join Join) (*Reader, error) {
 		half:   size / 2,
 		intent: shared.At64(seg, offIntent),
 		eighth: math.MaxUint64,
-		sleep:  sleeper{bell: shared.At32(seg, offDataBell)},
+		sleep:  wait.Sleeper{Bell: shared.At32(seg, offDataBell)},
 	}
 	if own != nil {
 		if r.id, err = readID(own); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/tandemipc/tandem/ring/bulk"
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Record is one record, and what was lost before it.
@@ -79,13 +80,13 @@ type Reader struct {
 	cut       bool    // the writer no longer serves us
 	outrun    bool    // the last Next has given up to find a record that is kept
 
-	spin spinner
+	spin wait.Spinner
 	err  error // sticky
 
 	_ [padding]byte // other goroutines write below while the reader works above
 
-	sleep       sleeper
-	interrupted failure
+	sleep       wait.Sleeper
+	interrupted wait.Failure
 
 	_ [padding]byte
 }
@@ -129,7 +130,7 @@ func (r *Reader) Next() (rec Record, ok bool, err error) {
 	rec = Record{Data: buf, Sequence: r.next.Sequence, Tag: byte(w >> tagShift)}
 	r.next.Position = pos + need
 	r.next.Sequence++
-	r.spin.stop()
+	r.spin.Stop()
 	return rec, true, nil
 }
 
@@ -156,7 +157,7 @@ func (r *Reader) nextSlow() (Record, bool, error) {
 		r.missed = 0
 		r.next.Position += recordSize(n)
 		r.next.Sequence++
-		r.spin.stop()
+		r.spin.Stop()
 		return rec, true, nil
 	}
 	r.outrun = true
@@ -172,7 +173,7 @@ const maxTries = 64
 func (r *Reader) find() (w uint64, ok bool, err error) {
 	r.outrun = false
 	if r.err != nil {
-		r.spin.stop()
+		r.spin.Stop()
 		return 0, false, r.err
 	}
 	if r.next.Position-r.published >= r.eighth {
@@ -221,7 +222,7 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 func (r *Reader) fail(err error) error {
 	r.err = err
 	r.eighth = 0 // sends Next to nextSlow
-	r.spin.stop()
+	r.spin.Stop()
 	return err
 }
 
