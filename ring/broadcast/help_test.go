@@ -111,9 +111,9 @@ func (f *follower) check(rec Record) error {
 	return nil
 }
 
-// until reads until it has read, or knows to be lost, all records before end.
+// until reads until it has read, or knows to be lost, all records before end, and perhaps more.
 func (f *follower) until(ctx context.Context, end uint64) error {
-	for f.next != end {
+	for int64(f.next-end) < 0 {
 		rec, ok, err := f.r.Next()
 		if err == nil && ok {
 			err = f.check(rec)

@@ -151,12 +151,12 @@ func (r *Reader) publish(pos uint64) {
 	if r.own == nil {
 		return
 	}
-	// SYNC: pairs with Peer.refresh: what was read below pos was read before the writer
-	// overwrites it. Pairs also with Writer.want, which stores wanted and then loads the position.
-	atomic.StoreUint64(r.position, pos)
 	if !r.known {
 		r.service()
 	}
+	// SYNC: pairs with Peer.refresh: what was read below pos was read before the writer
+	// overwrites it. Pairs also with Writer.want, which stores wanted and then loads the position.
+	atomic.StoreUint64(r.position, pos)
 	if v := atomic.LoadUint32(r.wanted); v&stateMask == stateParked && v != r.rung {
 		r.rung = v
 		// SYNC: pairs with Sleeper.Prepare of the writer.
