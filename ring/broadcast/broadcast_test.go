@@ -14,7 +14,7 @@ import (
 // that is still kept, and none at all by a reliable reader.
 func TestModel(t *testing.T) {
 	var lapped, full, cut, rejoined int
-	rapid.Check(t, func(t *rapid.T) {
+	check := func(t *rapid.T) {
 		const size = MinSize
 		seg := make([]byte, ControlSize+size)
 		start := rapid.SampledFrom(starts).Draw(t, "start")
@@ -170,8 +170,12 @@ func TestModel(t *testing.T) {
 				rejoined++
 			},
 		}
+		step["write more"] = step["write"]
 		t.Repeat(step)
-	})
+	}
+	for range scaled(20) {
+		rapid.Check(t, check)
+	}
 	require.NotZero(t, lapped)
 	require.NotZero(t, full)
 	require.NotZero(t, cut)
