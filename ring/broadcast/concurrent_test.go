@@ -222,7 +222,7 @@ func TestJoinAndLeave(t *testing.T) {
 					r.Close()
 				}
 				p.Remove()
-				if r.known && rand.IntN(10) == 0 {
+				if rand.IntN(10) == 0 {
 					for err == nil { // it finds out, at the latest when there is nothing more to read
 						if _, ok, e := r.Next(); e != nil || !ok {
 							if err = e; err == nil {

@@ -74,7 +74,7 @@ func ExampleReader_Next() {
 	fmt.Printf("record %s has number %d\n", rec.Data, rec.Sequence)
 	fmt.Println("numbers add up:", rec.Lost == rec.Sequence)
 	// Output:
-	// record 872 has number 872
+	// record 879 has number 879
 	// numbers add up: true
 }
 

@@ -98,7 +98,7 @@ func (r *Reader) arm() bool {
 	// SYNC: pairs with Writer.Publish, which stores a record's word and then loads this one.
 	atomic.StoreUint32(r.waiting, r.epoch|stateParked)
 	switch r.service() {
-	case placeFree:
+	case placeNone:
 		return false
 	case placeCutOff:
 		r.cut = true

@@ -91,17 +91,8 @@ func (w *Writer) Add(own []byte, opts ...PeerOption) (*Peer, error) {
 	if w.closed {
 		return nil, ErrClosed
 	}
-	p.place = -1
-	for i, other := range w.places {
-		if other == nil && p.place < 0 {
-			p.place = i
-		}
-		if other != nil && other.id == id {
-			return nil, ErrSameReader
-		}
-	}
-	if p.place < 0 {
-		return nil, fmt.Errorf("%w: %d", ErrTooManyReaders, MaxReaders)
+	if err := w.findPlace(p); err != nil {
+		return nil, err
 	}
 	p.joinAt = w.mark
 	p.position = w.mark.Position
@@ -114,24 +105,52 @@ func (w *Writer) Add(own []byte, opts ...PeerOption) (*Peer, error) {
 		state = placeReliable
 	}
 	w.replacePeers()
-	// SYNC: pairs with Reader.served: a reader that sees this is rung for what is published
+	// SYNC: pairs with Reader.service: a reader that sees this is rung for what is published
 	// after it looks again, since peers has been stored before.
 	at := offPlace + p.place*placeSize
+	atomic.StoreUint64(shared.At64(w.seg, at), 0) // whose place it was is not to see the new state
 	atomic.StoreUint64(shared.At64(w.seg, at+8), state)
 	atomic.StoreUint64(shared.At64(w.seg, at), id)
 	return p, nil
 }
 
+// findPlace gives p the place that has been free for longest: a reader that was there may not know yet that
+// it was removed. The caller holds mu.
+func (w *Writer) findPlace(p *Peer) error {
+	p.place = -1
+	for k := range MaxReaders {
+		i := (w.nextPlace + k) % MaxReaders
+		switch other := w.places[i]; {
+		case other != nil && other.id == p.id:
+			return ErrSameReader
+		case other == nil && p.place < 0:
+			p.place = i
+		}
+		if id := shared.At64(w.seg, offPlace+i*placeSize); atomic.LoadUint64(id) == p.id {
+			atomic.StoreUint64(id, 0) // it was here before
+		}
+	}
+	if p.place < 0 {
+		return fmt.Errorf("%w: %d", ErrTooManyReaders, MaxReaders)
+	}
+	w.nextPlace = p.place + 1
+	return nil
+}
+
 // limit64 is intent, for goroutines other than the writer's. The caller holds mu.
 func (w *Writer) limit64() uint64 { return atomic.LoadUint64(w.intent) }
 
-// free gives the place back. The caller holds mu, and calls replacePeers afterwards.
+// free gives the place back, and tells the reader. The caller holds mu, and calls replacePeers
+// afterwards.
 func (p *Peer) free() {
-	w := p.w
-	w.places[p.place] = nil
-	at := offPlace + p.place*placeSize
-	atomic.StoreUint64(shared.At64(w.seg, at), 0)
-	atomic.StoreUint64(shared.At64(w.seg, at+8), placeFree)
+	p.w.places[p.place] = nil
+	p.tell()
+}
+
+// tell tells the reader that it is no longer served.
+func (p *Peer) tell() {
+	// SYNC: pairs with Reader.service.
+	atomic.StoreUint64(shared.At64(p.w.seg, offPlace+p.place*placeSize+8), placeCutOff)
 }
 
 // replacePeers makes peers those of places that are to be rung for. The caller holds mu.
@@ -251,9 +270,8 @@ func (p *Peer) patience() time.Duration {
 // replacePeers afterwards.
 func (p *Peer) cutOff(err error) {
 	p.end(err)
-	// SYNC: pairs with Reader.served. The reader may be parked: ring, so that it looks.
-	atomic.StoreUint64(shared.At64(p.w.seg, offPlace+p.place*placeSize+8), placeCutOff)
-	p.w.ringAll()
+	p.tell()
+	p.w.ringAll() // it may be parked
 }
 
 // end makes the peer done. The caller holds mu.

@@ -65,12 +65,13 @@ type Writer struct {
 	interrupted wait.Failure
 	seg         []byte
 
-	waker  waker
-	mu     sync.Mutex
-	closed bool
-	mark   Point // the newest
-	marks  uint64
-	places [MaxReaders]*Peer
+	waker     waker
+	mu        sync.Mutex
+	closed    bool
+	mark      Point // the newest
+	marks     uint64
+	places    [MaxReaders]*Peer
+	nextPlace int // where to look for a free one first
 
 	_ [padding]byte
 }
