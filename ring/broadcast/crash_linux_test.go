@@ -148,9 +148,7 @@ func TestWakeUpProcesses(t *testing.T) {
 		all = append(all, p)
 	}
 	ctx := watchdog(t)
-	require.NoError(t, writeSome(w, n-1, 100, func(tag byte, payload []byte) error {
-		seq := w.Point().Sequence
-		payload = payloadOf(nil, seq, sizeOf(seq, processMax))
+	require.NoError(t, writeSome(w, n-1, processMax, func(tag byte, payload []byte) error {
 		if err := w.Write(tag, payload); err != nil {
 			return err
 		}

@@ -56,7 +56,7 @@ func TestSegmentSize(t *testing.T) {
 	n, err := SegmentSize(1 << 20)
 	require.NoError(t, err)
 	require.Equal(t, ControlSize+1<<20, n)
-	for _, bad := range []int{-1, 0, 1, MinSize / 2, MinSize + 8, MinSize * 3, MaxSize * 2} {
+	for _, bad := range []int{-1, 0, 1, MinSize / 2, MinSize + 8, MinSize * 3, MaxSize + 8} {
 		_, err := SegmentSize(bad)
 		require.ErrorIs(t, err, ErrLayout)
 	}

@@ -70,7 +70,13 @@ func (p protocol) next(broken string) (all []protocol) {
 			}
 		})
 	case 4:
-		add(func(p *protocol) { p.state = wakerStarting; p.spawned++; p.writer = 5 })
+		add(func(p *protocol) {
+			if p.state == wakerAsleep || broken == "two wakers" {
+				p.state = wakerStarting
+				p.spawned++
+			}
+			p.writer = 5
+		})
 	case 5:
 		add(func(p *protocol) { p.published = 2 * p.written; p.writer = 0 })
 	}
@@ -166,7 +172,7 @@ func (p protocol) next(broken string) (all []protocol) {
 }
 
 // lostWakeUp explores all orders of steps, and reports whether one of them ends with a reader that sleeps though
-// there is something to read. It returns how many states there are.
+// there is something to read, or has two wakers at work at once. It returns how many states there are.
 func lostWakeUp(broken string) (lost bool, states int) {
 	begin := protocol{published: 0}
 	seen := map[protocol]bool{begin: true}
@@ -178,6 +184,15 @@ func lostWakeUp(broken string) (lost bool, states int) {
 		idle := p.writer == 0 && p.written == modelRecords && p.spawned == 0 && p.wakers == [2]wakerModel{}
 		if idle && p.asleep && p.read < p.records {
 			lost = true
+		}
+		wakers := p.spawned
+		for _, k := range p.wakers {
+			if k.step >= 1 && k.step <= 5 {
+				wakers++
+			}
+		}
+		if wakers > 1 {
+			return true, len(seen)
 		}
 		for _, q := range p.next(broken) {
 			// What may go round for ever is cut off: a reader that looks in vain arms anew, but
@@ -221,7 +236,7 @@ func TestProtocol(t *testing.T) {
 	lost, states := lostWakeUp("")
 	require.False(t, lost)
 	require.Greater(t, states, 1000)
-	for _, broken := range []string{"no mark of progress", "no last look", "the bell is loaded late"} {
+	for _, broken := range []string{"no mark of progress", "no last look", "the bell is loaded late", "two wakers"} {
 		lost, _ := lostWakeUp(broken)
 		require.True(t, lost, broken)
 	}

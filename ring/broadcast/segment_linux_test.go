@@ -58,7 +58,7 @@ func TestSegments(t *testing.T) {
 			require.NoError(t, theirs.Close())
 		}
 	}
-	for _, bad := range []int{0, MinSize + 8, 2 * MaxSize} {
+	for _, bad := range []int{0, MinSize + 8, MaxSize + 8} {
 		_, err := Create(bad)
 		require.ErrorIs(t, err, ErrLayout)
 	}

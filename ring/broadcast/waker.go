@@ -19,14 +19,16 @@ import (
 //	load state                           (3)       p := load published                  (5)
 //	  awake: done                                  new: look at all readers, and ring   (6)
 //	  asleep: look at all readers        (4)       nothing new for a while:
-//	    one is parked: store state =                 store state = asleep               (7)
-//	    starting, start the waker                    load published; p and not in
-//	store published = pos                            progress: end. Else go on          (8)
+//	    one is parked: state from asleep             store state = asleep               (7)
+//	    to starting, start the waker                 load published; p and not in       (8)
+//	store published = pos                            progress: end. Else state from
+//	                                                 asleep to awake, and go on
 //
 // A reader that is parked has stored so and then found no record. So (2) came later than
 // its look, and whoever looks at it after (2) sees that it is parked. Either Publish does, by (4). Or it has found
 // the waker awake, by (3), before (7): then (8) finds a newer p, or one in progress, and the waker goes on. It
-// looks at readers again after (5) has seen p without "in progress", which comes after (2).
+// looks at readers again after (5) has seen p without "in progress", which comes after (2). The two
+// changes of state that depend on what it was keep the wakers to one.
 const (
 	wakerAsleep   = 0
 	wakerStarting = 1 // the goroutine exists, and has not run yet
@@ -75,9 +77,11 @@ func (w *Writer) ring(peers []*Peer) {
 		w.ringAll()
 		return
 	}
-	w.waker.unseen = 0
-	w.waker.state.Store(wakerStarting)
-	go w.waker.run()
+	// If this fails, the waker has taken the state back, and sees that Publish is at it.
+	if w.waker.state.CompareAndSwap(wakerAsleep, wakerStarting) {
+		w.waker.unseen = 0
+		go w.waker.run()
+	}
 }
 
 // wakeReaders is the waker.
