@@ -301,3 +301,30 @@ func TestInterrupt(t *testing.T) {
 		})
 	}
 }
+
+// A waker that gets no processor keeps readers asleep only for so many records. In a process with one
+// processor there is none.
+func TestWakerGetsNoProcessor(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		seg, w := newWriter(t, 1<<16, Point{})
+		w.waker.direct = direct
+		if !direct {
+			w.waker.state.Store(wakerStarting)
+		}
+		own := newOwn(t)
+		r := newReader(t, seg, own, Now)
+		r.SetWait(ring.WaitPark)
+		p, err := w.Add(own)
+		require.NoError(t, err)
+		done := make(chan error)
+		go func() { done <- r.Wait(watchdog(t)) }()
+		for !p.parked(atomic.LoadUint32(p.waiting)) {
+			runtime.Gosched()
+		}
+		for range maxUnseen {
+			require.NoError(t, w.Write(1, nil))
+		}
+		require.NoError(t, <-done)
+		w.waker.state.Store(wakerAsleep)
+	}
+}

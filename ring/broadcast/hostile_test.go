@@ -1,6 +1,7 @@
 package broadcast
 
 import (
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"sync"
@@ -346,4 +347,25 @@ func TestForgedHeader(t *testing.T) {
 	require.NoError(t, err)
 	_, err = NewReader(seg, own, Now)
 	require.ErrorIs(t, err, ErrLayout, "it has a reader")
+}
+
+// A writer that shows a record to Wait, and none to Next, keeps nobody longer than its context.
+func TestWaitInVain(t *testing.T) {
+	seg, w := newWriter(t, MinSize, Point{})
+	r := newReader(t, seg, nil, Now)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var err error
+	for i := 0; err == nil; i++ {
+		require.Less(t, i, 1000)
+		put(seg, r.Point(), word(0, flagReady, 0, 0))
+		err = r.Wait(ctx)
+		put(seg, r.Point(), 0)
+		_, ok, err := r.Next()
+		require.False(t, ok)
+		require.NoError(t, err)
+	}
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, w.Write(1, nil))
+	require.NoError(t, r.Wait(ctx), "a record comes first")
 }

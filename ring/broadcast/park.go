@@ -34,8 +34,10 @@ func (r *Reader) Interrupt(err error) {
 // strategy of [Reader.SetWait]. Errors are the one of Interrupt and ctx's; both come only after
 // a last look into the ring.
 func (r *Reader) Wait(ctx context.Context) error {
-	if r.outrun {
-		return r.quit(ctx) // there is something, and Next could not get at it
+	if r.inVain() {
+		if err := r.quit(ctx); err != nil {
+			return err
+		}
 	}
 	defer r.spin.Stop()
 	r.spin.Begin()
@@ -57,6 +59,19 @@ func (r *Reader) Wait(ctx context.Context) error {
 			return r.park(ctx)
 		}
 	}
+}
+
+// maxVain is how often in a row Next may find nothing after Wait has found that there is something, until
+// Wait looks at its reasons to quit first. It takes a writer that is very quick, or one that means harm.
+const maxVain = 64
+
+// inVain counts calls of Wait, and reports whether there have been so many without a record.
+func (r *Reader) inVain() bool {
+	if read := r.next.Sequence - r.lost; read != r.waitedAt {
+		r.waitedAt, r.waits = read, 0
+	}
+	r.waits++
+	return r.waits%maxVain == 0
 }
 
 // park is the second half of Wait.

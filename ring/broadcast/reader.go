@@ -78,7 +78,8 @@ type Reader struct {
 	place     int     // where the writer has put the id, or might have
 	known     bool    // it has been there
 	cut       bool    // the writer no longer serves us
-	outrun    bool    // the last Next has given up to find a record that is kept
+	waitedAt  uint64  // how many records had been read at the last Wait
+	waits     int     // calls of Wait since then
 
 	spin wait.Spinner
 	err  error // sticky
@@ -106,7 +107,7 @@ func (r *Reader) Point() Point { return r.next }
 // What the writer does meanwhile does not matter: a record is returned whole, as it was
 // written, or counts as lost. If the writer overwrites records more quickly than they can be
 // copied, again and again, Next gives up after some tries as if there were none, and Wait returns at
-// once.
+// once, but looks at its reasons to quit now and then.
 func (r *Reader) Next() (rec Record, ok bool, err error) {
 	pos := r.next.Position
 	off := pos & r.mask
@@ -160,7 +161,6 @@ func (r *Reader) nextSlow() (Record, bool, error) {
 		r.spin.Stop()
 		return rec, true, nil
 	}
-	r.outrun = true
 	return Record{}, false, nil
 }
 
@@ -171,7 +171,6 @@ const maxTries = 64
 // find makes next a record that is there and was kept until now, and returns its word. If there is
 // none, ok is false.
 func (r *Reader) find() (w uint64, ok bool, err error) {
-	r.outrun = false
 	if r.err != nil {
 		r.spin.Stop()
 		return 0, false, r.err
@@ -190,7 +189,6 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 			if ok, err := r.rejoin(); err != nil {
 				return 0, false, r.fail(err)
 			} else if !ok {
-				r.outrun = true
 				return 0, false, nil
 			}
 			continue
@@ -214,7 +212,6 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 		// PAD ends at the end of the ring and is not valid at its begin.
 		r.next.Position = pos + recordSize(w&lengthMask)
 	}
-	r.outrun = true
 	return 0, false, nil
 }
 
