@@ -130,14 +130,13 @@ func writeTicks(w *broadcast.Writer, from, n uint64) {
 }
 
 var hostilePublishers = map[string]serveStream{
-	"no file":           begins(words(0, 5, 0, 1, 0), noFiles),
-	"a pipe":            begins(words(0, 5, 0, 1, 0), func() []*os.File { r, _, err := os.Pipe(); return []*os.File{must(r, err)} }),
-	"a regular file":    begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(os.Open(os.Args[0]))} }),
-	"zeroes":            begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{zeroes(broadcast.ControlSize + broadcast.MinSize)} }),
-	"another size":      begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{zeroes(broadcast.ControlSize + broadcast.MinSize + 1)} }),
-	"a reader's":        begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(broadcast.CreateReader()).File()} }),
-	"two files":         begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(broadcast.Create(4096)).File(), zeroes(4096)} }),
-	"a file for stream": begins(words(0, 5, 0, 0, 0, 0), func() []*os.File { return []*os.File{zeroes(4096)} }),
+	"no file":        begins(words(0, 5, 0, 1, 0), noFiles),
+	"a pipe":         begins(words(0, 5, 0, 1, 0), func() []*os.File { r, _, err := os.Pipe(); return []*os.File{must(r, err)} }),
+	"a regular file": begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(os.Open("/proc/self/exe"))} }),
+	"zeroes":         begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{zeroes(broadcast.ControlSize + broadcast.MinSize)} }),
+	"another size":   begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{zeroes(broadcast.ControlSize + broadcast.MinSize + 1)} }),
+	"a reader's":     begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(broadcast.CreateReader()).File()} }),
+	"two files":      begins(words(0, 5, 0, 1, 0), func() []*os.File { return []*os.File{must(broadcast.Create(4096)).File(), zeroes(4096)} }),
 	"another position": publishes(5, 5, func(w *broadcast.Writer, mem []byte) {
 		clear(mem[broadcast.ControlSize:])
 		for i := range mem[broadcast.ControlSize:] {
@@ -145,7 +144,7 @@ var hostilePublishers = map[string]serveStream{
 		}
 	}),
 	"numbers that fall": publishes(5, 1<<40, func(w *broadcast.Writer, _ []byte) {
-		for n := uint64(5); n < 100_000; n += 1000 {
+		for n := uint64(5); n < 10_000; n += 1000 {
 			writeTicks(w, n, 1000)
 		}
 	}),
@@ -157,25 +156,21 @@ var hostilePublishers = map[string]serveStream{
 		}
 	}),
 	"items beside memory": func(ctx context.Context, st ipc.Stream, d <-chan struct{}) error {
-		serve := publishes(5, 5, func(*broadcast.Writer, []byte) {})
 		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		if err := serve(canceled(ctx), st, d); err != nil {
+		return publishes(5, 5, func(*broadcast.Writer, []byte) {
+			_ = st.Send(ctx, words(5, 5, 5, 5, 5))
+			cancel()
+		})(ctx, st, d)
+	},
+	"a file beside a stream": func(ctx context.Context, st ipc.Stream, d <-chan struct{}) error {
+		if _, err := st.Receive(ctx); err != nil {
 			return err
 		}
-		return st.Send(ctx, words(5, 5, 5, 5, 5))
+		if err := sent(ctx, st, words(0, 5, 0, 0, 0), zeroes(4096)); err != nil {
+			return err
+		}
+		return st.Send(ctx, words(4, 4, 4, 4, 4))
 	},
-}
-
-// canceled is ctx, except that it is done when somebody asks.
-func canceled(ctx context.Context) context.Context { return doneContext{ctx} }
-
-type doneContext struct{ context.Context }
-
-func (doneContext) Done() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
 }
 
 // Whatever a publisher says and passes: its subscription ends with an error that says so, and the subscriber keeps nothing.
@@ -190,17 +185,13 @@ func TestTopicHostileMemory(t *testing.T) {
 			require.NoError(t, err)
 			sub, err := ticks.Open(t.Context(), w)
 			if err == nil {
-				for err == nil {
-					var got followed
-					if got, err = follow(t.Context(), sub, nil); err == nil && got.Wrong == "" {
-						t.Fatalf("it has ended well: %+v", got)
-					}
-				}
+				_, err = follow(t.Context(), sub, nil)
 			}
-			if !errors.Is(err, ipc.ErrProtocol) && !errors.Is(err, ipc.ErrClosed) {
-				require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err), "%v", err)
-				require.ErrorContains(t, err, "test.ticks")
+			if name != "short records" {
+				require.ErrorIs(t, err, ipc.ErrProtocol)
 			}
+			require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err), "%v", err)
+			require.ErrorContains(t, err, "test.ticks")
 			require.True(t, w.Active(), "the link goes on")
 			require.NoError(t, w.Close())
 		})
