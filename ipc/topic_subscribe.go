@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -170,7 +171,11 @@ func (s *Subscription[T]) Receive(ctx context.Context) (T, error) {
 // receive returns the next record, and its number, which is 0 if that is none.
 func (s *Subscription[T]) receive(ctx context.Context) (n uint64, record []byte, err error) {
 	if s.snapshot == 0 && s.memory.reads() {
-		if n, record, err = s.memory.next(ctx); err != errStreamEnded {
+		n, record, err = s.memory.next(ctx)
+		if errors.Is(err, ErrProtocol) {
+			err = s.broken(err)
+		}
+		if err != errStreamEnded {
 			return n, record, err
 		}
 	}

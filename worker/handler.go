@@ -17,8 +17,11 @@ type Handlers struct{ registry engine.Registry }
 func (h *Handlers) handlers() *engine.Registry { return &h.registry }
 
 // Registrar is what [Handle] adds a handler to: a [Server], a [Client] whose worker calls
-// back, a pool, or [Handlers].
-type Registrar interface{ handlers() *engine.Registry }
+// back, a pool, or [Handlers]. It takes publishers of topics, too ([ipc.Topic.Publisher]).
+type Registrar interface {
+	ipc.StreamRegistrar
+	handlers() *engine.Registry
+}
 
 // Handle makes f answer calls of m. It may be called at any time, also while calls come.
 // f runs concurrently with itself and others, and may keep the request.
