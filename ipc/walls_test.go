@@ -86,6 +86,7 @@ var walls = map[string][]string{
 	"ring/arena":  {"ring/sealed"},
 	"ring/bulk":   {},
 	"ring/fdpass": {},
+	"ring/gather": {"ring"},
 	"ring/latest": {"ring/bulk"},
 	"ring/sealed": {},
 

@@ -1,73 +1,82 @@
 package ring
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// groupSleep is what a Group needs to sleep.
-type groupSleep struct {
+// groupSleep is what a Group needs to sleep: a together for each multiWaitSize consumers.
+type groupSleep struct{ all []*together }
+
+// together is a thread's sleep for many consumers.
+type together struct {
 	words [multiWaitSize + 1]futexWaitV // the group's, then the bells
 	idle  int                           // returns in a row although nothing has happened
 }
 
 // block sleeps while the group's word and all bells have their values. It may return early
-// for no reason.
+// for no reason. All threads sleep on the group's word, so one change of it ends all sleeps.
 func (g *Group) block(word uint32) {
 	g.sleep.letOthersRun()
-	n := min(len(g.consumers), multiWaitSize)
-	if multiWaiters.lacking() {
-		n = 0
-	}
-	if rest := g.consumers[n:]; len(rest) > 0 {
-		defer g.sleepApart(rest)()
-	}
-	if n > 0 {
-		if g.sleepTogether(word, n) {
-			return
+	var others sync.WaitGroup
+	consumers := g.consumers
+	for i := 0; ; i++ {
+		if i == len(g.parking.all) {
+			g.parking.all = append(g.parking.all, new(together))
 		}
-		defer g.sleepApart(g.consumers[:n])()
+		some := consumers[:min(len(consumers), multiWaitSize)]
+		consumers = consumers[len(some):]
+		t := g.parking.all[i]
+		if len(consumers) == 0 {
+			t.sleep(g, word, some)
+			break
+		}
+		others.Go(func() {
+			t.sleep(g, word, some)
+			g.stir()
+		})
 	}
+	if len(g.consumers) > multiWaitSize {
+		g.stir()
+		others.Wait()
+	}
+}
+
+// sleep is block for some of the consumers.
+func (t *together) sleep(g *Group, word uint32, consumers []*Consumer) {
+	if !multiWaiters.lacking() && t.try(g, word, consumers) {
+		return
+	}
+	t.idle = 0
+	defer g.sleepApart(consumers)()
 	futexWait(&g.word, word, 0)
 }
 
-// sleepTogether sleeps with one system call for the first n consumers. It returns false if
-// that fails.
-func (g *Group) sleepTogether(word uint32, n int) bool {
-	p := &g.parking
-	p.words[0] = waitShared(&g.word, word)
-	for i, c := range g.consumers[:n] {
-		p.words[1+i] = waitShared(c.sleep.bell, c.armedBell())
+// try is sleep by one system call. It returns false if that fails.
+func (t *together) try(g *Group, word uint32, consumers []*Consumer) bool {
+	t.words[0] = waitShared(&g.word, word)
+	for i, c := range consumers {
+		t.words[1+i] = waitShared(c.sleep.bell, c.armedBell())
 	}
-	_, errno := sysFutexWaitV(p.words[:1+n])
+	_, errno := sysFutexWaitV(t.words[:1+len(consumers)])
 	switch errno {
 	case 0:
-		p.idle = 0
+		t.idle = 0
 		return true
 	case unix.EAGAIN, unix.EINTR:
 		// A word has changed, or there was a signal. If the call always ends like
 		// this without a cause, idle ends it.
-		if p.idle++; g.changed(word, n) {
-			p.idle = 0
+		if t.idle++; atomic.LoadUint32(&g.word) != word || slices.ContainsFunc(consumers, (*Consumer).rang) {
+			t.idle = 0
 		}
-		return p.idle <= maxIdleReturns
+		return t.idle <= maxIdleReturns
 	case unix.ENOSYS, unix.EPERM:
 		multiWaiters.lack()
 	}
-	p.idle = 0
 	return false
-}
-
-// changed reports whether one of the words that are slept on has changed.
-func (g *Group) changed(word uint32, n int) bool {
-	for _, c := range g.consumers[:n] {
-		if c.rang() {
-			return true
-		}
-	}
-	return atomic.LoadUint32(&g.word) != word
 }
 
 // sleepApart has a goroutine sleep for each of the consumers, which ends the sleep on the
