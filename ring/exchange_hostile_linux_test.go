@@ -2,6 +2,7 @@ package ring
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -231,4 +232,46 @@ func TestPeerSendsMore(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "record", string(r.Data))
 	require.ErrorIs(t, b.Consumer.Wait(ctx), ErrExchange)
+}
+
+// FuzzExchange is a peer that sends any bytes, with any number of descriptors of segments, and hangs
+// up. There is a link only if they are those of an exchange.
+func FuzzExchange(f *testing.F) {
+	f.Add(append(honest(), exchangeReady), uint8(1))
+	f.Add(append(honest(), exchangeReady), uint8(0))
+	f.Add(append(honest(), exchangeReady, 0), uint8(1))
+	f.Add(append(honest(), 2), uint8(1))
+	f.Add(honest(), uint8(3))
+	f.Add(honest()[:5], uint8(1))
+	f.Add([]byte{}, uint8(0))
+	good := append(honest(), exchangeReady)
+	f.Fuzz(func(t *testing.T, b []byte, files uint8) {
+		if len(b) == 0 || len(b) > 1000 {
+			return
+		}
+		ours, theirs := ends(t)
+		var fds []int
+		for range files % 8 {
+			fds = append(fds, int(segmentFile(t).Fd()))
+		}
+		_, _, err := theirs.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
+		require.NoError(t, err)
+		require.NoError(t, theirs.CloseWrite())
+		l, err := Exchange(context.Background(), ours, MinSize)
+		if string(b[:min(len(b), len(good))]) == string(good) && len(fds) == 1 {
+			require.NoError(t, err)
+			<-l.Done()
+			if len(b) > len(good) {
+				require.ErrorIs(t, l.Err(), ErrExchange)
+			} else {
+				require.ErrorIs(t, l.Err(), ErrPeerGone)
+			}
+			require.NoError(t, l.Close())
+			return
+		}
+		require.Nil(t, l)
+		if err == nil || !errors.Is(err, ErrExchange) && !errors.Is(err, ErrPeerGone) {
+			t.Fatalf("%q with %d descriptors: %v", b, len(fds), err)
+		}
+	})
 }
