@@ -87,6 +87,7 @@ var walls = map[string][]string{
 	"ring/broadcast":       {"ring", "ring/bulk", "ring/internal/...", "ring/sealed"},
 	"ring/bulk":            {},
 	"ring/fdpass":          {},
+	"ring/gather":          {"ring"},
 	"ring/internal/shared": {"ring/bulk"},
 	"ring/internal/wait":   {},
 	"ring/latest":          {"ring/internal/shared"},

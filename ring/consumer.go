@@ -47,7 +47,7 @@ func (r Record) Cont() bool { return r.flags&flagCont != 0 }
 // larger than a record, see [Consumer.Message].
 //
 // A Consumer is for one goroutine at a time, its reader, except for Ready, Wake,
-// Interrupt, Sleep and [Lease.Release]. Passing the reader role from one
+// Interrupt, Interrupted, RingSize, Sleep and [Lease.Release]. Passing the reader role from one
 // goroutine to another takes synchronisation that orders the two. None of its
 // methods may run after the memory is gone.
 type Consumer struct {

@@ -17,7 +17,7 @@
 //
 // [Exchange] does all of this over a connection between the two: it makes the segments,
 // passes and checks them, joins them, and watches for the peer's death. What it returns is a
-// [Link].
+// [Link]. Package gather reads many rings with one consumer.
 //
 // The algorithm takes plain byte slices and knows no file descriptor: tests and
 // examples run it on heap memory, a driver runs it on mappings.

@@ -9,7 +9,7 @@ import (
 )
 
 // A Group waits for many consumers at once, as [Consumer.Wait] does for one. While it is
-// parked it takes one thread for all, up to 127 of them, and is woken once, whoever rings. For
+// parked it takes one thread for each 127 of them, and is woken once, whoever rings. For
 // that it takes Linux 5.16; on an older one each consumer that is waited for takes a thread,
 // and systems other than Linux poll. Package gather is made with it, and reads in fair order.
 //

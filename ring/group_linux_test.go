@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"context"
 	"errors"
 	"os"
 	"runtime"
@@ -67,11 +68,55 @@ func TestGroupSleepsOnce(t *testing.T) {
 		require.Equal(t, i%n, <-read)
 	}
 	require.LessOrEqual(t, threads(t), before+n/4, "threads")
+	for going.Load() == 0 {
+		runtime.Gosched()
+	}
+	asleep := calls.Load()
+	for range 1000 {
+		runtime.Gosched()
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+	}
+	require.LessOrEqual(t, calls.Load(), asleep+1, "calls while nobody rings")
 	// A call may find that a word has changed just before it sleeps.
 	require.LessOrEqual(t, int(calls.Load()), 2*rounds+n)
 	require.LessOrEqual(t, int(waits.Load()), rounds+1)
 	g.Interrupt(errors.New("end"))
 	<-read
+}
+
+// Whatever is to end a sleep does so, once it has begun.
+func TestGroupIsWoken(t *testing.T) {
+	requireWaitV(t)
+	watchdog(t)
+	ended := errors.New("ended")
+	for _, n := range []int{1, 5, wait.MultiWaitSize, wait.MultiWaitSize + 5} {
+		for _, tt := range []struct {
+			name string
+			wake func(*Group, []*Consumer, []*Producer, context.CancelFunc)
+			want error
+		}{
+			{"record", func(_ *Group, _ []*Consumer, p []*Producer, _ context.CancelFunc) { _ = p[n-1].Write(0, nil) }, nil},
+			{"wake", func(g *Group, _ []*Consumer, _ []*Producer, _ context.CancelFunc) { g.Wake() }, nil},
+			{"end of the context", func(_ *Group, _ []*Consumer, _ []*Producer, cancel context.CancelFunc) { cancel() }, context.Canceled},
+			{"interrupt", func(g *Group, _ []*Consumer, _ []*Producer, _ context.CancelFunc) { g.Interrupt(ended) }, ended},
+			{"interrupt of one", func(_ *Group, c []*Consumer, _ []*Producer, _ context.CancelFunc) { c[n-1].Interrupt(ended) }, nil},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				g, consumers, producers := grouped(t, n, MinSize)
+				g.SetWait(WaitPark)
+				_, going := countSleeps(t)
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				done := make(chan error, 1)
+				go func() { done <- g.Wait(ctx) }()
+				for going.Load() == 0 {
+					runtime.Gosched()
+				}
+				tt.wake(g, consumers, producers, cancel)
+				require.ErrorIs(t, <-done, tt.want)
+			})
+		}
+	}
 }
 
 // requireWaitV skips where the kernel has no futex_waitv.
@@ -96,17 +141,21 @@ func TestGroupWithoutFutexWaitV(t *testing.T) {
 }
 
 func TestLargeGroup(t *testing.T) {
+	requireWaitV(t)
 	ctx := watchdog(t)
 	const n = 2*wait.MultiWaitSize + 3
 	g, consumers, producers := grouped(t, n, MinSize)
 	g.SetWait(WaitPark)
+	_, going := countSleeps(t)
 	before := threads(t)
 	goroutines := runtime.NumGoroutine()
 	for i := range scaled(500) {
 		from := i * 37 % n
 		done := make(chan error, 1)
 		go func() { done <- g.Wait(ctx) }()
-		untilArmed(consumers)
+		for going.Load() == 0 {
+			runtime.Gosched()
+		}
 		require.NoError(t, producers[from].Write(byte(i), nil))
 		require.NoError(t, <-done)
 		_, ok, err := consumers[from].Next()

@@ -15,7 +15,8 @@ import (
 // Producer and Consumer are used as they are elsewhere: each by one goroutine at a time.
 // When the peer is gone both are interrupted with an error that wraps [ErrPeerGone]. What
 // the peer had published until then can still be read: [Consumer.Wait] returns the error
-// only when nothing is left.
+// only when nothing is left. A producer goes on writing while its ring has room, though nobody
+// reads: who needs to know looks at [Link.Err].
 //
 // The methods of a Link may be called by any goroutine.
 type Link struct {

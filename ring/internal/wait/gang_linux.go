@@ -7,57 +7,75 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parking is what a Gang needs to sleep.
-type parking struct {
+// parking is what a Gang needs to sleep: a together for each multiWaitSize members.
+type parking struct{ all []*together }
+
+// together is a thread's sleep for many members.
+type together struct {
 	words [multiWaitSize + 1]futexWaitV // the gang's, then the bells
 	idle  int                           // returns in a row although nothing has happened
 }
 
 // Block sleeps while Word is word and no bell has been rung. It may return early for no
-// reason.
+// reason. All threads sleep on Word, so one change of it ends all sleeps.
 func (g *Gang) Block(word uint32, members []Member) {
 	g.yield.Bell = &g.Word
 	g.yield.letOthersRun(word)
-	n := min(len(members), multiWaitSize)
-	if multiWaiters.lacking() {
-		n = 0
-	}
-	if rest := members[n:]; len(rest) > 0 {
-		defer g.sleepApart(rest)()
-	}
-	if n > 0 {
-		if g.sleepTogether(word, members[:n]) {
-			return
+	var others sync.WaitGroup
+	rest := members
+	for i := 0; ; i++ {
+		if i == len(g.parking.all) {
+			g.parking.all = append(g.parking.all, new(together))
 		}
-		defer g.sleepApart(members[:n])()
+		some := rest[:min(len(rest), multiWaitSize)]
+		rest = rest[len(some):]
+		t := g.parking.all[i]
+		if len(rest) == 0 {
+			t.sleep(g, word, some)
+			break
+		}
+		others.Go(func() {
+			t.sleep(g, word, some)
+			g.Stir()
+		})
 	}
+	if len(members) > multiWaitSize {
+		g.Stir()
+		others.Wait()
+	}
+}
+
+// sleep is Block for some of the members.
+func (t *together) sleep(g *Gang, word uint32, members []Member) {
+	if !multiWaiters.lacking() && t.try(g, word, members) {
+		return
+	}
+	t.idle = 0
+	defer g.sleepApart(members)()
 	futexWait(&g.Word, word, 0)
 }
 
-// sleepTogether sleeps with one system call for all members. It returns false if that
-// fails.
-func (g *Gang) sleepTogether(word uint32, members []Member) bool {
-	p := &g.parking
-	p.words[0] = waitShared(&g.Word, word)
+// try is sleep by one system call. It returns false if that fails.
+func (t *together) try(g *Gang, word uint32, members []Member) bool {
+	t.words[0] = waitShared(&g.Word, word)
 	for i := range members {
-		p.words[1+i] = waitShared(members[i].Sleeper.Bell, members[i].Expected())
+		t.words[1+i] = waitShared(members[i].Sleeper.Bell, members[i].Expected())
 	}
-	_, errno := sysFutexWaitV(p.words[:1+len(members)])
+	_, errno := sysFutexWaitV(t.words[:1+len(members)])
 	switch errno {
 	case 0:
-		p.idle = 0
+		t.idle = 0
 		return true
 	case unix.EAGAIN, unix.EINTR:
 		// A word has changed, or there was a signal. If the call always ends like
 		// this without a cause, idle ends it.
-		if p.idle++; g.changed(word, members) {
-			p.idle = 0
+		if t.idle++; g.changed(word, members) {
+			t.idle = 0
 		}
-		return p.idle <= maxIdleReturns
+		return t.idle <= maxIdleReturns
 	case unix.ENOSYS, unix.EPERM:
 		multiWaiters.lack()
 	}
-	p.idle = 0
 	return false
 }
 
