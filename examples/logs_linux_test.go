@@ -18,11 +18,11 @@ func TestLogs(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		name := "worker " + strconv.Itoa(n)
 		// 300 lines and two metrics for each 50.
-		assert.Contains(t, out, name+" has ended: 312 records, none missing: 300 lines, requests 300, slow 30\n")
+		assert.Contains(t, out, name+" has ended: all of its 312 records came: 300 lines, requests 300, slow 30\n")
 		assert.Equal(t, 300, strings.Count(out, name+": level="))
 		assert.Equal(t, 1, strings.Count(out, name+": level=WARN msg=request n=300 ms=100\n"))
 	}
-	end := regexp.MustCompile(`worker 4 was killed: (\d+) records, none missing: (\d+) lines, requests (\d+), slow`).FindStringSubmatch(out)
+	end := regexp.MustCompile(`worker 4 was killed: all of its (\d+) records came: (\d+) lines, requests (\d+), slow`).FindStringSubmatch(out)
 	require.NotNil(t, end, out)
 	lines, err := strconv.Atoi(end[2])
 	require.NoError(t, err)

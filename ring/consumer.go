@@ -47,7 +47,7 @@ func (r Record) Cont() bool { return r.flags&flagCont != 0 }
 // larger than a record, see [Consumer.Message].
 //
 // A Consumer is for one goroutine at a time, its reader, except for Ready, Wake,
-// Interrupt, Interrupted, RingSize, Sleep and [Lease.Release]. Passing the reader role from one
+// Interrupt, Interrupted, Position, RingSize, Sleep and [Lease.Release]. Passing the reader role from one
 // goroutine to another takes synchronisation that orders the two. None of its
 // methods may run after the memory is gone.
 type Consumer struct {
@@ -117,6 +117,10 @@ func newConsumer(local, remote []byte, h header) *Consumer {
 
 // RingSize returns the size of the peer's ring in bytes. Any goroutine may call it.
 func (c *Consumer) RingSize() int { return int(c.size) }
+
+// Position returns the stream position behind the last record that was read. It grows by what
+// records take in the ring, padding included, and wraps. Any goroutine may call it.
+func (c *Consumer) Position() uint64 { return atomic.LoadUint64(&c.next) }
 
 // Next returns the next record, and releases the one before. It does not block:
 // ok is false when there is none. The error is a [*CorruptError], sticky; records

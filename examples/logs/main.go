@@ -30,8 +30,9 @@ type Job struct {
 	Log   ipc.File // a socket, over which worker and host exchange the memory of the ring
 }
 
-// Start starts a job. It returns at once.
-var Start = ipc.NewMethod[Job, struct{}]("start")
+// Start starts a job, and returns at once. What it returns is ipc.Counters: how many records the
+// worker has published.
+var Start = ipc.NewMethod[Job, ipc.File]("start")
 
 func main() {
 	worker.Main("logs", serve) // in the worker's process this does not return
@@ -52,13 +53,14 @@ func main() {
 
 // source is a worker, as the host sees it.
 type source struct {
-	name    string
-	client  *worker.Client[*shm.Channel]
-	link    *ring.Link
-	records uint64            // that came
-	lines   int               // of them
-	metrics map[string]uint64 // the last value of each
-	exit    error             // how the worker's process ended
+	name      string
+	client    *worker.Client[*shm.Channel]
+	link      *ring.Link
+	published *ipc.CountersReader // what the worker says
+	records   uint64              // that came
+	lines     int                 // of them
+	metrics   map[string]uint64   // the last value of each
+	exit      error               // how the worker's process ended
 }
 
 func run(ctx context.Context, workers, lines int) error {
@@ -106,7 +108,11 @@ func run(ctx context.Context, workers, lines int) error {
 		if errors.As(s.exit, &exit) {
 			how = fmt.Sprintf("was %v", exit.Signal)
 		}
-		fmt.Printf("%s %s: %d records, none missing: %d lines, requests %d, slow %d\n",
+		// It counts a record when it has published it, and may have been killed in between.
+		if published := s.published.Load(0); s.records < published {
+			return fmt.Errorf("%s %s: it has published %d records, and %d came", s.name, how, published, s.records)
+		}
+		fmt.Printf("%s %s: all of its %d records came: %d lines, requests %d, slow %d\n",
 			s.name, how, s.records, s.lines, s.metrics["requests"], s.metrics["slow"])
 	}
 	return nil
@@ -128,8 +134,12 @@ func start(ctx context.Context, job Job) (_ *source, err error) {
 		return nil, err
 	}
 	job.Log = ipc.NewFile(theirs)
-	_, err = Start.Call(ctx, s.client, job)
+	counters, err := Start.Call(ctx, s.client, job)
 	theirs.Close() // so that only the worker has it
+	if err == nil {
+		s.published, err = ipc.OpenCounters(counters.File())
+		counters.Close()
+	}
 	if err != nil {
 		ours.Close()
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
 )
 
@@ -18,9 +19,9 @@ const (
 
 // journal is where a worker's records go. Any goroutine may use it.
 type journal struct {
-	mu     sync.Mutex
-	out    *ring.Producer
-	number uint64
+	mu        sync.Mutex
+	out       *ring.Producer
+	published *ipc.Counters // how many records; the host reads it
 }
 
 // add publishes a record. A full ring holds the caller up until the host has read some, so nothing is
@@ -28,11 +29,11 @@ type journal struct {
 func (j *journal) add(tag byte, body []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	number := binary.LittleEndian.AppendUint64(make([]byte, 0, 8), j.number)
+	number := binary.LittleEndian.AppendUint64(make([]byte, 0, 8), j.published.Load(0))
 	if err := j.out.Send(context.Background(), tag, number, body); err != nil {
 		return err
 	}
-	j.number++
+	j.published.Add(0, 1)
 	return nil
 }
 

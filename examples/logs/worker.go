@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/ring"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -17,28 +18,37 @@ const ringSize = ring.MinSize
 // serve is the worker.
 func serve() error {
 	s := worker.NewServer()
-	worker.Handle(s, Start, func(_ context.Context, job Job) (struct{}, error) {
+	worker.Handle(s, Start, func(_ context.Context, job Job) (published ipc.File, err error) {
 		conn, err := net.FileConn(job.Log.File()) // a duplicate, so job.Log may be closed with the request
-		if err == nil {
-			go func() {
-				if err := do(job, conn.(*net.UnixConn)); err != nil {
-					log.Print(err) // to stderr, which the host shows
-				}
-			}()
+		if err != nil {
+			return ipc.File{}, err
 		}
-		return struct{}{}, err
+		counters, err := ipc.NewCounters(1)
+		if err == nil {
+			published, err = ipc.DuplicateFile(counters.File())
+		}
+		if err != nil {
+			conn.Close()
+			return ipc.File{}, err
+		}
+		go func() {
+			if err := do(job, conn.(*net.UnixConn), counters); err != nil {
+				log.Print(err) // to stderr, which the host shows
+			}
+		}()
+		return published, nil
 	})
 	return s.Serve(context.Background())
 }
 
 // do does the job, and then closes the ring, which tells the host that there is nothing more.
-func do(job Job, conn *net.UnixConn) error {
+func do(job Job, conn *net.UnixConn, published *ipc.Counters) error {
 	link, err := ring.Exchange(context.Background(), conn, ringSize)
 	if err != nil {
 		return err
 	}
 	defer link.Close()
-	j := &journal{out: link.Producer}
+	j := &journal{out: link.Producer, published: published}
 	logger := j.logger()
 	var requests, slow uint64
 	for n := range job.Lines {

@@ -57,7 +57,6 @@ type Consumer[ID comparable] struct {
 	out     []*source[ID] // were removed, and are to be reported
 
 	records, bytes               int // left of the turn
-	full                         int // what the turn had of bytes, and for records
 	quantumRecords, quantumBytes int // 0 for the defaults
 
 	changed atomic.Bool // there is something in what follows
@@ -74,11 +73,9 @@ type source[ID comparable] struct {
 	id   ID
 	ring *ring.Consumer
 
-	// left is how much is read after an interrupt, at most. What was published before it
-	// fits the ring, so that is all, whatever a producer that goes on publishes.
-	left     int
-	draining bool
-	out      bool // it is in out
+	out      bool   // it is in Consumer.out
+	draining bool   // an interrupt was noticed
+	from     uint64 // the position at which that was
 }
 
 // SetQuantum bounds a turn: when so many records were read in a row from one producer, or so

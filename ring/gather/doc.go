@@ -30,7 +30,7 @@
 //
 // The records of one producer come in their order; between producers there is none. Each
 // gets a turn after every other: up to 64 records or 64 KiB, see [Consumer.SetQuantum],
-// and one record may exceed that. So a producer waits for its turn for no longer than it takes
+// and one record may exceed that; for split messages see [Consumer.Message]. So a producer waits for its turn for no longer than it takes
 // to read a quantum of each other one, however full their rings are.
 //
 // # Cost

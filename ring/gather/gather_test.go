@@ -310,6 +310,44 @@ func TestMessages(t *testing.T) {
 	require.Equal(t, map[int]uint64{0: count, 1: count, 2: count}, got)
 }
 
+// What follows a large message is read, too, when its producer is gone, though the message is larger
+// than its ring and than a quantum.
+func TestLargeMessageAtTheEnd(t *testing.T) {
+	ctx := watchdog(t)
+	large := make([]byte, 2*DefaultBytes)
+	for range scaled(500) {
+		var g Consumer[int]
+		p, c := pair(t, ring.MinSize)
+		require.NoError(t, g.Add(c, 1))
+		go func() {
+			if err := p.Send(ctx, 0, nil, large); err != nil {
+				t.Error(err)
+			}
+			for range 10 {
+				if err := p.Send(ctx, 1, nil, nil); err != nil {
+					t.Error(err)
+				}
+			}
+			c.Interrupt(errEnd)
+		}()
+		got := 0
+		for {
+			m, _, ok, err := g.Message()
+			if err != nil {
+				require.ErrorIs(t, err, errEnd)
+				break
+			}
+			if ok {
+				require.Equal(t, got > 0, m.Tag == 1)
+				got++
+			} else {
+				require.NoError(t, g.Wait(ctx))
+			}
+		}
+		require.Equal(t, 11, got)
+	}
+}
+
 func TestLease(t *testing.T) {
 	var g Consumer[int]
 	var producers []*ring.Producer

@@ -41,7 +41,8 @@ func (g *Consumer[ID]) Next() (r ring.Record, id ID, ok bool, err error) {
 
 // Message returns the next message, joined if it was split, and whose it is; see
 // [ring.Consumer.Message]. Otherwise it is Next. A message that its producer did not finish before
-// it was gone is dropped. Do not mix Message and Next while a message is being joined.
+// it was gone is dropped. A turn takes up to 64 pieces of a message that is not complete, each an
+// eighth of the ring or less, and the message counts when it is. Do not mix Message and Next while a message is being joined.
 func (g *Consumer[ID]) Message() (m ring.Message, id ID, ok bool, err error) {
 	for {
 		s, err := g.turn()
@@ -92,7 +93,7 @@ func (g *Consumer[ID]) empty() {
 //go:noinline
 func (g *Consumer[ID]) nextTurn() (*source[ID], error) {
 	if s := g.current; s != nil {
-		if err := s.exhausted(g.full - g.bytes - g.records*recordSize); err != nil {
+		if err := s.exhausted(); err != nil {
 			return s, err
 		}
 	}
@@ -114,12 +115,8 @@ func (g *Consumer[ID]) nextTurn() (*source[ID], error) {
 	g.current = g.sources[g.at]
 	g.at++
 	g.records, g.bytes = g.quantum()
-	g.full = g.bytes + g.records*recordSize
 	return g.current, nil
 }
-
-// recordSize is what a record takes in its ring at least, besides its payload.
-const recordSize = 8
 
 // ended returns why the producer was interrupted, if it was and everything is read.
 func (s *source[ID]) ended() error {
@@ -131,18 +128,18 @@ func (s *source[ID]) ended() error {
 	return why
 }
 
-// exhausted returns why a producer was interrupted if as many bytes have been read since as can
-// have been in its ring: it still publishes. read is what was read in its last turn.
-func (s *source[ID]) exhausted(read int) error {
+// exhausted returns why a producer was interrupted if as much has been read since as its ring holds.
+// What was published before the interrupt is no more than that, so it is read; the producer is
+// alive, and publishes on.
+func (s *source[ID]) exhausted() error {
 	why := s.ring.Interrupted()
 	switch {
 	case why == nil:
 		return nil
 	case !s.draining:
-		s.draining, s.left = true, s.ring.RingSize()
+		s.draining, s.from = true, s.ring.Position()
 		return nil
-	}
-	if s.left -= read; s.left > 0 {
+	case s.ring.Position()-s.from < uint64(s.ring.RingSize()):
 		return nil
 	}
 	return why
