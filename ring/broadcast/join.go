@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Join says with which record a reader begins.
@@ -58,7 +59,7 @@ func NewReader(seg, own []byte, join Join) (*Reader, error) {
 		half:   size / 2,
 		intent: shared.At64(seg, offIntent),
 		eighth: math.MaxUint64,
-		sleep:  sleeper{bell: shared.At32(seg, offDataBell)},
+		sleep:  wait.Sleeper{Bell: shared.At32(seg, offDataBell)},
 	}
 	if own != nil {
 		if r.id, err = readID(own); err != nil {
@@ -227,15 +228,18 @@ func (r *Reader) service() uint64 {
 	case ok || r.known:
 		return placeCutOff
 	}
-	return placeFree
+	return placeNone
 }
 
 // placeState returns the state of a place if this reader has it.
 func (r *Reader) placeState(i int) (state uint64, ok bool) {
 	at := offPlace + i*placeSize
-	// SYNC: pairs with Writer.Add, which stores the id last.
-	if atomic.LoadUint64(shared.At64(r.seg, at)) != r.id {
+	// SYNC: pairs with Writer.Add, which takes the old id away, stores the state, and then the
+	// new id.
+	id := shared.At64(r.seg, at)
+	if atomic.LoadUint64(id) != r.id {
 		return 0, false
 	}
-	return atomic.LoadUint64(shared.At64(r.seg, at+8)), true
+	state = atomic.LoadUint64(shared.At64(r.seg, at+8))
+	return state, atomic.LoadUint64(id) == r.id
 }

@@ -136,10 +136,10 @@ const (
 
 // What the writer takes the reader for that has a place.
 const (
-	placeFree     = 0
+	placeNone     = 0 // it has none
 	placeWatched  = 1 // it is rung for
 	placeReliable = 2 // and waited for
-	placeCutOff   = 3 // neither any more
+	placeCutOff   = 3 // neither any more: until another reader gets the place
 )
 
 // Positions of a reader that are none, as those are multiples of 8.

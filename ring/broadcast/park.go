@@ -7,10 +7,11 @@ import (
 
 	"github.com/tandemipc/tandem/ring"
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // SetWait says how Wait waits. The default is [ring.WaitAdaptive].
-func (r *Reader) SetWait(mode ring.Wait) { r.spin.setMode(mode) }
+func (r *Reader) SetWait(mode ring.Wait) { r.spin.SetMode(wait.Mode(mode)) }
 
 // Ready reports whether Next would return a record or an error, or would at least find that
 // records were lost.
@@ -25,23 +26,28 @@ func (r *Reader) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: broadcast: interrupt without an error")
 	}
-	r.interrupted.set(err)
-	r.sleep.wake()
+	r.interrupted.Set(err)
+	r.sleep.Wake()
 }
 
 // Wait blocks until there is a record, or Next has an error to return. It spins and parks by the
 // strategy of [Reader.SetWait]. Errors are the one of Interrupt and ctx's; both come only after
 // a last look into the ring.
 func (r *Reader) Wait(ctx context.Context) error {
-	if r.outrun {
-		return r.quit(ctx) // there is something, and Next could not get at it
+	if r.inVain() {
+		if err := r.quit(ctx); err != nil {
+			return err
+		}
 	}
-	defer r.spin.stop()
-	r.spin.begin()
+	defer r.spin.Stop()
+	r.spin.Begin()
 	for i := 0; ; i++ {
 		if r.Ready() {
-			r.spin.end()
+			r.spin.End()
 			return nil
+		}
+		if i%1024 == 1023 && r.own != nil {
+			r.service() // for one that never parks
 		}
 		if i%64 == 0 {
 			r.idle()
@@ -49,37 +55,50 @@ func (r *Reader) Wait(ctx context.Context) error {
 				return err
 			}
 		}
-		if !r.spin.again() {
+		if !r.spin.Again() {
 			return r.park(ctx)
 		}
 	}
 }
 
+// maxVain is how often in a row Next may find nothing after Wait has found that there is something, until
+// Wait looks at its reasons to quit first. It takes a writer that is very quick, or one that means harm.
+const maxVain = 64
+
+// inVain counts calls of Wait, and reports whether there have been so many without a record.
+func (r *Reader) inVain() bool {
+	if read := r.next.Sequence - r.lost; read != r.waitedAt {
+		r.waitedAt, r.waits = read, 0
+	}
+	r.waits++
+	return r.waits%maxVain == 0
+}
+
 // park is the second half of Wait.
 func (r *Reader) park(ctx context.Context) error {
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, r.sleep.wake)
+		stop := context.AfterFunc(ctx, r.sleep.Wake)
 		defer stop()
 	}
 	defer r.disarm()
 	for {
-		bell := r.sleep.prepare()
+		bell := r.sleep.Prepare()
 		rings := r.arm()
 		err := r.quit(ctx)
 		// The look comes after arm, and after the reasons to quit: what was published
 		// before the writer's death is still read.
 		if r.Ready() {
-			r.sleep.cancel()
+			r.sleep.Cancel()
 			return nil
 		}
 		if err != nil {
-			r.sleep.cancel()
+			r.sleep.Cancel()
 			return err
 		}
 		if rings {
-			r.sleep.block(bell, 0)
+			r.sleep.Block(bell)
 		} else {
-			r.sleep.poll(r.Ready)
+			r.sleep.Poll(r.Ready)
 		}
 	}
 }
@@ -94,7 +113,7 @@ func (r *Reader) arm() bool {
 	// SYNC: pairs with Writer.Publish, which stores a record's word and then loads this one.
 	atomic.StoreUint32(r.waiting, r.epoch|stateParked)
 	switch r.service() {
-	case placeFree:
+	case placeNone:
 		return false
 	case placeCutOff:
 		r.cut = true
@@ -107,12 +126,12 @@ func (r *Reader) disarm() {
 	if r.own != nil {
 		atomic.StoreUint32(r.waiting, r.epoch|stateNone)
 	}
-	r.spin.end()
+	r.spin.End()
 }
 
 // quit returns why a wait for data has to end, if it has.
 func (r *Reader) quit(ctx context.Context) error {
-	if err := r.interrupted.get(); err != nil {
+	if err := r.interrupted.Get(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -147,14 +166,17 @@ func (r *Reader) publish(pos uint64) {
 	if r.own == nil {
 		return
 	}
+	if !r.known {
+		r.service()
+	}
 	// SYNC: pairs with Peer.refresh: what was read below pos was read before the writer
 	// overwrites it. Pairs also with Writer.want, which stores wanted and then loads the position.
 	atomic.StoreUint64(r.position, pos)
 	if v := atomic.LoadUint32(r.wanted); v&stateMask == stateParked && v != r.rung {
 		r.rung = v
-		// SYNC: pairs with sleeper.prepare of the writer.
+		// SYNC: pairs with Sleeper.Prepare of the writer.
 		atomic.AddUint32(r.spaceBell, 1)
-		futexWake(r.spaceBell)
+		wait.FutexWake(r.spaceBell)
 	}
 }
 

@@ -3,10 +3,12 @@ package broadcast
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"sync/atomic"
 	"time"
 
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A PeerOption says what a writer does for a reader, see [Writer.Add].
@@ -43,13 +45,12 @@ type Peer struct {
 	joinAt  Point
 	options peerOptions
 
-	seen      *uint64 // the reader's position: not trusted
-	waiting   *uint32 // does it want data?
-	rung      uint32  // the value of waiting that was last rung for; atomic
-	sleep     sleeper // of the writer, for space
-	done      chan struct{}
-	err       failure // why it is done
-	published *uint64
+	seen    *uint64      // the reader's position: not trusted
+	waiting *uint32      // does it want data?
+	rung    uint32       // the value of waiting that was last rung for; atomic
+	sleep   wait.Sleeper // of the writer, for space
+	done    chan struct{}
+	err     wait.Failure // why it is done
 
 	// Guarded by w.mu.
 	position uint64        // the writer overwrites nothing from here on
@@ -77,31 +78,21 @@ func (w *Writer) Add(own []byte, opts ...PeerOption) (*Peer, error) {
 		opt(&o)
 	}
 	p := &Peer{
-		w:         w,
-		id:        id,
-		options:   o,
-		seen:      shared.At64(own, offPosition),
-		waiting:   shared.At32(own, offDataWaiting),
-		sleep:     sleeper{bell: shared.At32(own, offSpaceBell)},
-		done:      make(chan struct{}),
-		published: &w.published,
+		w:       w,
+		id:      id,
+		options: o,
+		seen:    shared.At64(own, offPosition),
+		waiting: shared.At32(own, offDataWaiting),
+		sleep:   wait.Sleeper{Bell: shared.At32(own, offSpaceBell)},
+		done:    make(chan struct{}),
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return nil, ErrClosed
 	}
-	p.place = -1
-	for i, other := range w.places {
-		if other == nil && p.place < 0 {
-			p.place = i
-		}
-		if other != nil && other.id == id {
-			return nil, ErrSameReader
-		}
-	}
-	if p.place < 0 {
-		return nil, fmt.Errorf("%w: %d", ErrTooManyReaders, MaxReaders)
+	if err := w.findPlace(p); err != nil {
+		return nil, err
 	}
 	p.joinAt = w.mark
 	p.position = w.mark.Position
@@ -114,22 +105,59 @@ func (w *Writer) Add(own []byte, opts ...PeerOption) (*Peer, error) {
 		state = placeReliable
 	}
 	w.replacePeers()
-	// SYNC: pairs with Reader.served: a reader that sees this is rung for what is published
+	// SYNC: pairs with Reader.service: a reader that sees this is rung for what is published
 	// after it looks again, since peers has been stored before.
 	at := offPlace + p.place*placeSize
+	atomic.StoreUint64(shared.At64(w.seg, at), 0) // whose place it was is not to see the new state
 	atomic.StoreUint64(shared.At64(w.seg, at+8), state)
 	atomic.StoreUint64(shared.At64(w.seg, at), id)
 	return p, nil
 }
 
+// findPlace gives p the place that has been free for longest: a reader that was there may not know yet that
+// it was removed. The caller holds mu.
+func (w *Writer) findPlace(p *Peer) error {
+	p.place = -1
+	for k := range MaxReaders {
+		i := (w.nextPlace + k) % MaxReaders
+		switch other := w.places[i]; {
+		case other != nil && other.id == p.id:
+			return ErrSameReader
+		case other == nil && p.place < 0:
+			p.place = i
+		}
+		if id := shared.At64(w.seg, offPlace+i*placeSize); atomic.LoadUint64(id) == p.id {
+			atomic.StoreUint64(id, 0) // it was here before
+		}
+	}
+	if p.place < 0 {
+		return fmt.Errorf("%w: %d", ErrTooManyReaders, MaxReaders)
+	}
+	w.nextPlace = p.place + 1
+	return nil
+}
+
 // limit64 is intent, for goroutines other than the writer's. The caller holds mu.
 func (w *Writer) limit64() uint64 { return atomic.LoadUint64(w.intent) }
+
+// free gives the place back, and tells the reader. The caller holds mu, and calls replacePeers
+// afterwards.
+func (p *Peer) free() {
+	p.w.places[p.place] = nil
+	p.tell()
+}
+
+// tell tells the reader that it is no longer served.
+func (p *Peer) tell() {
+	// SYNC: pairs with Reader.service.
+	atomic.StoreUint64(shared.At64(p.w.seg, offPlace+p.place*placeSize+8), placeCutOff)
+}
 
 // replacePeers makes peers those of places that are to be rung for. The caller holds mu.
 func (w *Writer) replacePeers() {
 	var peers []*Peer
 	for _, p := range w.places {
-		if p != nil && p.err.get() == nil {
+		if p != nil && p.err.Get() == nil {
 			peers = append(peers, p)
 		}
 	}
@@ -153,7 +181,7 @@ func (p *Peer) Done() <-chan struct{} { return p.done }
 
 // Err returns nil as long as the writer serves the reader. Then it says why it does not: a [*SlowError],
 // a [*ring.CorruptError] if the reader's words make no sense, [ErrLeft], or [ErrRemoved].
-func (p *Peer) Err() error { return p.err.get() }
+func (p *Peer) Err() error { return p.err.Get() }
 
 // Lag returns how many bytes of the ring the reader has not read yet, by what it says: readers
 // say so every eighth of the ring, and when they park. It is 0 for one that has not joined. The
@@ -161,11 +189,11 @@ func (p *Peer) Err() error { return p.err.get() }
 func (p *Peer) Lag() uint64 {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	if p.err.get() != nil {
+	if p.err.Get() != nil {
 		return 0
 	}
 	seen := atomic.LoadUint64(p.seen)
-	lag := atomic.LoadUint64(p.published) - seen
+	lag := atomic.LoadUint64(&p.w.published)&^inProgress - seen
 	if seen%align != 0 || int64(lag) < 0 {
 		return 0
 	}
@@ -176,7 +204,7 @@ func (p *Peer) Lag() uint64 {
 // due before bytes up to end behind head are written. It reports whether the reader is still
 // served. The caller holds mu.
 func (p *Peer) refresh(head, end uint64) bool {
-	if p.err.get() != nil {
+	if p.err.Get() != nil {
 		return false
 	}
 	// SYNC: pairs with Reader.publish: what was read below the position, was read before it
@@ -185,6 +213,7 @@ func (p *Peer) refresh(head, end uint64) bool {
 	switch {
 	case seen == positionLeft:
 		p.end(ErrLeft)
+		p.free()
 		return false
 	case !p.options.reliable:
 		return true
@@ -223,6 +252,11 @@ func (p *Peer) refresh(head, end uint64) bool {
 	return true
 }
 
+var clockBase = time.Now()
+
+// clock is monotonic.
+func clock() time.Duration { return time.Since(clockBase) }
+
 // patience returns after which time the reader is to be cut off, if it does not read; 0 is never. The
 // caller holds mu.
 func (p *Peer) patience() time.Duration {
@@ -236,15 +270,14 @@ func (p *Peer) patience() time.Duration {
 // replacePeers afterwards.
 func (p *Peer) cutOff(err error) {
 	p.end(err)
-	// SYNC: pairs with Reader.served. The reader may be parked: ring, so that it looks.
-	atomic.StoreUint64(shared.At64(p.w.seg, offPlace+p.place*placeSize+8), placeCutOff)
-	p.w.ringAll()
+	p.tell()
+	p.w.ringAll() // it may be parked
 }
 
 // end makes the peer done. The caller holds mu.
 func (p *Peer) end(err error) {
-	if p.err.get() == nil {
-		p.err.set(err)
+	if p.err.Get() == nil {
+		p.err.Set(err)
 		close(p.done)
 	}
 }
@@ -257,15 +290,12 @@ func (p *Peer) Remove() {
 	w.mu.Lock()
 	p.end(ErrRemoved)
 	if w.places[p.place] == p {
-		w.places[p.place] = nil
-		at := offPlace + p.place*placeSize
-		atomic.StoreUint64(shared.At64(w.seg, at), 0)
-		atomic.StoreUint64(shared.At64(w.seg, at+8), placeFree)
+		p.free()
 		w.replacePeers()
-		w.ringAll()
+		w.ringAll() // it may be parked
 	}
 	w.mu.Unlock()
-	p.sleep.wake() // the writer, if it sleeps for this reader
+	p.sleep.Wake() // the writer, if it sleeps for this reader
 	w.quiesce()
 }
 
@@ -287,16 +317,19 @@ func (w *Writer) Close() {
 	w.peers.Store(nil)
 	w.mu.Unlock()
 	for _, p := range peers {
-		p.sleep.wake()
+		p.sleep.Wake()
 	}
 	w.quiesce()
+	for w.waker.state.Load() != wakerAsleep {
+		runtime.Gosched()
+	}
 }
 
 // wake makes a writer that waits for space look why.
 func (w *Writer) wake() {
 	if peers := w.peers.Load(); peers != nil {
 		for _, p := range *peers {
-			p.sleep.wake()
+			p.sleep.Wake()
 		}
 	}
 }

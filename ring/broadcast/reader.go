@@ -5,6 +5,7 @@ import (
 
 	"github.com/tandemipc/tandem/ring/bulk"
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Record is one record, and what was lost before it.
@@ -77,15 +78,16 @@ type Reader struct {
 	place     int     // where the writer has put the id, or might have
 	known     bool    // it has been there
 	cut       bool    // the writer no longer serves us
-	outrun    bool    // the last Next has given up to find a record that is kept
+	waitedAt  uint64  // how many records had been read at the last Wait
+	waits     int     // calls of Wait since then
 
-	spin spinner
+	spin wait.Spinner
 	err  error // sticky
 
 	_ [padding]byte // other goroutines write below while the reader works above
 
-	sleep       sleeper
-	interrupted failure
+	sleep       wait.Sleeper
+	interrupted wait.Failure
 
 	_ [padding]byte
 }
@@ -105,7 +107,7 @@ func (r *Reader) Point() Point { return r.next }
 // What the writer does meanwhile does not matter: a record is returned whole, as it was
 // written, or counts as lost. If the writer overwrites records more quickly than they can be
 // copied, again and again, Next gives up after some tries as if there were none, and Wait returns at
-// once.
+// once, but looks at its reasons to quit now and then.
 func (r *Reader) Next() (rec Record, ok bool, err error) {
 	pos := r.next.Position
 	off := pos & r.mask
@@ -129,7 +131,7 @@ func (r *Reader) Next() (rec Record, ok bool, err error) {
 	rec = Record{Data: buf, Sequence: r.next.Sequence, Tag: byte(w >> tagShift)}
 	r.next.Position = pos + need
 	r.next.Sequence++
-	r.spin.stop()
+	r.spin.Stop()
 	return rec, true, nil
 }
 
@@ -156,10 +158,9 @@ func (r *Reader) nextSlow() (Record, bool, error) {
 		r.missed = 0
 		r.next.Position += recordSize(n)
 		r.next.Sequence++
-		r.spin.stop()
+		r.spin.Stop()
 		return rec, true, nil
 	}
-	r.outrun = true
 	return Record{}, false, nil
 }
 
@@ -170,9 +171,8 @@ const maxTries = 64
 // find makes next a record that is there and was kept until now, and returns its word. If there is
 // none, ok is false.
 func (r *Reader) find() (w uint64, ok bool, err error) {
-	r.outrun = false
 	if r.err != nil {
-		r.spin.stop()
+		r.spin.Stop()
 		return 0, false, r.err
 	}
 	if r.next.Position-r.published >= r.eighth {
@@ -189,7 +189,6 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 			if ok, err := r.rejoin(); err != nil {
 				return 0, false, r.fail(err)
 			} else if !ok {
-				r.outrun = true
 				return 0, false, nil
 			}
 			continue
@@ -213,7 +212,6 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 		// PAD ends at the end of the ring and is not valid at its begin.
 		r.next.Position = pos + recordSize(w&lengthMask)
 	}
-	r.outrun = true
 	return 0, false, nil
 }
 
@@ -221,7 +219,7 @@ func (r *Reader) find() (w uint64, ok bool, err error) {
 func (r *Reader) fail(err error) error {
 	r.err = err
 	r.eighth = 0 // sends Next to nextSlow
-	r.spin.stop()
+	r.spin.Stop()
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tandemipc/tandem/ring"
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // total is what a record of need bytes takes at the current position, with the padding before
@@ -130,7 +131,7 @@ func (w *Writer) addMark() {
 
 // SetWait says how WaitSpace, Claim and Send wait for reliable readers. The default is
 // [ring.WaitAdaptive].
-func (w *Writer) SetWait(mode ring.Wait) { w.spin.setMode(mode) }
+func (w *Writer) SetWait(mode ring.Wait) { w.spin.SetMode(wait.Mode(mode)) }
 
 // Interrupt makes a goroutine that is blocked for space, and every later operation that would
 // block for space, return err, which must not be nil. Only the first Interrupt's err counts.
@@ -139,7 +140,7 @@ func (w *Writer) Interrupt(err error) {
 	if err == nil {
 		panic("tandem: broadcast: interrupt without an error")
 	}
-	w.interrupted.set(err)
+	w.interrupted.Set(err)
 	w.wake()
 }
 
@@ -213,11 +214,11 @@ func (w *Writer) waitSpace(ctx context.Context, total uint64) error {
 	if w.wanted == stateNone {
 		w.want(statePolling)
 	}
-	w.spin.begin()
-	defer w.spin.stop()
+	w.spin.Begin()
+	defer w.spin.Stop()
 	for i := 0; ; i++ {
 		if _, err := w.raise(total); err != ErrFull {
-			w.spin.end()
+			w.spin.End()
 			return err
 		}
 		if i%64 == 0 {
@@ -225,7 +226,7 @@ func (w *Writer) waitSpace(ctx context.Context, total uint64) error {
 				return err
 			}
 		}
-		if !w.spin.again() {
+		if !w.spin.Again() {
 			break
 		}
 	}
@@ -235,7 +236,7 @@ func (w *Writer) waitSpace(ctx context.Context, total uint64) error {
 	for {
 		slowest, err := w.raise(total)
 		if err != ErrFull {
-			w.spin.end()
+			w.spin.End()
 			return err
 		}
 		if err := w.quit(ctx); err != nil {
@@ -250,25 +251,29 @@ func (w *Writer) waitSpace(ctx context.Context, total uint64) error {
 func (w *Writer) sleepFor(p *Peer, total uint64, ctx context.Context) {
 	w.mu.Lock()
 	// Under mu, so that Remove, which makes it done under mu, finds us asleep, or we find it done.
-	if p.err.get() != nil {
+	if p.err.Get() != nil {
 		w.mu.Unlock()
 		return
 	}
-	bell := p.sleep.prepare()
+	bell := p.sleep.Prepare()
 	timeout := p.patience()
 	w.mu.Unlock()
 	w.want(stateParked)
 	// SYNC: pairs with Reader.publish, see want.
 	if slowest, err := w.raise(total); err != ErrFull || slowest != p || w.quit(ctx) != nil {
-		p.sleep.cancel()
+		p.sleep.Cancel()
 		return
 	}
-	p.sleep.block(bell, timeout)
+	if timeout > 0 {
+		p.sleep.BlockFor(bell, timeout)
+	} else {
+		p.sleep.Block(bell)
+	}
 }
 
 // quit returns why a wait for space has to end, if it has.
 func (w *Writer) quit(ctx context.Context) error {
-	if err := w.interrupted.get(); err != nil {
+	if err := w.interrupted.Get(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

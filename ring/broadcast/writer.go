@@ -2,10 +2,12 @@ package broadcast
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/tandemipc/tandem/ring/internal/shared"
+	"github.com/tandemipc/tandem/ring/internal/wait"
 )
 
 // A Writer writes records into its segment's ring. There are two ways to use it. Copying:
@@ -28,10 +30,10 @@ import (
 type Writer struct {
 	_ [padding]byte // what else is on the heap is not written by this goroutine
 
-	// These two are first: systems of 32 bits align them only here.
-	published uint64 // head.Position: stored relaxed, for the waker and Peer.Lag
+	// published is head.Position, for other goroutines; with inProgress while Publish is at it. It
+	// is first: systems of 32 bits align it only here.
+	published uint64
 	_         [padding - 8]byte
-	ringing   uint64 // 1 while Publish may look at peers; stored relaxed
 
 	// What every operation reads.
 	words []uint64 // the ring
@@ -56,21 +58,26 @@ type Writer struct {
 	epoch  uint32  // of space
 	wanted uint32  // the state in space
 	step   uint64
-	spin   spinner
+	spin   wait.Spinner
 
 	_ [padding]byte // other goroutines write below while the owner works above
 
-	interrupted failure
+	interrupted wait.Failure
 	seg         []byte
 
-	mu     sync.Mutex
-	closed bool
-	mark   Point // the newest
-	marks  uint64
-	places [MaxReaders]*Peer
+	waker     waker
+	mu        sync.Mutex
+	closed    bool
+	mark      Point // the newest
+	marks     uint64
+	places    [MaxReaders]*Peer
+	nextPlace int // where to look for a free one first
 
 	_ [padding]byte
 }
+
+// inProgress marks published. Positions are multiples of 8.
+const inProgress = 1
 
 // NewWriter returns the writer of a segment that was made with [Create], or formatted with
 // [Format] and not written since. There is one for each segment. Errors wrap [ErrLayout]. The memory must outlive
@@ -99,6 +106,8 @@ func NewWriter(seg []byte) (*Writer, error) {
 		mark:      start,
 		marks:     1,
 	}
+	w.waker.run = w.wakeReaders
+	w.waker.direct = runtime.GOMAXPROCS(0) == 1
 	if w.limit != start.Position+wordSize {
 		return nil, fmt.Errorf("%w: the segment has been written before", ErrLayout)
 	}
@@ -203,8 +212,9 @@ func (w *Writer) commit(at uint64, tag byte, n uint64) {
 // Publish makes all committed records visible to readers, by one store, and rings if some are
 // parked. It does nothing if none are pending.
 //
-// If one reader is parked, Publish wakes it, by a system call. If more are, it has a
-// goroutine wake them, which then stays awake for a moment in case that there is more to publish.
+// It is another goroutine that wakes readers, and then stays awake for a moment in case that there is more to
+// publish. If all processors that the process may use are busy, readers are woken when that
+// goroutine gets one: when the writer's blocks, for instance.
 func (w *Writer) Publish() {
 	v := w.first
 	if v == 0 {
@@ -212,10 +222,9 @@ func (w *Writer) Publish() {
 	}
 	pos := w.pos
 	shared.Store(&w.words[pos&w.mask/wordSize], 0)
-	shared.StoreRelaxed(&w.published, pos)
-	// SYNC: pairs with Writer.quiesce, which replaces peers and then loads this. The store
-	// below comes between this one and the load of peers.
-	shared.StoreRelaxed(&w.ringing, 1)
+	// SYNC: pairs with Writer.quiesce, which loads this after it has replaced peers, and with the waker.
+	// The store of the word comes between this one and the loads of peers and of the waker's state.
+	shared.Store(&w.published, pos|inProgress)
 	// SYNC: pairs with the load of the word in Reader.Next: who sees v sees the bodies and
 	// words of the batch and the zero behind it. Pairs also with Reader.arm, which stores
 	// waiting and then looks at the word.
@@ -225,7 +234,7 @@ func (w *Writer) Publish() {
 	if peers := w.peers.Load(); peers != nil {
 		w.ring(*peers)
 	}
-	shared.Store(&w.ringing, 0)
+	shared.Store(&w.published, pos)
 }
 
 // Append commits a record with a copy of payload, without publishing it. Errors are those of

@@ -40,3 +40,9 @@ func (s *Sleeper) sleepOn(value uint32) {
 		futexWait(word, value, 0)
 	}
 }
+
+// sleepFor is sleepOn, for d at most.
+func (s *Sleeper) sleepFor(value uint32, d time.Duration) {
+	s.letOthersRun()
+	futexWait(s.Bell, value, d)
+}

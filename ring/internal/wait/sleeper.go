@@ -35,6 +35,21 @@ func (s *Sleeper) Block(bell uint32) {
 	s.Cancel()
 }
 
+// BlockFor is Block, except that it also ends after d, which is positive.
+func (s *Sleeper) BlockFor(bell uint32, d time.Duration) {
+	if !s.woken.Load() {
+		s.sleepFor(bell, d)
+	}
+	s.Cancel()
+}
+
+// Poll sleeps for a peer that does not ring: until until is true, or Wake is called, or
+// for about 10 milliseconds. It looks again and again, with growing pauses.
+func (s *Sleeper) Poll(until func() bool) {
+	poll(func() bool { return s.woken.Load() || until() })
+	s.Cancel()
+}
+
 // Cancel ends a sleep. A wake that came during it has done its work.
 func (s *Sleeper) Cancel() {
 	s.woken.Store(false)
