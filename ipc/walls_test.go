@@ -114,6 +114,7 @@ var walls = map[string][]string{
 	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
+	"worker/pipeline": {"ipc", "worker", "worker/pool"},
 	"worker/pool": {
 		"ipc", "drivers", "worker", "worker/pool/internal/scheduler",
 		"worker/internal/chain", "worker/internal/command", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
