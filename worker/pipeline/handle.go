@@ -15,7 +15,7 @@ var errMalformed = errors.New("tandem: pipeline: malformed batch")
 
 // batchMethod is the method by which batches of records for another method travel.
 func batchMethod(name string) *ipc.Method[[]byte, []byte] {
-	return ipc.NewMethod[[]byte, []byte](name+"\x00batch", ipc.WithCodec(ipc.Raw))
+	return ipc.NewMethod[[]byte, []byte](name+" in batches", ipc.WithCodec(ipc.Raw))
 }
 
 // Handle makes f answer calls of m, as [worker.Handle] does, and batches of records of a stage

@@ -251,4 +251,3 @@ func touch(t testing.TB, file string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 }
-

@@ -54,8 +54,6 @@ func (r *rescue[Req, Res]) judgeCall(err error) outcome {
 		return lacking
 	case errors.As(err, &e) && e.Remote() && e.Details[draining] != "":
 		return again
-	case errors.As(err, &e) && e.Remote() && e.Code == ipc.CodeUnimplemented && !s.plain.Load():
-		return lacking
 	case errors.As(err, &e) && !e.Remote() && e.Code == ipc.CodeResourceExhausted:
 		return again // the queue of the pool is full
 	case errors.As(err, &e), errors.As(err, &size):

@@ -154,6 +154,10 @@ func (s *stage[Req, Res]) call(l *lane, req, mem []byte) ([]byte, error) {
 		opts = []ipc.CallOption{ipc.WithTimeout(s.hang)}
 	}
 	err := s.batches.CallInto(s.core.run.ctx, l.caller, req, &mem, opts...)
+	var e *ipc.Error
+	if errors.As(err, &e) && e.Remote() && e.Code == ipc.CodeUnimplemented { // what handlers say is in frames
+		err = errPlain
+	}
 	return mem, err
 }
 
