@@ -6,7 +6,8 @@ import (
 )
 
 // IDs is a set of ids, for sinks that take each record once. It is small where the records come about in the
-// order of the source and have not become several: then it is a position. The zero value is an
+// order of the source and have not become several: then it is a position. A position has either a
+// record of its own or parts, as it is in a pipeline; not both. The zero value is an
 // empty set. IDs is safe for concurrent use.
 type IDs struct {
 	mu   sync.Mutex

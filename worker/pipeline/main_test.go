@@ -5,6 +5,7 @@ package pipeline_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"iter"
@@ -63,6 +64,14 @@ func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	worker.Main("test", func() error { return serve("one") })
 	worker.Main("other", func() error { return serve("two") })
+	if how, ok := os.LookupEnv(hostVariable); ok {
+		_ = os.Unsetenv(hostVariable)
+		if err := hostMain(how); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }
 
