@@ -111,7 +111,7 @@ var walls = map[string][]string{
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 	"worker/intercept":        {"ipc"},
 	"worker/otel":             {"ipc"},
-	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
+	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pipeline", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
 	"worker/pipeline": {"ipc", "worker", "worker/pool"},
@@ -121,8 +121,8 @@ var walls = map[string][]string{
 	},
 
 	// What a user could write.
-	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/pool", "bench/..."},
-	"examples/...": {"ipc", "ipc/arrowipc", "drivers/...", "worker", "worker/pool", "examples/..."},
+	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/pipeline", "worker/pool", "bench/..."},
+	"examples/...": {"ipc", "ipc/arrowipc", "drivers/...", "worker", "worker/pipeline", "worker/pool", "examples/..."},
 }
 
 // covers reports whether pattern, as in walls, stands for a package.
