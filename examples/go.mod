@@ -3,6 +3,7 @@ module github.com/tandemipc/tandem/examples
 go 1.26.0
 
 require (
+	github.com/klauspost/compress v1.20.1
 	github.com/stretchr/testify v1.12.1
 	github.com/tandemipc/tandem v0.0.0
 	github.com/vbauerster/mpb/v8 v8.9.3
@@ -17,7 +18,6 @@ require (
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/edsrzf/mmap-go v1.2.0 // indirect
 	github.com/fxamacker/cbor/v2 v2.10.0 // indirect
-	github.com/klauspost/compress v1.20.1 // indirect
 	github.com/mattn/go-runewidth v0.0.16 // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
 	github.com/x448/float16 v0.8.4 // indirect

@@ -141,6 +141,7 @@ func (c *core) laneOf(key string) *lane {
 // admit waits until there is room for a record of n bytes, and returns the batch that takes it.
 // c.mu is held.
 func (c *core) admit(l *lane, n int) (*batch, int64, error) {
+	n += frameHeader
 	cost := perRecord + n + int(c.ratio*float64(n))
 	for c.held > 0 && c.held+int64(cost) > c.window && c.run.ctx.Err() == nil {
 		c.counters.full++
