@@ -15,7 +15,8 @@ import (
 )
 
 func main() {
-	bare() // these two do not return in the processes that they are for
+	returnLines() // these three do not return in the processes that they are for
+	bare()
 	worker.Main(suite.EntryName, func() error { return suite.Serve(register) })
 	os.Exit(program().Main(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -38,6 +39,7 @@ func program() *suite.Program {
 			idleScenario(),
 			streamScenario(),
 			streamsScenario(),
+			pipelineScenario(),
 			interferenceScenario(),
 		},
 		Questions: questions(),

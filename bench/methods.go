@@ -105,6 +105,7 @@ func register(s *worker.Server) {
 	worker.Handle(s, idleHost, hostIdle)
 	registerStreams(s)
 	registerBuffers(s)
+	registerPipeline(s)
 	rings.Handle(s)
 	registerEnds(s)
 }

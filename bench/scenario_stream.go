@@ -41,7 +41,7 @@ func planStream(o *suite.Options) (suite.Plan, error) {
 			}{
 				{"", 0, suite.Notify(suite.Sink, 1)},
 				{inPlace, 1, suite.Notify(suite.SinkInPlace, 1)}, {inPlace, notifyBatch, suite.Notify(suite.SinkInPlace, notifyBatch)},
-				{pipelined, 1, pipeline(false)}, {pipelined, inFlight, pipeline(true)},
+				{pipelined, 1, keepInFlight(false)}, {pipelined, inFlight, keepInFlight(true)},
 			} {
 				if c.mode != "" && (size > 1<<10 || len(modes(way)) == 1) {
 					continue
@@ -72,8 +72,8 @@ const (
 	inFlight    = 32  // calls of one goroutine
 )
 
-// pipeline returns what keeps calls in flight for a time.
-func pipeline(batch bool) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
+// keepInFlight returns what keeps calls in flight for a time.
+func keepInFlight(batch bool) func(context.Context, *suite.Worker, int, time.Duration) (measure.Sample, error) {
 	return func(ctx context.Context, w *suite.Worker, size int, d time.Duration) (measure.Sample, error) {
 		requests := make([][]byte, inFlight)
 		for i := range requests {

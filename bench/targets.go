@@ -67,6 +67,11 @@ func targets() []report.Target {
 	bulk, copied := stream(shm.Name, serverStream, "raw", bulkItem), result(streamsName, memcpy, "", "raw", report.Result{Bytes: new(bulkItem)})
 	idleStream := result(streamsName, shm.Name, idleStreamed, "", report.Result{Callers: manyStreams})
 
+	piped := func(subject, mode string, size int) report.Result {
+		return result(pipelineName, subject, mode, "raw", report.Result{Bytes: new(size)})
+	}
+	stage, loop := piped(shm.Name, "", pipelineRecord), piped(alone, "", pipelineRecord)
+
 	return []report.Target{
 		{What: "bare ring round trip, 8 B, over one cache line's", Unit: "x", Bar: 1.5, Aim: 1.1, Figure: report.Over(measure.Sample.Cost, ring8, line)},
 		{What: "hot raw call in place, 64 B, over bare ring round trip", Unit: "x", Bar: 2, Aim: 1.4, Figure: report.Over(measure.Sample.Cost, placed, ring64)},
@@ -104,6 +109,10 @@ func targets() []report.Target {
 		{What: "a stream of 1,000,000 items of 100 B: memory of both processes", Unit: "MB", Bar: 40, Aim: 25, Figure: report.Of(stream(shm.Name, millionItems, "raw", manySize), megabytes)},
 		{What: "10,000 idle streams: memory of both processes", Unit: "MB", Bar: 20, Aim: 5, Figure: report.Of(idleStream, megabytes)},
 		{What: "10,000 idle streams: processor time of both processes in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idleStream, func(s measure.Sample) float64 { return in10s(s, (s.Host.CPU + s.Worker.CPU).Seconds()) })},
+		{What: "records of 100 B through a stage, over a loop in one process, records/s", Unit: "x", Bar: 0.2, Aim: 0.5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, loop)},
+		{What: "the same over os/exec, a line at a time, records/s", Unit: "x", Bar: 2, Aim: 5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, piped(osExec, linesByOne, pipelineRecord))},
+		{What: "records of 10 µs in two workers, over one process, records/s", Unit: "x", Bar: 1.7, Aim: 1.9, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, piped(shm.Name, grinding, pipelineRecord), piped(alone, grinding, pipelineRecord))},
+		{What: "2 GB through a stage: memory of both processes beyond their start", Unit: "MB", Bar: 67, Aim: 33.5, Figure: report.Of(piped(shm.Name, manyBytes, manyRecord), megabytes)},
 		{What: "allocations of a raw call in place, both sides", Figure: report.Of(placed, allocations)},
 		{What: "allocations of a Fixed call, both sides", Figure: report.Of(fixed, allocations)},
 		{What: "allocations of CallInto and Handle of a CBOR struct without pointers, both sides", Bar: 8, Figure: report.Of(encodedTick, allocations)},

@@ -3,6 +3,7 @@ module github.com/tandemipc/tandem/examples
 go 1.26.0
 
 require (
+	github.com/klauspost/compress v1.20.1
 	github.com/stretchr/testify v1.12.1
 	github.com/tandemipc/tandem v0.0.0
 	github.com/vbauerster/mpb/v8 v8.9.3

@@ -121,17 +121,18 @@ var walls = map[string][]string{
 	"worker/intercept":        {"ipc"},
 	"worker/netconn":          {"ipc", "worker"},
 	"worker/otel":             {"ipc"},
-	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pool"},
+	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pipeline", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},
+	"worker/pipeline":                {"ipc", "worker", "worker/pool"},
 	"worker/pool": {
 		"ipc", "drivers", "worker", "worker/pool/internal/scheduler",
 		"worker/internal/chain", "worker/internal/command", "worker/internal/memory", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
 	},
 
 	// What a user could write.
-	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/netconn", "worker/pool", "bench/..."},
-	"examples/...": {"ipc", "ipc/arrowipc", "ring/...", "drivers/...", "worker", "worker/pool", "examples/..."},
+	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/netconn", "worker/pipeline", "worker/pool", "bench/..."},
+	"examples/...": {"ipc", "ipc/arrowipc", "ring/...", "drivers/...", "worker", "worker/pipeline", "worker/pool", "examples/..."},
 }
 
 // covers reports whether pattern, as in walls, stands for a package.

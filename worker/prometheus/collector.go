@@ -32,7 +32,20 @@
 //	tandem_pool_busy_seconds_total{pool}      counter
 //	tandem_pool_available_seconds_total{pool} counter
 //
-// as [pool.Stats] has them.
+// as [pool.Stats] has them. Of each pipeline ([Collector.AddPipeline]) there are
+//
+//	tandem_pipeline_position{pipeline}, _size, _written                 gauges
+//	tandem_pipeline_stage_records_total{pipeline, stage, way}           counter: in, out
+//	tandem_pipeline_stage_bytes_total{pipeline, stage, way}             counter
+//	tandem_pipeline_stage_queued_records{pipeline, stage}               gauge
+//	tandem_pipeline_stage_held_bytes{pipeline, stage}, _window_bytes    gauges
+//	tandem_pipeline_stage_batches_in_flight{pipeline, stage}            gauge
+//	tandem_pipeline_stage_batch_seconds{pipeline, stage}                summary
+//	tandem_pipeline_stage_busy_seconds_total{pipeline, stage}           counter
+//	tandem_pipeline_stage_again_total{pipeline, stage, reason}          counter: record, death, hang
+//	tandem_pipeline_stage_left_out_total{pipeline, stage, reason}       counter: skipped, dead_letter
+//
+// as pipeline.Stats has them.
 package prometheus
 
 import (
@@ -70,6 +83,7 @@ type Collector struct {
 	calls, handlers family
 	attempts        *prometheus.CounterVec
 	pools           pools
+	pipelines       pipelines
 }
 
 var (
@@ -100,6 +114,7 @@ func NewCollector(o Options) *Collector {
 		}, []string{"method", "code"}),
 	}
 	c.pools.init(o)
+	c.pipelines.init(o)
 	return c
 }
 
@@ -181,7 +196,7 @@ func (c *Collector) family(role intercept.Role) *family {
 
 func (c *Collector) collectors() []prometheus.Collector {
 	all := append(c.calls.collectors(), c.handlers.collectors()...)
-	return append(all, c.attempts, &c.pools)
+	return append(all, c.attempts, &c.pools, &c.pipelines)
 }
 
 // Describe implements [prometheus.Collector].

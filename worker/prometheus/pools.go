@@ -81,11 +81,6 @@ func (p *pools) collect(to chan<- prometheus.Metric, name string, s pool.Stats) 
 	counter := func(d *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, value, append([]string{name}, labels...)...)
 	}
-	summary := func(d *prometheus.Desc, l pool.Latency) {
-		to <- prometheus.MustNewConstSummary(d, uint64(l.Count), l.Mean.Seconds()*float64(l.Count), map[float64]float64{
-			0.5: l.P50.Seconds(), 0.99: l.P99.Seconds(), 0.999: l.P999.Seconds(), 1: l.Max.Seconds(),
-		}, name)
-	}
 	gauge(p.workers, s.Size, "serving")
 	gauge(p.workers, s.Starting, "starting")
 	gauge(p.workers, s.GivenUp, "given_up")
@@ -99,8 +94,8 @@ func (p *pools) collect(to chan<- prometheus.Metric, name string, s pool.Stats) 
 	counter(p.replaced, float64(s.Restarts), "restart")
 	counter(p.replaced, float64(s.Recycled), "recycle")
 	counter(p.forgotten, float64(s.Forgotten))
-	summary(p.wait, s.Wait)
-	summary(p.run, s.Run)
+	to <- summaryOf(p.wait, s.Wait, name)
+	to <- summaryOf(p.run, s.Run, name)
 	counter(p.busy, s.Busy.Seconds())
 	counter(p.available, s.Available.Seconds())
 }

@@ -1,0 +1,197 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+)
+
+// program is the real one, built once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "pipeline")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "pipeline")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if path, err := program(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(status)
+}
+
+// logs makes files of logs, plain and packed, and says how many lines they have.
+func logs(t *testing.T, lines int) (dir string, total int) {
+	t.Helper()
+	dir = t.TempDir()
+	random := rand.New(rand.NewPCG(1, 2))
+	text := func(ends bool) []byte {
+		var b bytes.Buffer
+		for range lines {
+			fmt.Fprintf(&b, "key%d(x) %s\n", random.IntN(500), strings.Repeat("=", random.IntN(60)))
+		}
+		total += lines
+		if !ends {
+			b.Truncate(b.Len() - 1)
+		}
+		return b.Bytes()
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, err := z.Write(text(true))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	encoder, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	for name, contents := range map[string][]byte{
+		"a.log": text(true), "sub/b.log": text(false), "c.log.gz": packed.Bytes(), "d.log.zst": encoder.EncodeAll(text(true), nil), "empty": nil,
+		"long": bytes.Repeat([]byte("x"), 3<<20), "not.gz": []byte("one line\n"),
+	} {
+		name = filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o700))
+		require.NoError(t, os.WriteFile(name, contents, 0o600))
+	}
+	return dir, total + 3 + 1 // the long line comes in three blocks
+}
+
+// children are the processes that a process has started.
+func children(pid int) (pids []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		for f := range strings.FieldsSeq(string(text)) {
+			if n, err := strconv.Atoi(f); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids
+}
+
+// said is what the program says on stderr. up is closed when it says that its workers run.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	up   chan struct{}
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := bytes.Contains(s.text.Bytes(), []byte("the workers run"))
+	s.text.Write(b)
+	if !before && bytes.Contains(s.text.Bytes(), []byte("the workers run")) {
+		close(s.up)
+	}
+	return len(b), nil
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// Whoever kills or stops workers, as often as they like: one process finds the same.
+func TestKilledAndStoppedAtAnyTime(t *testing.T) {
+	path, err := program()
+	require.NoError(t, err)
+	dir, total := logs(t, 40_000)
+	for _, driver := range []string{"shm", "socket"} {
+		t.Run(driver, func(t *testing.T) {
+			cmd := exec.Command(path, "-driver", driver, "-verify", dir)
+			var stdout bytes.Buffer
+			stderr := &said{up: make(chan struct{})}
+			cmd.Stdout, cmd.Stderr = &stdout, stderr
+			require.NoError(t, cmd.Start())
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			select {
+			case <-stderr.up:
+			case err := <-ended:
+				require.NoError(t, err, stderr.String())
+			}
+			random := rand.New(rand.NewPCG(3, 4))
+			kills, stops := 0, 0
+			for over := false; !over; {
+				select {
+				case err := <-ended:
+					require.NoError(t, err, stderr.String())
+					over = true
+				case <-time.After(time.Duration(1+random.IntN(30)) * time.Millisecond):
+					pids := children(cmd.Process.Pid)
+					if len(pids) == 0 {
+						break
+					}
+					sig := syscall.SIGKILL
+					if stops < 3 && random.IntN(10) == 0 {
+						sig = syscall.SIGSTOP
+						stops++
+					} else {
+						kills++
+					}
+					_ = syscall.Kill(pids[random.IntN(len(pids))], sig)
+				}
+			}
+			require.Contains(t, stdout.String(), "verified")
+			require.Contains(t, stdout.String(), fmt.Sprintf("7 files, %d lines,", total))
+			require.Positive(t, kills)
+			t.Logf("%d killed, %d stopped", kills, stops)
+		})
+	}
+}
+
+// Ctrl-C ends it when what was read is through, and no worker is left.
+func TestInterrupted(t *testing.T) {
+	path, err := program()
+	require.NoError(t, err)
+	dir, _ := logs(t, 100_000)
+	cmd := exec.Command(path, dir)
+	stderr := &said{up: make(chan struct{})}
+	cmd.Stderr = stderr
+	require.NoError(t, cmd.Start())
+	<-stderr.up
+	workers := children(cmd.Process.Pid)
+	require.Len(t, workers, 6)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait()
+	require.Contains(t, []int{0, 130}, cmd.ProcessState.ExitCode(), stderr.String()) // 0 if it was that quick
+	for _, pid := range workers {
+		require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	path, err := program()
+	require.NoError(t, err)
+	for _, args := range [][]string{{"-driver", "pigeon"}, {"-workers", "0"}, {"-nothing"}} {
+		cmd := exec.Command(path, args...)
+		_ = cmd.Run()
+		require.Equal(t, 2, cmd.ProcessState.ExitCode())
+	}
+	cmd := exec.Command(path, "/there/is/nothing")
+	_ = cmd.Run()
+	require.Equal(t, 1, cmd.ProcessState.ExitCode())
+}

@@ -1,0 +1,391 @@
+package pipeline
+
+import (
+	"context"
+	"hash/maphash"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/pool"
+)
+
+// perRecord is what a record counts for in a window beside its size.
+const perRecord = 64
+
+// firstTarget is how many records a batch has at most before it is known how long they take; then
+// batches grow to twice as many at a time.
+const firstTarget = 64
+
+// keyLanes is among how many lanes keys are shared.
+const keyLanes = 64
+
+// batch is records that travel together.
+type batch struct {
+	lane  *lane
+	seq   uint64
+	ids   []ID
+	req   []byte // frames
+	res   []byte // frames of the answer: all of them, or
+	parts []part // what came of each record
+	held  int64  // what the batch counts for in the window
+	begun time.Time
+	mem   []byte // memory for answers
+}
+
+// part is what came of a record.
+type part struct {
+	body    []byte
+	dropped bool // it is done with: skipped, or a dead letter
+}
+
+// lane is an order of records: all of a stage, or those of some keys.
+type lane struct {
+	caller   ipc.Caller
+	cur      *batch // gathers records; nil if there is none
+	full     []*batch
+	inFlight int
+	most     int // batches in flight at a time
+}
+
+// core is a stage, but for the types of its records.
+//
+// One goroutine puts records into batches. Each batch has a goroutine while it is in flight, and one more
+// goroutine passes on what has come of them.
+type core struct {
+	options
+	run    *run
+	caller ipc.Caller
+	pool   interface{ Stats() pool.Stats } // nil if the caller is none
+	seed   maphash.Seed
+
+	mu      sync.Mutex
+	room    sync.Cond // for who puts records in
+	ready   sync.Cond // for who passes them on
+	lanes   []*lane
+	turn    int // which lane is asked first
+	execute func(*batch)
+
+	workers  int // of the caller, as far as is known
+	limit    int // batches in flight
+	asked    time.Time
+	inFlight int
+	held     int64
+	ratio    float64 // of the bytes of an answer to those of its request
+	each     float64 // how long a record takes, in ns
+	target   int     // records of a batch
+	armed    bool    // the timer is
+	timer    *time.Timer
+
+	started   uint64 // seq of the next batch that is started
+	emitted   uint64 // seq of the next batch that is passed on, if the stage is ordered
+	done      []*batch
+	early     map[uint64]*batch // done, and not the next one
+	ended     bool              // nothing more is put in
+	over      bool              // the run is
+	free      []*batch
+	suspects  chan struct{} // has a token while a suspect record runs
+	counters  counters
+	latencies *hdrhistogram.Histogram
+	sizes     *hdrhistogram.Histogram
+}
+
+func (c *core) init(r *run, o options, caller ipc.Caller) {
+	c.options, c.run, c.caller = o, r, caller
+	c.room.L, c.ready.L = &c.mu, &c.mu
+	c.pool, _ = caller.(interface{ Stats() pool.Stats })
+	c.seed = maphash.MakeSeed()
+	c.lanes = []*lane{{caller: caller, most: 1 << 30}}
+	if o.key != nil {
+		c.lanes = make([]*lane, keyLanes)
+		keyed, _ := caller.(interface{ For(key string) ipc.Caller })
+		for i := range c.lanes {
+			c.lanes[i] = &lane{caller: caller, most: 1}
+			if keyed != nil {
+				c.lanes[i].caller = keyed.For(strconv.Itoa(i))
+			}
+		}
+	}
+	c.ratio, c.target, c.early = 1, min(firstTarget, o.batch.Records), make(map[uint64]*batch)
+	c.suspects = make(chan struct{}, 1)
+	c.latencies = hdrhistogram.New(1, int64(time.Hour), 2)
+	c.sizes = hdrhistogram.New(1, 1<<24, 2)
+	c.workers = 1
+	c.askPool()
+}
+
+// askPool learns how many workers there are. c.mu is held, or nobody else has c yet.
+func (c *core) askPool() {
+	now := time.Now()
+	if now.Sub(c.asked) < 250*time.Millisecond {
+		return
+	}
+	c.asked = now
+	if c.pool != nil {
+		c.workers = max(c.pool.Stats().Size, 1)
+	}
+	if c.limit = c.options.inFlight; c.limit == 0 {
+		c.limit = 2 * runtime.GOMAXPROCS(0) * c.workers
+	}
+}
+
+// laneOf returns the lane of a key.
+func (c *core) laneOf(key string) *lane {
+	return c.lanes[maphash.String(c.seed, key)%uint64(len(c.lanes))]
+}
+
+// admit waits until there is room for a record of n bytes, and returns the batch that takes it.
+// c.mu is held.
+func (c *core) admit(l *lane, n int) (*batch, int64, error) {
+	n += frameHeader
+	cost := perRecord + n + int(c.ratio*float64(n))
+	for c.held > 0 && c.held+int64(cost) > c.window && c.run.ctx.Err() == nil {
+		c.counters.full++
+		c.room.Wait()
+	}
+	if err := c.run.ctx.Err(); err != nil {
+		return nil, 0, err
+	}
+	if l.cur != nil && len(l.cur.req)+n > c.batch.Bytes {
+		c.seal(l)
+	}
+	if l.cur == nil {
+		l.cur = c.newBatch(l)
+	}
+	return l.cur, int64(cost), nil
+}
+
+func (c *core) newBatch(l *lane) *batch {
+	var b *batch
+	if n := len(c.free); n > 0 {
+		b, c.free = c.free[n-1], c.free[:n-1]
+	} else {
+		b = new(batch)
+	}
+	b.lane, b.begun = l, time.Now()
+	return b
+}
+
+// added notes that a record was put into b, and sends what is to be sent. c.mu is held.
+func (c *core) added(b *batch, id ID, cost int64) {
+	b.ids = append(b.ids, id)
+	b.held += cost
+	c.held += cost
+	c.counters.queued++
+	if len(b.ids) >= c.target || len(b.req) >= c.batch.Bytes {
+		c.seal(b.lane)
+		c.launch()
+	} else if c.inFlight < c.workers {
+		c.launch()
+	} else if !c.armed {
+		c.arm(c.batch.Wait)
+	}
+}
+
+// arm makes the timer look for batches that have waited long enough. c.mu is held.
+func (c *core) arm(after time.Duration) {
+	c.armed = true
+	if c.timer == nil {
+		c.timer = time.AfterFunc(after, c.ring)
+	} else {
+		c.timer.Reset(after)
+	}
+}
+
+// ring sends batches that have waited long enough.
+func (c *core) ring() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = false
+	now := time.Now()
+	next := time.Duration(-1)
+	for _, l := range c.lanes {
+		if l.cur == nil {
+			continue
+		}
+		if left := c.batch.Wait - now.Sub(l.cur.begun); left <= 0 {
+			c.seal(l)
+		} else if next < 0 || left < next {
+			next = left
+		}
+	}
+	c.launch()
+	if next > 0 && !c.over {
+		c.arm(next)
+	}
+}
+
+// seal ends the batch that gathers in a lane, if there is one. c.mu is held.
+func (c *core) seal(l *lane) {
+	if l.cur != nil {
+		l.full = append(l.full, l.cur)
+		l.cur = nil
+	}
+}
+
+// launch starts what may be started. c.mu is held.
+func (c *core) launch() {
+	for tried := 0; tried < len(c.lanes) && c.inFlight < c.limit && !c.over; tried++ {
+		l := c.lanes[c.turn]
+		if c.turn++; c.turn == len(c.lanes) {
+			c.turn = 0
+		}
+		for l.inFlight < l.most && c.inFlight < c.limit {
+			if len(l.full) == 0 {
+				if c.inFlight >= c.workers && !c.ended {
+					break
+				}
+				if c.seal(l); len(l.full) == 0 {
+					break
+				}
+			}
+			b := l.full[0]
+			if l.full = l.full[1:]; len(l.full) == 0 {
+				l.full = nil
+			}
+			c.begin(b)
+		}
+	}
+}
+
+// begin starts a batch. c.mu is held.
+func (c *core) begin(b *batch) {
+	if c.inFlight == 0 {
+		c.counters.busySince = time.Now()
+	}
+	b.lane.inFlight++
+	c.inFlight++
+	b.seq = c.started
+	c.started++
+	c.run.work(func() { c.execute(b) })
+}
+
+// finish notes that a batch is through. took is how long it was at a worker.
+func (c *core) finish(b *batch, took time.Duration) {
+	answered := int64(len(b.res))
+	for i := range b.parts {
+		answered += int64(len(b.parts[i].body))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(b.ids)
+	b.lane.inFlight--
+	if c.inFlight--; c.inFlight == 0 {
+		c.counters.busy += time.Since(c.counters.busySince)
+	}
+	c.counters.finished(b, answered)
+	_ = c.latencies.RecordValue(min(int64(took), int64(time.Hour)))
+	_ = c.sizes.RecordValue(int64(n))
+
+	c.ratio = max(float64(answered)/float64(max(len(b.req), 1)), c.ratio*0.9)
+	held := int64(len(b.req)) + answered + int64(n)*perRecord
+	c.held += held - b.held
+	b.held = held
+	c.room.Signal()
+	each := float64(took) / float64(n)
+	if c.each == 0 {
+		c.each = each
+	}
+	c.each += (each - c.each) / 4
+	c.target = max(min(int(float64(c.batch.Work)/max(c.each, 1)), 2*max(c.target, firstTarget), c.batch.Records), 1)
+	if c.ordered && b.seq != c.emitted {
+		c.early[b.seq] = b
+	} else {
+		c.pass(b)
+	}
+	c.askPool()
+	c.launch()
+}
+
+// pass passes b on, and what waits for it. c.mu is held.
+func (c *core) pass(b *batch) {
+	for b != nil {
+		c.done = append(c.done, b)
+		c.emitted++
+		if !c.ordered {
+			break
+		}
+		b = c.early[c.emitted]
+		delete(c.early, c.emitted)
+	}
+	c.ready.Signal()
+}
+
+// take returns a batch that is to be passed on. It waits for one, and returns nil when there is none
+// any more.
+func (c *core) take() *batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.done) == 0 && c.run.ctx.Err() == nil {
+		if c.ended && c.inFlight == 0 {
+			return nil
+		}
+		c.ready.Wait()
+	}
+	if c.run.ctx.Err() != nil {
+		return nil
+	}
+	b := c.done[0]
+	if c.done = c.done[1:]; len(c.done) == 0 {
+		c.done = nil
+	}
+	return b
+}
+
+// release takes a batch that was passed on.
+func (c *core) release(b *batch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held -= b.held
+	c.room.Signal()
+	mem := b.res
+	if mem == nil {
+		mem = b.mem
+	}
+	if len(c.free) < 2*c.limit && cap(b.req) <= 2*c.batch.Bytes && cap(mem) <= 2*c.batch.Bytes {
+		clear(b.ids)
+		clear(b.parts)
+		*b = batch{ids: b.ids[:0], req: b.req[:0], parts: b.parts[:0], mem: mem[:0]}
+		c.free = append(c.free, b)
+	}
+}
+
+// end says that nothing more is put in.
+func (c *core) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lanes {
+		c.seal(l)
+	}
+	c.ended = true
+	c.launch()
+	c.ready.Signal()
+}
+
+// wake wakes all who wait, as the run is over.
+func (c *core) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.room.Broadcast()
+	c.ready.Broadcast()
+}
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
