@@ -39,6 +39,7 @@ func program() *suite.Program {
 			streamScenario(),
 			streamsScenario(),
 			interferenceScenario(),
+			servicesScenario(),
 		},
 		Questions: questions(),
 		Targets:   targets(),

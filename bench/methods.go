@@ -105,6 +105,7 @@ func register(s *worker.Server) {
 	worker.Handle(s, idleHost, hostIdle)
 	registerStreams(s)
 	registerBuffers(s)
+	registerServices(s)
 	rings.Handle(s)
 	registerEnds(s)
 }
