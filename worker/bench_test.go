@@ -49,7 +49,7 @@ func benchmarkCall[C drivers.Channel](b *testing.B, d drivers.Driver[C], size in
 }
 
 // BenchmarkServiceCall is BenchmarkCall of 64 bytes with a client that has dialled, and
-// BenchmarkCallInPlace of those; and the latter by 64 clients of one service.
+// BenchmarkCallInPlace of those; and the latter by several clients of one service.
 func BenchmarkServiceCall(b *testing.B) {
 	for _, d := range serviceDrivers {
 		s := startService(b, d, socketPath(b))
@@ -76,26 +76,28 @@ func BenchmarkServiceCall(b *testing.B) {
 				}
 			}
 		})
-		b.Run(d.Name()+"/64/64 clients", func(b *testing.B) {
-			clients := make(chan *worker.ServiceClient, 64)
-			for range cap(clients) {
-				clients <- dial(b, d, s.name)
-			}
-			b.SetParallelism(max(1, cap(clients)/runtime.GOMAXPROCS(0)))
-			b.ReportAllocs()
-			b.ResetTimer()
-			b.RunParallel(func(pb *testing.PB) {
-				c := <-clients
-				defer func() { clients <- c }()
-				var response []byte
-				for pb.Next() {
-					if err := call(c, &response); err != nil {
-						b.Error(err)
-						return
-					}
+		for _, n := range []int{4, 64} {
+			b.Run(fmt.Sprintf("%s/64/%d clients", d.Name(), n), func(b *testing.B) {
+				clients := make(chan *worker.ServiceClient, n)
+				for range n {
+					clients <- dial(b, d, s.name)
 				}
+				b.SetParallelism(max(1, n/runtime.GOMAXPROCS(0)))
+				b.ReportAllocs()
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					c := <-clients
+					defer func() { clients <- c }()
+					var response []byte
+					for pb.Next() {
+						if err := call(c, &response); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
