@@ -41,6 +41,7 @@ func program() *suite.Program {
 			streamsScenario(),
 			pipelineScenario(),
 			interferenceScenario(),
+			servicesScenario(),
 		},
 		Questions: questions(),
 		Targets:   targets(),

@@ -134,6 +134,14 @@ func TestScenarios(t *testing.T) {
 				require.NotNil(t, r.HostCPU)
 			}
 		}},
+		{"services", []string{"-callers", "3"}, 2 * (6 + 1 + 1 + 1), func(t *testing.T, r report.Result) {
+			require.Equal(t, r.Mode != idleDialled, r.P50 > 0, "what waits for an answer has latencies")
+			if r.Mode == idleDialled {
+				require.Equal(t, 3, r.Callers)
+				require.Positive(t, r.Threads)
+				require.NotNil(t, r.WorkerCPU)
+			}
+		}},
 		{"interference", nil, 2 + 3, func(t *testing.T, r report.Result) {
 			require.Equal(t, r.Mode == besideBusy, r.P50 > 0, "calls have latencies, and other work has not")
 		}},
@@ -146,7 +154,7 @@ func TestScenarios(t *testing.T) {
 			for _, r := range d.Results {
 				require.Equal(t, test.scenario, r.Scenario)
 				require.NotEmpty(t, r.Subject)
-				if test.scenario != "idle" && r.Mode != idleStreamed {
+				if test.scenario != "idle" && r.Mode != idleStreamed && r.Mode != idleDialled {
 					require.Equal(t, 2, r.Rounds)
 					require.Positive(t, r.OpsPerS, "%+v", r)
 				}
@@ -241,7 +249,7 @@ func TestWorkerDies(t *testing.T) {
 		"-subjects cacheline-2 limit", "-subjects futex limit", "-subjects unix-echo limit",
 		"-subjects ring ring", "-subjects link path", "-subjects shm path", "-subjects shm interference", "-subjects ring -wait spin ring",
 		"-subjects shm -codec raw call", "-subjects shm -wait spin -codec raw call", "-subjects socket concurrent", "-subjects shm rate",
-		"-subjects socket large", "-subjects memcpy large", "-subjects shm buffers", "-subjects socket buffers", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm -callers 2 idle",
+		"-subjects socket large", "-subjects memcpy large", "-subjects shm buffers", "-subjects socket buffers", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm services", "-subjects socket services", "-subjects shm -callers 2 idle",
 	} {
 		t.Run(strings.ReplaceAll(args, " ", "_"), func(t *testing.T) {
 			before := children(t)

@@ -106,6 +106,7 @@ func register(s *worker.Server) {
 	registerStreams(s)
 	registerBuffers(s)
 	registerPipeline(s)
+	registerServices(s)
 	rings.Handle(s)
 	registerEnds(s)
 }

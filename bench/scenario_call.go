@@ -127,13 +127,19 @@ func rawCalls(pool *suite.Pool, way suite.Way, mode string, size, callers int) f
 }
 
 func rawLoad(w *suite.Worker, mode string, size, callers int) suite.Load {
-	return suite.Load{Worker: w, Callers: callers, Bytes: 2 * size, New: func(int) suite.Operation {
+	return loadOf(w, mode, size, callers, func(int) ipc.Caller { return w })
+}
+
+// loadOf is rawLoad with what each caller calls.
+func loadOf(m suite.Meter, mode string, size, callers int, to func(caller int) ipc.Caller) suite.Load {
+	return suite.Load{Worker: m, Callers: callers, Bytes: 2 * size, New: func(caller int) suite.Operation {
+		to := to(caller)
 		if mode != inPlace {
-			return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) { return echoRaw.Call(ctx, w, b) }, size)
+			return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) { return echoRaw.Call(ctx, to, b) }, size)
 		}
 		var response []byte
 		return suite.NewEcho(func(ctx context.Context, b []byte) ([]byte, error) {
-			err := echoInPlace.CallInto(ctx, w, b, &response)
+			err := echoInPlace.CallInto(ctx, to, b, &response)
 			return response, err
 		}, size)
 	}}

@@ -66,6 +66,16 @@ func targets() []report.Target {
 	decoding := result(streamsName, codecAlone, decodes, "cbor", report.Result{Bytes: new(record)})
 	bulk, copied := stream(shm.Name, serverStream, "raw", bulkItem), result(streamsName, memcpy, "", "raw", report.Result{Bytes: new(bulkItem)})
 	idleStream := result(streamsName, shm.Name, idleStreamed, "", report.Result{Callers: manyStreams})
+	services := func(subject, mode string, clients int) report.Result {
+		r := report.Result{Callers: clients}
+		codec := ""
+		if clients == 1 || clients == manyClients {
+			codec, r.Bytes = "raw", new(64)
+		}
+		return result(servicesName, subject, mode, codec, r)
+	}
+	idleClients := services(shm.Name, idleDialled, idleClientCount)
+	idleSocketClients := services("socket", idleDialled, idleClientCount)
 
 	piped := func(subject, mode string, size int) report.Result {
 		return result(pipelineName, subject, mode, "raw", report.Result{Bytes: new(size)})
@@ -113,6 +123,21 @@ func targets() []report.Target {
 		{What: "the same over os/exec, a line at a time, records/s", Unit: "x", Bar: 2, Aim: 5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, piped(osExec, linesByOne, pipelineRecord))},
 		{What: "records of 10 µs in two workers, over one process, records/s", Unit: "x", Bar: 1.7, Aim: 1.9, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, piped(shm.Name, grinding, pipelineRecord), piped(alone, grinding, pipelineRecord))},
 		{What: "2 GB through a stage: memory of both processes beyond their start", Unit: "MB", Bar: 67, Aim: 33.5, Figure: report.Of(piped(shm.Name, manyBytes, manyRecord), megabytes)},
+		{What: "dialled call in place, 64 B, over a worker's, shm", Unit: "x", Bar: 1.05, Aim: 1, Figure: report.Over(measure.Sample.Cost, services(shm.Name, inPlace, 1), services(shm.Name, ofWorkerPlaced, 1))},
+		{What: "dialled call by Call and Handle, 64 B, over a worker's, shm", Unit: "x", Bar: 1.05, Aim: 1, Figure: report.Over(measure.Sample.Cost, services(shm.Name, "", 1), services(shm.Name, ofWorker, 1))},
+		{What: "dialled call in place, 64 B, over a worker's, socket", Unit: "x", Bar: 1.05, Aim: 1, Figure: report.Over(measure.Sample.Cost, services("socket", inPlace, 1), services("socket", ofWorkerPlaced, 1))},
+		{What: "64 clients of a service over one, shm, calls/s", Unit: "x", Bar: 1.5, Aim: 2, AtLeast: true, Figure: report.Over(overall, services(shm.Name, inPlace, manyClients), services(shm.Name, inPlace, 1))},
+		{What: "64 clients of a service over one, socket, calls/s", Unit: "x", Bar: 1.5, Aim: 2, AtLeast: true, Figure: report.Over(overall, services("socket", inPlace, manyClients), services("socket", inPlace, 1))},
+		{What: "p99 of the worst of 64 clients over the median client's, shm", Unit: "x", Bar: 3, Aim: 1.5, Figure: report.Of(services(shm.Name, fromProcesses, manyClients), worst)},
+		{What: "the same over socket", Unit: "x", Bar: 3, Aim: 1.5, Figure: report.Of(services("socket", fromProcesses, manyClients), worst)},
+		{What: "1000 idle clients: threads of the service", Bar: 40, Aim: 16, Figure: report.Of(idleClients, func(s measure.Sample) float64 { return float64(s.Worker.Threads) })},
+		{What: "1000 idle clients: processor time of the service in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idleClients, func(s measure.Sample) float64 { return in10s(s, s.Worker.CPU.Seconds()) })},
+		{What: "1000 idle clients: context switches of the service in 10 s", Bar: 100, Aim: 10, Figure: report.Of(idleClients, func(s measure.Sample) float64 { return in10s(s, float64(s.Worker.Switches)) })},
+		{What: "1000 idle clients: private memory of the service for them, shm", Unit: "MB", Bar: 40, Aim: 20, Figure: report.Of(idleClients, private)},
+		{What: "the same, socket", Unit: "MB", Bar: 40, Aim: 20, Figure: report.Of(idleSocketClients, private)},
+		{What: "1000 idle clients: memory files of their rings", Unit: "MB", Bar: 150, Aim: 140, Figure: report.Of(idleClients, func(s measure.Sample) float64 { return float64(s.Files) / 1e6 })},
+		{What: "from Dial to the first answer, shm", Unit: "ns", Bar: 1e6, Aim: 0.3e6, Figure: report.Of(services(shm.Name, dialled, 0), measure.Sample.P50)},
+		{What: "longest time without an answer while a service is taken over, shm", Unit: "ns", Bar: 10e6, Aim: 1e6, Figure: report.Of(services(shm.Name, takenOver, 0), measure.Sample.P50)},
 		{What: "allocations of a raw call in place, both sides", Figure: report.Of(placed, allocations)},
 		{What: "allocations of a Fixed call, both sides", Figure: report.Of(fixed, allocations)},
 		{What: "allocations of CallInto and Handle of a CBOR struct without pointers, both sides", Bar: 8, Figure: report.Of(encodedTick, allocations)},
@@ -156,6 +181,12 @@ func allocations(s measure.Sample) float64 {
 
 // megabytes is the memory of both processes.
 func megabytes(s measure.Sample) float64 { return float64(s.Host.RSS+s.Worker.RSS) / 1e6 }
+
+// private is the memory that clients have added to their service, without what both have mapped.
+func private(s measure.Sample) float64 { return float64(s.Private) / 1e6 }
+
+// worst is how much longer the worst client waits than the median one.
+func worst(s measure.Sample) float64 { return s.Worst }
 
 func in10s(s measure.Sample, x float64) float64 {
 	return x * (10 * time.Second).Seconds() / s.Elapsed.Seconds()

@@ -72,6 +72,7 @@ func TestQuestionsAreAnswered(t *testing.T) {
 func TestTargetsFigures(t *testing.T) {
 	needsLinux(t)
 	const latency, callers, mallocs, memory, processor = "latency", "callers", "mallocs", "memory", "processor"
+	const uneven, ofService = "uneven", "of the service"
 	for _, test := range []struct {
 		what string
 		// figures are what that of a result is, by its name, size, number of callers, and batch if
@@ -102,6 +103,21 @@ func TestTargetsFigures(t *testing.T) {
 		{"a stream of 1,000,000 items of 100 B: memory of both processes", memory, map[string]float64{"streams shm 1,000,000 items raw 100 1": 30}, 30, 60},
 		{"10,000 idle streams: memory of both processes", memory, map[string]float64{"streams shm idle streams  -1 10000": 7}, 7, 14},
 		{"10,000 idle streams: processor time of both processes in 10 s", processor, map[string]float64{"streams shm idle streams  -1 10000": 5}, 0.05, 0.1},
+		{"dialled call in place, 64 B, over a worker's, shm", latency, map[string]float64{"services shm in place raw 64 1": 300, "services shm worker in place raw 64 1": 100}, 3, 1.2},
+		{"dialled call by Call and Handle, 64 B, over a worker's, shm", latency, map[string]float64{"services shm raw 64 1": 300, "services shm worker raw 64 1": 100}, 3, 1.2},
+		{"dialled call in place, 64 B, over a worker's, socket", latency, map[string]float64{"services socket in place raw 64 1": 300, "services socket worker in place raw 64 1": 100}, 3, 1.2},
+		{"64 clients of a service over one, shm, calls/s", callers, map[string]float64{"services shm in place raw 64 64": 3000, "services shm in place raw 64 1": 1000}, 3, 3},
+		{"64 clients of a service over one, socket, calls/s", callers, map[string]float64{"services socket in place raw 64 64": 3000, "services socket in place raw 64 1": 1000}, 3, 3},
+		{"p99 of the worst of 64 clients over the median client's, shm", uneven, map[string]float64{"services shm in place, from 4 processes raw 64 64": 2}, 2, 4},
+		{"the same over socket", uneven, map[string]float64{"services socket in place, from 4 processes raw 64 64": 2}, 2, 4},
+		{"1000 idle clients: private memory of the service for them, shm", ofService, map[string]float64{"services shm idle clients  -1 1000": 25}, 25, 50},
+		{"the same, socket", ofService, map[string]float64{"services socket idle clients  -1 1000": 25}, 25, 50},
+		{"1000 idle clients: memory files of their rings", ofService, map[string]float64{"services shm idle clients  -1 1000": 25}, 25, 50},
+		{"1000 idle clients: threads of the service", ofService, map[string]float64{"services shm idle clients  -1 1000": 25}, 25, 50},
+		{"1000 idle clients: processor time of the service in 10 s", ofService, map[string]float64{"services shm idle clients  -1 1000": 5}, 0.05, 0.1},
+		{"1000 idle clients: context switches of the service in 10 s", ofService, map[string]float64{"services shm idle clients  -1 1000": 5}, 50, 100},
+		{"from Dial to the first answer, shm", latency, map[string]float64{"services shm dial to first answer  -1 0": 100}, 100, 1000},
+		{"longest time without an answer while a service is taken over, shm", latency, map[string]float64{"services shm gap of a take-over  -1 0": 100}, 100, 1000},
 		{"allocations of CallInto and Handle of a CBOR struct without pointers, both sides", mallocs, map[string]float64{"path shm cbor " + fmt.Sprint(len(encodedTick())) + " 0": 7}, 7, 14},
 		{"allocations of a Fixed call, both sides", mallocs, map[string]float64{"path shm fixed 64 0": 7}, 7, 14},
 	} {
@@ -132,12 +148,21 @@ func TestTargetsFigures(t *testing.T) {
 				}
 				if test.of == callers {
 					s := suitetest.Sample(int64(x), 1000)
-					if r.Callers == 1 && r.Scenario == "concurrent" {
+					if r.Callers == 1 && (r.Scenario == "concurrent" || r.Scenario == servicesName) {
 						s.Busy = s.Elapsed / 4 // which leaves out preparing and checking
 					}
 					return s
 				}
 				s := suitetest.Sample(100, 1000)
+				switch test.of {
+				case uneven:
+					s.Worst = x
+					return s
+				case ofService:
+					s.Private, s.Files = int64(x)*1_000_000, int64(x)*1_000_000
+					s.Worker = measure.Usage{CPU: time.Duration(x) * time.Millisecond, Switches: int64(x), Threads: int(x)}
+					return s
+				}
 				s.Host.RSS, s.Worker.RSS = int64(x)*400_000, int64(x)*600_000
 				s.Host.CPU, s.Worker.CPU = time.Duration(x)*400*time.Microsecond, time.Duration(x)*600*time.Microsecond
 				s.Host.Mallocs, s.Worker.Mallocs = uint64(x)*40, uint64(x)*60

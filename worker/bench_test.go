@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -43,6 +44,59 @@ func benchmarkCall[C drivers.Channel](b *testing.B, d drivers.Driver[C], size in
 		response, err := rawEcho.Call(ctx, w, request)
 		if err != nil || len(response) != size {
 			b.Fatal(len(response), err)
+		}
+	}
+}
+
+// BenchmarkServiceCall is BenchmarkCall of 64 bytes with a client that has dialled, and
+// BenchmarkCallInPlace of those; and the latter by several clients of one service.
+func BenchmarkServiceCall(b *testing.B) {
+	for _, d := range serviceDrivers {
+		s := startService(b, d, socketPath(b))
+		ctx, request := context.Background(), make([]byte, 64)
+		call := func(c *worker.ServiceClient, response *[]byte) error {
+			return inPlace.CallInto(ctx, c, request, response)
+		}
+		b.Run(d.Name()+"/64", func(b *testing.B) {
+			c := dial(b, d, s.name)
+			b.ReportAllocs()
+			for b.Loop() {
+				if response, err := rawEcho.Call(ctx, c, request); err != nil || len(response) != len(request) {
+					b.Fatal(len(response), err)
+				}
+			}
+		})
+		b.Run(d.Name()+"/64/in place", func(b *testing.B) {
+			c := dial(b, d, s.name)
+			var response []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := call(c, &response); err != nil || len(response) != len(request) {
+					b.Fatal(len(response), err)
+				}
+			}
+		})
+		for _, n := range []int{4, 64} {
+			b.Run(fmt.Sprintf("%s/64/%d clients", d.Name(), n), func(b *testing.B) {
+				clients := make(chan *worker.ServiceClient, n)
+				for range n {
+					clients <- dial(b, d, s.name)
+				}
+				b.SetParallelism(max(1, n/runtime.GOMAXPROCS(0)))
+				b.ReportAllocs()
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					c := <-clients
+					defer func() { clients <- c }()
+					var response []byte
+					for pb.Next() {
+						if err := call(c, &response); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			})
 		}
 	}
 }

@@ -42,3 +42,17 @@ func Merge(hs []*Histogram) *Histogram {
 	}
 	return all
 }
+
+// Worst is how many times the 99th percentile of the worst caller is that of the median one: 1 if
+// all are served alike, 0 of a single one.
+func Worst(hs []*Histogram) float64 {
+	if len(hs) < 2 {
+		return 0
+	}
+	each := make([]float64, len(hs))
+	for i, h := range hs {
+		each[i] = float64(h.ValueAtPercentile(99))
+	}
+	s := SpreadOf(each)
+	return s.High / s.Median
+}

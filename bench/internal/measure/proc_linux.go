@@ -67,3 +67,37 @@ func AvailableMemory() int64 {
 	}
 	return 0
 }
+
+// MemoryOf returns the memory of another process, or of this one if pid is 0. It takes a while.
+func MemoryOf(pid int) (m Memory) {
+	name := "self"
+	if pid != 0 {
+		name = strconv.Itoa(pid)
+	}
+	data, _ := os.ReadFile("/proc/" + name + "/smaps")
+	inFile := false // the mapping is that of a memory file
+	for line := range strings.Lines(string(data)) {
+		field, value, _ := strings.Cut(line, ":")
+		number, unit, _ := strings.Cut(strings.TrimSpace(value), " ")
+		if strings.TrimSpace(unit) != "kB" {
+			if strings.Contains(field, "-") { // addresses
+				inFile = strings.Contains(line, "memfd:")
+			}
+			continue
+		}
+		bytes := kibibytes(number)
+		switch field {
+		case "Size":
+			if inFile {
+				m.Files += bytes
+			}
+		case "Rss":
+			m.RSS += bytes
+		case "Pss":
+			m.PSS += bytes
+		case "Anonymous":
+			m.Private += bytes
+		}
+	}
+	return m
+}

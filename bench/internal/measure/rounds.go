@@ -16,6 +16,10 @@ type Sample struct {
 	Busy, Elapsed time.Duration
 	// Host and Worker are what the two processes used meanwhile.
 	Host, Worker Usage
+	// Worst is [Worst] of the latencies of each caller.
+	Worst float64
+	// Private and Files are memory of the other process: see [Memory].
+	Private, Files int64
 	// Note says what a figure cannot.
 	Note string
 	// Line is what a cache line took at the time, and State what that means.

@@ -37,3 +37,19 @@ func (u Usage) Since(before Usage) Usage {
 	u.Mallocs -= before.Mallocs
 	return u
 }
+
+// Memory is what a process has mapped and the system has given it, in bytes.
+type Memory struct {
+	// RSS is what is resident, and PSS the same with each page divided by those that have it mapped.
+	RSS, PSS int64
+	// Private is what is resident and has been changed by this process, or made for it: not files, nor what
+	// it shares with others.
+	Private int64
+	// Files are the lengths of the memory files that are mapped, each mapping counted.
+	Files int64
+}
+
+// Since returns what has been added.
+func (m Memory) Since(before Memory) Memory {
+	return Memory{m.RSS - before.RSS, m.PSS - before.PSS, m.Private - before.Private, m.Files - before.Files}
+}

@@ -106,6 +106,8 @@ func (r *Result) Conditions() string {
 			unit = "worker"
 		case "streams":
 			unit = "stream"
+		case "services":
+			unit = "client"
 		}
 		if r.Callers > 1 {
 			unit += "s"

@@ -32,6 +32,8 @@ type Load struct {
 	Bytes int
 	// Begin, if not nil, is called when the warming up is over.
 	Begin func()
+	// Each, if not nil, is called with the latencies of each caller.
+	Each func(*measure.Histogram)
 	// Memory asks for peaks of memory and threads.
 	Memory bool
 }
@@ -82,7 +84,12 @@ func (l Load) Run(ctx context.Context, d time.Duration) (measure.Sample, error) 
 			s.Busy = callers[0].busy // without preparing and checking
 		}
 		s.Bytes = s.Ops * int64(l.Bytes)
-		s.Latencies = measure.Merge(latencies)
+		s.Latencies, s.Worst = measure.Merge(latencies), measure.Worst(latencies)
+		if l.Each != nil {
+			for _, h := range latencies {
+				l.Each(h)
+			}
+		}
 		return nil
 	})
 }

@@ -26,6 +26,9 @@ var dedicated atomic.Int32
 func (s *Sleeper) sleepOn(value uint32) {
 	s.letOthersRun(value)
 	word := s.Bell
+	if atomic.LoadUint32(word) != value {
+		return // while others ran
+	}
 	n := dedicated.Add(1)
 	timedOut := true
 	if n <= maxDedicated {

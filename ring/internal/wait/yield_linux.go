@@ -13,8 +13,8 @@ import (
 // sleeping included, and then looks every 20 microseconds what the process does.
 const maxRun = 5 * time.Millisecond
 
-// maxYields is how often a sleeper yields in a row, at most.
-const maxYields = 8
+// maxTurns is how often a sleeper yields in a row, at most.
+const maxTurns = 8
 
 // letOthersRun is called before the sleeper's thread blocks. Goroutines that this thread
 // would have run next would wait until Go's monitor takes them away from it; they go first, and so
@@ -29,7 +29,7 @@ func (s *Sleeper) letOthersRun(value uint32) {
 		return
 	}
 	s.yielded = now
-	for range maxYields {
+	for range maxTurns {
 		runtime.Gosched()
 		if !looks || atomic.LoadUint32(s.Bell) != value || noneRunnable() {
 			return

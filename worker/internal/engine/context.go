@@ -37,7 +37,13 @@ var ended = new(realContext)
 const contextChunk = 32
 
 // newContext returns a context without contents. It is called with the reader state.
-func (s *Session) newContext() *requestContext { return takeContext(&s.reader.contexts, contextChunk) }
+func (s *Session) newContext() *requestContext {
+	n := uint64(contextChunk)
+	if s.reader.contexts == nil {
+		n = 1 // most clients of a service are idle, and handlers in place need no more
+	}
+	return takeContext(&s.reader.contexts, n)
+}
 
 // takeContext takes the first of the contexts in chunk, and makes n if there is none.
 func takeContext(chunk *[]requestContext, n uint64) *requestContext {

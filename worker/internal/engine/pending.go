@@ -134,7 +134,11 @@ func (t *pendingCalls) grow() *call {
 	if len(old) == maxCalls {
 		return nil
 	}
-	all := make([]*call, max(8, 2*len(old)))
+	n := 1 // many clients have one caller
+	if len(old) > 0 {
+		n = max(8, 2*len(old))
+	}
+	all := make([]*call, n)
 	copy(all, old)
 	for i := len(old); i < len(all); i++ {
 		all[i] = &call{index: uint64(i), wake: make(chan struct{}, 1)}
