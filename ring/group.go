@@ -82,7 +82,7 @@ func (g *Group) Interrupt(err error) {
 // [Consumer.Interrupted]), or Wake is called. Unless that is so at once, it releases the
 // last record of each, and gives their memory back. It spins and parks by the strategy of
 // [Group.SetWait]. Errors are the one of [Group.Interrupt] and ctx's; both come only after
-// a last look into the rings.
+// a last look into the rings, and whether Wake was called.
 func (g *Group) Wait(ctx context.Context) error {
 	if g.ready() || g.woken() {
 		return nil
@@ -98,11 +98,13 @@ func (g *Group) Wait(ctx context.Context) error {
 			return nil
 		}
 		if i%64 == 0 {
-			if err := quit(ctx, &g.interrupted); err != nil {
-				return err
-			}
-			if g.woken() {
+			err := quit(ctx, &g.interrupted)
+			// What was published, and whoever woke us, before that reason counts.
+			if g.woken() || err != nil && g.ready() {
 				return nil
+			}
+			if err != nil {
+				return err
 			}
 		}
 		if !g.spin.Again() {
@@ -135,10 +137,10 @@ func (g *Group) park(ctx context.Context) error {
 		case g.ready():
 			g.spin.End()
 			return nil
-		case err != nil:
-			return err
 		case g.woken():
 			return nil
+		case err != nil:
+			return err
 		}
 		g.gang.Block(word, g.members)
 	}

@@ -148,6 +148,10 @@ func (c *Consumer) Wait(ctx context.Context) error {
 		c.idle()
 		if i%64 == 0 {
 			if err := quit(ctx, &c.interrupted); err != nil {
+				// What was published before that reason is still read.
+				if c.Ready() {
+					return nil
+				}
 				return err
 			}
 		}
