@@ -299,9 +299,12 @@ type drain[T any] struct {
 	items []Item[T]
 }
 
+// mostItems is how many records a sink gets at a time: so many stay in the processor's cache.
+const mostItems = 512
+
 func (d *drain[T]) value(id ID, v T) error {
 	d.items = append(d.items, Item[T]{id, v})
-	if len(d.items) >= 1024 {
+	if len(d.items) >= mostItems {
 		return d.pause()
 	}
 	return nil

@@ -87,8 +87,9 @@ type core struct {
 	early     map[uint64]*batch // done, and not the next one
 	ended     bool              // nothing more is put in
 	over      bool              // the run is
-	free      []*batch
-	suspects  chan struct{} // has a token while a suspect record runs
+	free      []*batch          // to be used again
+	freeBytes int64             // of their memory, at most half of a window
+	suspects  chan struct{}     // has a token while a suspect record runs
 	counters  counters
 	latencies *hdrhistogram.Histogram
 	sizes     *hdrhistogram.Histogram
@@ -163,6 +164,7 @@ func (c *core) newBatch(l *lane) *batch {
 	var b *batch
 	if n := len(c.free); n > 0 {
 		b, c.free = c.free[n-1], c.free[:n-1]
+		c.freeBytes -= int64(cap(b.req) + cap(b.mem))
 	} else {
 		b = new(batch)
 	}
@@ -346,7 +348,8 @@ func (c *core) release(b *batch) {
 	if mem == nil {
 		mem = b.mem
 	}
-	if len(c.free) < 2*c.limit && cap(b.req) <= 2*c.batch.Bytes && cap(mem) <= 2*c.batch.Bytes {
+	if size := int64(cap(b.req) + cap(mem)); c.freeBytes+size <= c.window/2 {
+		c.freeBytes += size
 		clear(b.ids)
 		clear(b.parts)
 		*b = batch{ids: b.ids[:0], req: b.req[:0], parts: b.parts[:0], mem: mem[:0]}
