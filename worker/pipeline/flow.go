@@ -78,9 +78,9 @@ func Through[Req, Res any](in *Flow[Req], m *ipc.Method[Req, Res], c ipc.Caller,
 	mustNotCarry[Req](m.Info().Name)
 	mustNotCarry[Res](m.Info().Name)
 	o := newOptions(m.Info().Name, opts)
-	newStage[Req, Res](nil, m, c, o, nil) // panics now, not later
+	newStage[Req, Res](nil, m.Info(), m.Codec(c.Codec()), c, o, nil) // panics now, not later
 	return &Flow[Res]{source: in.source, latest: new(atomic.Pointer[run]), build: func(r *run, next taker[Res]) {
-		s := newStage(r, m, c, o, next)
+		s := newStage[Req](r, m.Info(), m.Codec(c.Codec()), c, o, next)
 		r.add(&s.core)
 		r.work(s.emit)
 		in.build(r, s)

@@ -32,9 +32,9 @@ func Handle[Req, Res any](r worker.Registrar, m *ipc.Method[Req, Res], f func(ct
 	worker.Handle(r, batchMethod(m.Info().Name), func(ctx context.Context, batch []byte) ([]byte, error) {
 		codec := m.Codec(worker.Host(ctx).Codec())
 		out := make([]byte, 0, len(batch)+len(batch)/8)
-		for len(batch) > 0 {
-			if err := ctx.Err(); err != nil {
-				return nil, err
+		for n := 0; len(batch) > 0; n++ {
+			if n%16 == 0 && ctx.Err() != nil {
+				return nil, ctx.Err()
 			}
 			in, rest, ok := nextFrame(batch)
 			if !ok {
@@ -67,7 +67,7 @@ func handleOne[Req, Res any](ctx context.Context, codec ipc.Codec, name string, 
 		}
 		runtime.Goexit() // f has ended its goroutine, and the engine says so
 	}()
-	req, err := ipc.Unmarshal[Req](codec, body)
+	req, err := unmarshal[Req](codec, body) // the memory is the handlers', and nobody else's
 	if err != nil {
 		returned = true
 		return out, ipc.Errorf(ipc.CodeInvalidArgument, "decode the request of %q: %w", name, err)

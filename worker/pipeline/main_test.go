@@ -57,6 +57,7 @@ var (
 	parts    = ipc.NewMethod[record, []answer]("test.parts")
 	blow     = ipc.NewMethod[int, []byte]("test.blow") // makes so many bytes
 	version  = ipc.NewMethod[int, string]("test.version")
+	items    = ipc.NewServerStream[record, answer]("test.items")
 	none     = ipc.NewMethod[record, answer]("test.none")
 )
 
@@ -94,6 +95,19 @@ func serve(name string) error {
 			all[i] = answer{N: r.N, Key: r.Key, Sum: uint32(i)}
 		}
 		return all, act(ctx, r)
+	})
+	worker.HandleServerStream(s, items, func(ctx context.Context, r record, out *ipc.Sender[answer]) error {
+		for i := range r.Data {
+			if i == len(r.Data)/2 { // some are on their way
+				if err := act(ctx, r); err != nil {
+					return err
+				}
+			}
+			if err := out.Send(ctx, answer{N: r.N, Sum: uint32(i)}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	pipeline.Handle(s, blow, func(_ context.Context, n int) ([]byte, error) { return make([]byte, n), nil })
 	pipeline.Handle(s, version, func(context.Context, int) (string, error) { return name, nil })
@@ -154,7 +168,7 @@ type workers struct {
 }
 
 type anyPool interface {
-	ipc.Caller
+	ipc.StreamCaller
 	Stats() pool.Stats
 	For(key string) ipc.Caller
 	Replace(context.Context, *exec.Cmd) error

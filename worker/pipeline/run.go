@@ -95,7 +95,7 @@ func (f *Flow[T]) Into(ctx context.Context, sink Sink[T], opts ...RunOption) err
 	enough, settled := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(settled)
-		r.acknowledge(enough)
+		r.guard(func() { r.acknowledge(enough) })
 	}()
 	for _, s := range r.stages {
 		defer context.AfterFunc(r.ctx, s.wake)()
@@ -110,6 +110,12 @@ func (f *Flow[T]) Into(ctx context.Context, sink Sink[T], opts ...RunOption) err
 	r.workers.Wait()
 	close(enough)
 	<-settled
+	switch {
+	case r.panicked != nil:
+		panic(r.panicked)
+	case r.exited:
+		runtime.Goexit()
+	}
 	err := r.failure()
 	if err == nil {
 		err = r.settle()
@@ -118,10 +124,6 @@ func (f *Flow[T]) Into(ctx context.Context, sink Sink[T], opts ...RunOption) err
 	}
 	r.took.Store(int64(time.Since(r.began)))
 	switch {
-	case r.panicked != nil:
-		panic(r.panicked)
-	case r.exited:
-		runtime.Goexit()
 	case err != nil:
 		return err
 	case interrupted:
@@ -171,27 +173,28 @@ func (r *run) failure() error {
 	return r.err
 }
 
-// work runs f in a goroutine. If it panics, or ends its goroutine, so does Into.
-func (r *run) work(f func()) {
-	r.workers.Go(func() {
-		returned := false
-		defer func() {
-			if returned {
-				return
-			}
-			p := recover()
-			r.mu.Lock()
-			if p == nil {
-				r.exited = true
-			} else if r.panicked == nil {
-				r.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
-			}
-			r.mu.Unlock()
-			r.stop()
-		}()
-		f()
-		returned = true
-	})
+// work runs f in a goroutine that Into waits for.
+func (r *run) work(f func()) { r.workers.Go(func() { r.guard(f) }) }
+
+// guard runs f. If f panics, or ends its goroutine, so does Into.
+func (r *run) guard(f func()) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		p := recover()
+		r.mu.Lock()
+		if p == nil {
+			r.exited = true
+		} else if r.panicked == nil {
+			r.panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+		}
+		r.mu.Unlock()
+		r.stop()
+	}()
+	f()
+	returned = true
 }
 
 // acknowledge tells the source what it may forget, and saves checkpoints, until enough is closed.
@@ -299,9 +302,12 @@ type drain[T any] struct {
 	items []Item[T]
 }
 
+// mostItems is how many records a sink gets at a time: so many stay in the processor's cache.
+const mostItems = 512
+
 func (d *drain[T]) value(id ID, v T) error {
 	d.items = append(d.items, Item[T]{id, v})
-	if len(d.items) >= 1024 {
+	if len(d.items) >= mostItems {
 		return d.pause()
 	}
 	return nil

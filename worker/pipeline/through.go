@@ -14,19 +14,18 @@ type stage[Req, Res any] struct {
 	core
 	judge[Req]
 	next    taker[Res]
-	method  *ipc.Method[Req, Res]
+	info    ipc.MethodInfo
 	batches *ipc.Method[[]byte, []byte] // carries many records
 	key     func(Req) string
 	in, out ipc.Codec
 	scratch []byte
 	plain   atomic.Bool // the workers have no handler for batches
+	streams bool        // the stage is a stream
 }
 
-func newStage[Req, Res any](r *run, m *ipc.Method[Req, Res], c ipc.Caller, o options, next taker[Res]) *stage[Req, Res] {
-	s := &stage[Req, Res]{method: m, batches: batchMethod(m.Info().Name), next: next, judge: newJudge[Req](&o)}
+func newStage[Req, Res any](r *run, info ipc.MethodInfo, codec ipc.Codec, c ipc.Caller, o options, next taker[Res]) *stage[Req, Res] {
+	s := &stage[Req, Res]{info: info, batches: batchMethod(info.Name), next: next, judge: newJudge[Req](&o), in: codec, out: codec}
 	s.key = typed[func(Req) string](&o, "By", o.key)
-	s.in = m.Codec(c.Codec())
-	s.out = s.in
 	if r == nil {
 		return s
 	}
@@ -46,7 +45,7 @@ func (s *stage[Req, Res]) value(id ID, v Req) error {
 	}
 	body, err := ipc.Marshal(s.in, s.scratch[:0], v)
 	if err != nil {
-		return s.unfit(id, v, ipc.Errorf(ipc.CodeInvalidArgument, "encode the request of %q: %w", s.method.Info().Name, err))
+		return s.unfit(id, v, ipc.Errorf(ipc.CodeInvalidArgument, "encode the request of %q: %w", s.info.Name, err))
 	}
 	s.scratch = body
 	return s.put(lane, id, body)
@@ -115,7 +114,13 @@ func (s *stage[Req, Res]) emit() {
 			} else if body = b.parts[i].body; b.parts[i].dropped {
 				continue
 			}
-			if s.next.encoded(id, s.out, body) != nil {
+			var err error
+			if s.streams {
+				err = s.passItems(id, body)
+			} else {
+				err = s.next.encoded(id, s.out, body)
+			}
+			if err != nil {
 				return
 			}
 		}
@@ -164,8 +169,12 @@ func (s *stage[Req, Res]) call(l *lane, req, mem []byte) ([]byte, error) {
 // callOne sends a single record to a worker. failed is what its handler says, and err why there is
 // no answer.
 func (s *stage[Req, Res]) callOne(l *lane, body []byte) (res []byte, failed, err error) {
+	if s.streams {
+		res, err = s.callStream(l, body)
+		return res, nil, err
+	}
 	if s.plain.Load() {
-		res, err = l.caller.Invoke(s.core.run.ctx, &ipc.Invocation{Method: s.method.Info(), Timeout: s.hang}, body, nil)
+		res, err = l.caller.Invoke(s.core.run.ctx, &ipc.Invocation{Method: s.info, Timeout: s.hang}, body, nil)
 		return res, nil, err
 	}
 	answer, err := s.call(l, appendFrame(nil, body), nil)
