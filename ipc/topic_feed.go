@@ -238,9 +238,7 @@ func (f *topicFeed) close() {
 	f.mu.Lock()
 	first := !f.closed
 	f.closed = true
-	for s := range f.subs {
-		s.signal()
-	}
+	f.wakeIdle()
 	f.freed()
 	shared := f.shared
 	f.mu.Unlock()
@@ -249,13 +247,7 @@ func (f *topicFeed) close() {
 	}
 	f.remove()
 	if shared != nil {
-		shared.writer.Close() // nobody waits for space any more
-		f.turn <- struct{}{}
-		f.mu.Lock()
-		f.shared = nil
-		f.mu.Unlock()
-		_ = shared.segment.Close() // nobody can do anything about it
-		<-f.turn
+		f.closeShared(shared)
 	}
 }
 

@@ -20,9 +20,11 @@ type topicMemory struct {
 	receiving sync.Mutex // held while somebody receives; who has it may release the memory
 
 	mu       sync.Mutex
-	ended    bool  // the stream is over
-	stop     error // why nothing more is read, though there may be something; nil if all is
+	ended    bool // the stream is over
+	stop     bool // nothing more is read, though there may be something
 	released bool
+
+	interrupting sync.WaitGroup
 }
 
 // errStreamEnded says that there is nothing more in the memory, and that the stream says why.
@@ -101,29 +103,32 @@ func (m *topicMemory) begin(st Stream, g topicBegin) error {
 // reads reports whether the records come in memory. It is for the goroutine that receives.
 func (m *topicMemory) reads() bool { return m.reader != nil }
 
-// next returns the next record in the memory, and its number. The record is valid until the next one.
-func (m *topicMemory) next(ctx context.Context) (n uint64, record []byte, err error) {
+// next returns the next record in the memory, and its number. The record is valid until the next one. end says that it is
+// none, and that there are no more.
+func (m *topicMemory) next(ctx context.Context) (n uint64, record []byte, end bool, err error) {
 	for {
 		m.mu.Lock()
 		stop := m.stop
 		m.mu.Unlock()
-		if stop != nil {
-			return 0, nil, stop
+		if stop {
+			return 0, nil, false, errStreamEnded
 		}
 		rec, ok, err := m.reader.Next()
 		switch {
+		case ok && rec.Tag <= tagEnd:
+			return rec.Sequence, rec.Data, rec.Tag == tagEnd, nil
 		case ok:
-			return rec.Sequence, rec.Data, nil
+			return 0, nil, false, fmt.Errorf("%w: a record with tag %d", ErrProtocol, rec.Tag)
 		case err == broadcast.ErrCutOff: // for which the stream has another word, or will have
-			return 0, nil, errStreamEnded
+			return 0, nil, false, errStreamEnded
 		case err != nil:
-			return 0, nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+			return 0, nil, false, fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
 		if err := m.reader.Wait(ctx); err != nil {
 			if ctx.Err() != nil && err != errStreamEnded {
-				return 0, nil, ctx.Err()
+				return 0, nil, false, ctx.Err()
 			}
-			return 0, nil, errStreamEnded
+			return 0, nil, false, errStreamEnded
 		}
 	}
 }
@@ -135,18 +140,18 @@ func (m *topicMemory) tell(ctx context.Context, st Stream, lost uint64) {
 	}
 }
 
-// streamEnded is called when the stream is over, with why.
+// streamEnded is called when the stream is over, with why. It does not block.
 func (m *topicMemory) streamEnded(err error) {
+	var remote *Error
+	// Nobody wants what there is after an end that this side has made.
+	stop := err != nil && !errors.Is(err, ErrPeerGone) && !(errors.As(err, &remote) && remote.Remote())
 	m.mu.Lock()
 	m.ended = true
-	var remote *Error
-	if err != nil && !errors.Is(err, ErrPeerGone) && !(errors.As(err, &remote) && remote.Remote()) {
-		m.stop = errStreamEnded // by this side, so that nobody wants what there is
-	}
+	m.stop = m.stop || stop
 	if m.reader != nil && !m.released {
-		m.reader.Interrupt(errStreamEnded)
+		// It waits until who receives has woken.
+		m.interrupting.Go(func() { m.reader.Interrupt(errStreamEnded) })
 	}
-	stop := m.stop != nil
 	m.mu.Unlock()
 	if stop && m.receiving.TryLock() { // otherwise who receives does it
 		m.release()
@@ -161,14 +166,17 @@ func (m *topicMemory) over() bool {
 	return m.ended
 }
 
-// interrupt makes who receives return.
-func (m *topicMemory) interrupt() {
+// close makes who receives return, and gives the memory back.
+func (m *topicMemory) close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.stop = errStreamEnded
+	m.stop = true
 	if m.reader != nil && !m.released {
-		m.reader.Interrupt(errStreamEnded)
+		m.interrupting.Go(func() { m.reader.Interrupt(errStreamEnded) })
 	}
+	m.mu.Unlock()
+	m.receiving.Lock()
+	defer m.receiving.Unlock()
+	m.release()
 }
 
 // release gives the memory back. Nobody receives any more.
@@ -178,8 +186,8 @@ func (m *topicMemory) release() {
 	if m.released {
 		return
 	}
-	m.released = true
-	m.stop = errStreamEnded
+	m.released, m.stop = true, true
+	m.interrupting.Wait()
 	if m.reader != nil {
 		m.reader.Close()
 	}

@@ -114,7 +114,7 @@ func (f *topicFeed) makeShared() *topicShared {
 func (f *topicFeed) share(ctx context.Context, record []byte) error {
 	w := f.shared.writer
 	for {
-		err := w.Write(0, record)
+		err := w.Write(tagRecord, record)
 		if err != broadcast.ErrFull {
 			return closedOr(err)
 		}
@@ -149,6 +149,29 @@ func isSlow(err error) bool {
 	var slow *broadcast.SlowError
 	return errors.As(err, &slow)
 }
+
+// closeShared ends the subscriptions that read shared memory, and gives this side's memory back.
+func (f *topicFeed) closeShared(shared *topicShared) {
+	shared.writer.Interrupt(broadcast.ErrClosed) // nobody waits for space any more
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
+	f.mu.Lock()
+	// It wakes all readers at once. One that is so far behind that there is no room is not asleep.
+	_ = shared.writer.Write(tagEnd, nil)
+	for s := range f.subs {
+		s.signal()
+	}
+	f.shared = nil
+	f.mu.Unlock()
+	shared.writer.Close()
+	closeSegment(shared.segment)
+}
+
+// The tags of what is in shared memory: records, and that there are no more.
+const (
+	tagRecord = 0
+	tagEnd    = 1
+)
 
 // serveShared serves a subscriber that reads shared memory: it sends what comes before that, and waits for the
 // end.

@@ -108,6 +108,7 @@ type Subscription[T any] struct {
 	next     uint64 // the number of the next record if none is lost
 	held     []byte // a record that has come, though those before it that are lost were told first; if holds
 	holds    bool
+	over     bool // there are no more in the memory
 
 	received, lost atomic.Uint64
 }
@@ -160,6 +161,13 @@ func (s *Subscription[T]) Receive(ctx context.Context) (T, error) {
 		}
 		b = record
 	}
+	if s.over {
+		_, _, err := s.receive(ctx)
+		if err == nil {
+			err = s.broken(fmt.Errorf("%w: an item after the end", ErrProtocol))
+		}
+		return *new(T), s.end(ctx, err)
+	}
 	v, err := s.decode(b)
 	if err != nil {
 		return v, s.end(ctx, err)
@@ -170,8 +178,8 @@ func (s *Subscription[T]) Receive(ctx context.Context) (T, error) {
 
 // receive returns the next record, and its number, which is 0 if that is none.
 func (s *Subscription[T]) receive(ctx context.Context) (n uint64, record []byte, err error) {
-	if s.snapshot == 0 && s.memory.reads() {
-		n, record, err = s.memory.next(ctx)
+	if s.snapshot == 0 && s.memory.reads() && !s.over {
+		n, record, s.over, err = s.memory.next(ctx)
 		if errors.Is(err, ErrProtocol) {
 			err = s.broken(err)
 		}
@@ -257,10 +265,7 @@ func (s *Subscription[T]) All(ctx context.Context) iter.Seq2[T, error] {
 // Close ends the subscription. What has not been received is dropped.
 func (s *Subscription[T]) Close() {
 	s.stream.Close()
-	s.memory.interrupt()
-	s.memory.receiving.Lock()
-	defer s.memory.receiving.Unlock()
-	s.memory.release()
+	s.memory.close()
 }
 
 // SubscriptionStats is what a [Subscription] has seen.

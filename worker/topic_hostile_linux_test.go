@@ -123,9 +123,6 @@ func writeTicks(w *broadcast.Writer, from, n uint64) {
 	for i := range n {
 		k := makeTick(from+i, 0, 0)
 		_ = w.Write(0, words(k.N, k.Key, k.Version, k.Check))
-		if i%20 == 0 {
-			time.Sleep(50 * time.Microsecond) // so that the reader sees some
-		}
 	}
 }
 
@@ -143,12 +140,13 @@ var hostilePublishers = map[string]serveStream{
 			mem[broadcast.ControlSize+i] = 0xff
 		}
 	}),
-	"numbers that fall": publishes(5, 1<<40, func(w *broadcast.Writer, _ []byte) {
-		for n := uint64(5); n < 10_000; n += 1000 {
-			writeTicks(w, n, 1000)
-		}
+	"numbers that fall": begins(words(0, 1<<40, 0, 1, 0), func() []*os.File {
+		segment := must(broadcast.Create(4096, broadcast.Start(broadcast.Point{Sequence: 5})))
+		writeTicks(must(broadcast.NewWriter(segment.Bytes())), 5, 1000) // so that who begins at 0 is lapped
+		return []*os.File{segment.File()}
 	}),
-	"short records": publishes(5, 5, func(w *broadcast.Writer, _ []byte) { _ = w.Write(0, []byte("short")) }),
+	"an unknown tag": publishes(5, 5, func(w *broadcast.Writer, _ []byte) { _ = w.Write(7, words(5, 5, 5, 5)) }),
+	"short records":  publishes(5, 5, func(w *broadcast.Writer, _ []byte) { _ = w.Write(0, []byte("short")) }),
 	"changing words": publishes(5, 5, func(w *broadcast.Writer, mem []byte) {
 		writeTicks(w, 5, 10)
 		for i := broadcast.ControlSize; i < len(mem); i++ {
