@@ -2,6 +2,7 @@ package ring
 
 import (
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,8 @@ const (
 	trialRarely = 4 * trialEvery        // the same, after some in a row have failed
 
 	maxYields    = 32                      // of a wait
+	longestTurn  = 16                      // waits between two yields while others yield
+	afterCompute = 4096                    // the same, after one that has let others compute
 	crowdedWaits = 16                      // that begin with a yield, after one that was ended by a yield
 	longYield    = 1500 * time.Nanosecond  // others have run
 	longestYield = 1000 * time.Microsecond // if it takes longer they compute
@@ -67,7 +70,11 @@ type spinner struct {
 	start   time.Duration // of this wait, on the clock
 	slot    slot          // held in this wait, once it is longer than a moment
 	crowded uint8         // waits that are to begin with a yield
+	turn    int16         // waits since the last yield, during which others yielded
 }
+
+// yielding is how many spinners of the process let others run at the moment.
+var yielding atomic.Int32
 
 var clockBase = time.Now()
 
@@ -137,12 +144,8 @@ func (s *spinner) againSlow() bool {
 			s.gaveUp = true
 			return false
 		}
-		if s.crowded > 0 {
-			// Now and then a wait begins as usual, in case that the peer is quick now.
-			s.crowded--
-			if s.start = clock(); s.yield() {
-				return true
-			}
+		if (s.crowded > 0 || yielding.Load() > 0) && s.begins() {
+			return true
 		}
 		Pause()
 		return true
@@ -169,6 +172,26 @@ func (s *spinner) againSlow() bool {
 	return true
 }
 
+// begins is how a wait begins when others yield, or have lately. It reports whether they have run.
+func (s *spinner) begins() bool {
+	if s.crowded > 0 {
+		// Now and then a wait begins as usual, in case that the peer is quick now.
+		s.crowded--
+	} else if s.turn++; s.turn < longestTurn {
+		// One whose peer answers at once need not yield, and would keep its processor until Go
+		// takes it away, after 10 ms.
+		return false
+	}
+	s.turn, s.start = 0, clock()
+	if s.yield() {
+		return true
+	}
+	if clock()-s.start > longestYield {
+		s.turn = -afterCompute
+	}
+	return false
+}
+
 // goOn looks at the clock, and reports whether to spin on.
 func (s *spinner) goOn() bool {
 	s.elapsed = clock() - s.start
@@ -193,7 +216,9 @@ func (s *spinner) goOn() bool {
 // keep the processor for longer, and are no reason to wait in this way.
 func (s *spinner) yield() bool {
 	before := clock()
+	yielding.Add(1)
 	runtime.Gosched()
+	yielding.Add(-1)
 	took := clock() - before
 	if took < longYield || took > longestYield {
 		return false

@@ -180,3 +180,32 @@ func TestSlotHolderShares(t *testing.T) {
 	s.end()
 	require.Zero(t, slotsTaken())
 }
+
+// One that never waits for long yields as well, now and then, while others do.
+func TestQuickSpinnerTakesTurns(t *testing.T) {
+	if oneProcessor {
+		t.Skip("nobody spins on one processor")
+	}
+	freshSlots(t)
+	crowd(t, 10*longYield)
+	var s spinner
+	for range 4 * longestTurn {
+		patient(&s)
+		require.True(t, s.again())
+		require.False(t, s.shares, "nobody yields")
+	}
+	yielding.Add(1) // as another one does
+	defer yielding.Add(-1)
+	shared := 0
+	for waits := 0; shared == 0; waits++ { // a turn of another may last too long, on a busy machine
+		for range longestTurn {
+			patient(&s)
+			require.True(t, s.again())
+			if s.shares {
+				shared++
+			}
+		}
+		require.LessOrEqual(t, shared, 1, "in so many waits")
+		require.Less(t, waits, 1000)
+	}
+}
