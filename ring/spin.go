@@ -2,7 +2,6 @@ package ring
 
 import (
 	"runtime"
-	"sync/atomic"
 	"time"
 )
 
@@ -18,13 +17,6 @@ const (
 	hopeless    = 16                    // parks for longer count as one of them
 	trialEvery  = 16                    // parks between two trials, after one has failed
 	trialRarely = 4 * trialEvery        // the same, after some in a row have failed
-
-	maxYields    = 32                      // of a wait
-	longestTurn  = 16                      // waits between two yields while others yield
-	afterCompute = 4096                    // the same, after one that has let others compute
-	crowdedWaits = 16                      // that begin with a yield, after one that was ended by a yield
-	longYield    = 1500 * time.Nanosecond  // others have run
-	longestYield = 1000 * time.Microsecond // if it takes longer they compute
 )
 
 // spinner decides how long to spin before parking, from how waits on this ring
@@ -47,18 +39,12 @@ const (
 // peer then sees a quick answer and learns in turn. A wait that is longer than a probe
 // would be so with a peer that spins, too, as a rule: it counts for little.
 //
-// The spinners of a process are limited in number, see slot. One that finds no slot, because
-// other rings have spinners, yields instead: as long as others have something to do it
-// looks once in each of their turns. So where many rings are busy none of them parks: the
-// peers need not ring, and nobody is woken. The holder of a slot does the same when others turn out to
-// wait for its processor.
+// The spinners of a process are limited in number, see slot.
 type spinner struct {
 	mode    Wait
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
 	denied  bool          // no slot was free
-	shares  bool          // it yields in the place of spinning
-	yields  uint8         // of this wait, during which others ran
 	learnt  bool          // budget has been initialised
 	trial   bool          // budget was raised by a wait that parked
 	rest    uint32        // parks until the next trial may begin
@@ -69,12 +55,7 @@ type spinner struct {
 	elapsed time.Duration // of this wait, at the last look at the clock
 	start   time.Duration // of this wait, on the clock
 	slot    slot          // held in this wait, once it is longer than a moment
-	crowded uint8         // waits that are to begin with a yield
-	turn    int16         // waits since the last yield, during which others yielded
 }
-
-// yielding is how many spinners of the process let others run at the moment.
-var yielding atomic.Int32
 
 var clockBase = time.Now()
 
@@ -95,7 +76,7 @@ func (s *spinner) setMode(w Wait) {
 // begin starts a wait.
 func (s *spinner) begin() {
 	s.stop()
-	s.polls, s.gaveUp, s.denied, s.shares, s.yields = 0, false, false, false, 0
+	s.polls, s.gaveUp, s.denied = 0, false, false
 }
 
 // stop is called when the spinner stops polling, for whatever reason.
@@ -144,99 +125,35 @@ func (s *spinner) againSlow() bool {
 			s.gaveUp = true
 			return false
 		}
-		if (s.crowded > 0 || yielding.Load() > 0) && s.begins() {
-			return true
-		}
 		Pause()
 		return true
-	}
-	if s.shares {
-		if s.yields < maxYields && s.yield() {
-			return true
-		}
-		s.shares = false
-		return s.goOn()
 	}
 	switch {
 	case s.polls == spinFree:
 		s.start = clock()
 	case s.polls%spinClock == 0:
-		if !s.goOn() {
+		s.elapsed = clock() - s.start
+		if s.elapsed >= s.limit {
+			s.gaveUp = true
+			s.stop()
 			return false
 		}
-		if s.polls%spinYield == 0 && s.yield() {
-			s.stop()
+		// The first look at the clock is when a wait is longer than a moment.
+		if s.slot.at == nil && !s.slot.take(s.start+s.elapsed, s.start+s.limit) {
+			s.denied, s.gaveUp = true, true
+			return false
+		}
+		if s.polls%spinYield == 0 {
+			runtime.Gosched()
 		}
 	}
 	Pause()
 	return true
 }
 
-// begins is how a wait begins when others yield, or have lately. It reports whether they have run.
-func (s *spinner) begins() bool {
-	if s.crowded > 0 {
-		// Now and then a wait begins as usual, in case that the peer is quick now.
-		s.crowded--
-	} else if s.turn++; s.turn < longestTurn {
-		// One whose peer answers at once need not yield, and would keep its processor until Go
-		// takes it away, after 10 ms.
-		return false
-	}
-	s.turn, s.start = 0, clock()
-	if s.yield() {
-		return true
-	}
-	if clock()-s.start > longestYield {
-		s.turn = -afterCompute
-	}
-	return false
-}
-
-// goOn looks at the clock, and reports whether to spin on.
-func (s *spinner) goOn() bool {
-	s.elapsed = clock() - s.start
-	if s.elapsed >= s.limit {
-		s.gaveUp = true
-		s.stop()
-		return false
-	}
-	// The first look at the clock is when a wait is longer than a moment.
-	if s.slot.at == nil && !s.slot.take(s.start+s.elapsed, s.start+s.limit) {
-		s.denied = true
-		if s.yields == 0 && s.yield() {
-			return true
-		}
-		s.gaveUp = true
-		return false
-	}
-	return true
-}
-
-// yield lets other goroutines run, and reports whether some have that wait, too. Those that compute
-// keep the processor for longer, and are no reason to wait in this way.
-func (s *spinner) yield() bool {
-	before := clock()
-	yielding.Add(1)
-	runtime.Gosched()
-	yielding.Add(-1)
-	took := clock() - before
-	if took < longYield || took > longestYield {
-		return false
-	}
-	s.shares = true
-	s.yields = min(s.yields+1, maxYields)
-	return true
-}
-
 // end learns from a wait that is over because what was waited for came.
 func (s *spinner) end() {
-	if s.polls == 0 || s.mode != WaitAdaptive || s.denied || s.yields > 0 {
-		switch {
-		case s.gaveUp:
-			s.crowded = 0
-		case s.denied:
-			s.crowded = crowdedWaits
-		}
+	if s.polls == 0 || s.mode != WaitAdaptive || s.denied {
 		s.begin()
 		return
 	}
