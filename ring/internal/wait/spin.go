@@ -17,11 +17,6 @@ const (
 	hopeless    = 16                    // parks for longer count as one of them
 	trialEvery  = 16                    // parks between two trials, after one has failed
 	trialRarely = 4 * trialEvery        // the same, after some in a row have failed
-
-	maxYields    = 32                      // of a wait
-	crowdedWaits = 16                      // that begin with a yield, after one that was ended by a yield
-	longYield    = 1500 * time.Nanosecond  // others have run
-	longestYield = 1000 * time.Microsecond // if it takes longer they compute
 )
 
 // A Spinner decides how long to spin before parking, from how waits on this ring
@@ -44,18 +39,12 @@ const (
 // peer then sees a quick answer and learns in turn. A wait that is longer than a probe
 // would be so with a peer that spins, too, as a rule: it counts for little.
 //
-// The spinners of a process are limited in number, see slot. One that finds no slot, because
-// other rings have spinners, yields instead: as long as others have something to do it
-// looks once in each of their turns. So where many rings are busy none of them parks: the
-// peers need not ring, and nobody is woken. The holder of a slot does the same when others turn out to
-// wait for its processor.
+// The spinners of a process are limited in number, see slot.
 type Spinner struct {
 	mode    Mode
 	polls   uint32 // of the wait that is going on
 	gaveUp  bool
 	denied  bool          // no slot was free
-	shares  bool          // it yields in the place of spinning
-	yields  uint8         // of this wait, during which others ran
 	learnt  bool          // budget has been initialised
 	trial   bool          // budget was raised by a wait that parked
 	rest    uint32        // parks until the next trial may begin
@@ -66,7 +55,6 @@ type Spinner struct {
 	elapsed time.Duration // of this wait, at the last look at the clock
 	start   time.Duration // of this wait, on the clock
 	slot    slot          // held in this wait, once it is longer than a moment
-	crowded uint8         // waits that are to begin with a yield
 }
 
 var clockBase = time.Now()
@@ -88,7 +76,7 @@ func (s *Spinner) SetMode(w Mode) {
 // Begin starts a wait.
 func (s *Spinner) Begin() {
 	s.Stop()
-	s.polls, s.gaveUp, s.denied, s.shares, s.yields = 0, false, false, false, 0
+	s.polls, s.gaveUp, s.denied = 0, false, false
 }
 
 // Stop is called when the spinner stops polling, for whatever reason.
@@ -137,81 +125,35 @@ func (s *Spinner) againSlow() bool {
 			s.gaveUp = true
 			return false
 		}
-		if s.crowded > 0 {
-			// Now and then a wait begins as usual, in case that the peer is quick now.
-			s.crowded--
-			if s.start = clock(); s.yield() {
-				return true
-			}
-		}
 		Pause()
 		return true
-	}
-	if s.shares {
-		if s.yields < maxYields && s.yield() {
-			return true
-		}
-		s.shares = false
-		return s.goOn()
 	}
 	switch {
 	case s.polls == spinFree:
 		s.start = clock()
 	case s.polls%spinClock == 0:
-		if !s.goOn() {
+		s.elapsed = clock() - s.start
+		if s.elapsed >= s.limit {
+			s.gaveUp = true
+			s.Stop()
 			return false
 		}
-		if s.polls%spinYield == 0 && s.yield() {
-			s.Stop()
+		// The first look at the clock is when a wait is longer than a moment.
+		if s.slot.at == nil && !s.slot.take(s.start+s.elapsed, s.start+s.limit) {
+			s.denied, s.gaveUp = true, true
+			return false
+		}
+		if s.polls%spinYield == 0 {
+			runtime.Gosched()
 		}
 	}
 	Pause()
 	return true
 }
 
-// goOn looks at the clock, and reports whether to spin on.
-func (s *Spinner) goOn() bool {
-	s.elapsed = clock() - s.start
-	if s.elapsed >= s.limit {
-		s.gaveUp = true
-		s.Stop()
-		return false
-	}
-	// The first look at the clock is when a wait is longer than a moment.
-	if s.slot.at == nil && !s.slot.take(s.start+s.elapsed, s.start+s.limit) {
-		s.denied = true
-		if s.yields == 0 && s.yield() {
-			return true
-		}
-		s.gaveUp = true
-		return false
-	}
-	return true
-}
-
-// yield lets other goroutines run, and reports whether some have that wait, too. Those that compute
-// keep the processor for longer, and are no reason to wait in this way.
-func (s *Spinner) yield() bool {
-	before := clock()
-	runtime.Gosched()
-	took := clock() - before
-	if took < longYield || took > longestYield {
-		return false
-	}
-	s.shares = true
-	s.yields = min(s.yields+1, maxYields)
-	return true
-}
-
 // End learns from a wait that is over because what was waited for came.
 func (s *Spinner) End() {
-	if s.polls == 0 || s.mode != Adaptive || s.denied || s.yields > 0 {
-		switch {
-		case s.gaveUp:
-			s.crowded = 0
-		case s.denied:
-			s.crowded = crowdedWaits
-		}
+	if s.polls == 0 || s.mode != Adaptive || s.denied {
 		s.Begin()
 		return
 	}
