@@ -131,7 +131,7 @@ func (f *follower) until(ctx context.Context, end uint64) error {
 func writeSome(w *Writer, n, max int, send func(tag byte, payload []byte) error) error {
 	var buf []byte
 	for i := range n {
-		seq := w.Point().Sequence
+		seq := w.seq
 		buf = payloadOf(buf, seq, sizeOf(seq, max))
 		if err := send(byte(seq), buf); err != nil {
 			return fmt.Errorf("record %d: %w", seq, err)

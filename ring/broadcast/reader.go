@@ -131,7 +131,9 @@ func (r *Reader) Next() (rec Record, ok bool, err error) {
 	rec = Record{Data: buf, Sequence: r.next.Sequence, Tag: byte(w >> tagShift)}
 	r.next.Position = pos + need
 	r.next.Sequence++
-	r.spin.Stop()
+	if r.spin.Holds() {
+		r.spin.Stop()
+	}
 	return rec, true, nil
 }
 

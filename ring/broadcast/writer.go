@@ -121,9 +121,10 @@ func (w *Writer) MaxRecord() int { return int(w.half - wordSize) }
 // Pending reports whether there are committed records that are not published.
 func (w *Writer) Pending() bool { return w.first != 0 }
 
-// Point returns where the next record will be that is committed. A reader that joins there, by
-// [At], reads that record first. Records that are committed and not published lie before it.
-func (w *Writer) Point() Point { return Point{w.pos, w.seq} }
+// Point returns where the next record is that will be published: the first one that is pending, or else the next
+// one that is committed. A reader that joins there, by [At], reads that record first. Together with what else the
+// writer's goroutine knows it is what a layer above needs to tell a reader where to begin.
+func (w *Writer) Point() Point { return w.head }
 
 // TryClaim returns n bytes to build the next record's payload in. They hold whatever was there
 // before, and belong to the caller until Commit or Abort. On amd64 they lie in the ring: keep
