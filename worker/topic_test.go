@@ -539,7 +539,7 @@ func TestTopicLatestFromWorker(t *testing.T) {
 
 // A pool gives a subscription a place at one of its workers; what it publishes goes to all that subscribe.
 func TestTopicPool(t *testing.T) {
-	p, err := pool.New(t.Context(), 2, worker.Self("test"), shm.Driver{}, pool.WithWorkers(worker.WithStartTimeout(time.Minute)))
+	p, err := pool.New(t.Context(), 2, worker.Self("test"), shm.Driver{}, pool.WithConcurrency(8), pool.WithWorkers(worker.WithStartTimeout(time.Minute)))
 	require.NoError(t, err)
 	defer p.Close()
 	pub := hostPublisher(t, p)
