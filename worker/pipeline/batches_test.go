@@ -76,7 +76,7 @@ func TestBatches(t *testing.T) {
 		t.Run("by work", func(t *testing.T) {
 			// Each record takes at least 20 µs, so hundred take 2 ms and more.
 			flow := pipeline.From(func(yield func([]byte, error) bool) {
-				for range 5000 {
+				for range 1000 {
 					if !yield([]byte("x"), nil) {
 						return
 					}

@@ -73,6 +73,8 @@ type core struct {
 	workers  int // of the caller, as far as is known
 	limit    int // batches in flight
 	asked    time.Time
+	asker    *time.Timer
+	asking   bool // asker is set
 	inFlight int
 	held     int64
 	ratio    float64 // of the bytes of an answer to those of its request
@@ -119,10 +121,33 @@ func (c *core) init(r *run, o options, caller ipc.Caller) {
 	c.askPool()
 }
 
+// askEvery is how often a stage asks its pool how many workers there are.
+const askEvery = 250 * time.Millisecond
+
+// askLater asks the pool though no batch comes to its end, for the pool may have grown for those that
+// wait. c.mu is held.
+func (c *core) askLater() {
+	if c.asking || c.pool == nil || c.over {
+		return
+	}
+	c.asking = true
+	if c.asker != nil {
+		c.asker.Reset(askEvery)
+		return
+	}
+	c.asker = time.AfterFunc(askEvery, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.asking = false
+		c.askPool()
+		c.launch()
+	})
+}
+
 // askPool learns how many workers there are. c.mu is held, or nobody else has c yet.
 func (c *core) askPool() {
 	now := time.Now()
-	if now.Sub(c.asked) < 250*time.Millisecond {
+	if now.Sub(c.asked) < askEvery {
 		return
 	}
 	c.asked = now
@@ -252,6 +277,9 @@ func (c *core) launch() {
 			c.begin(b)
 		}
 	}
+	if c.inFlight >= c.limit {
+		c.askLater()
+	}
 }
 
 // begin starts a batch. c.mu is held.
@@ -283,8 +311,10 @@ func (c *core) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over = true
-	if c.timer != nil {
-		c.timer.Stop()
+	for _, t := range []*time.Timer{c.timer, c.asker} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	c.room.Broadcast()
 	c.ready.Broadcast()
