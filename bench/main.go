@@ -42,6 +42,7 @@ func program() *suite.Program {
 			pipelineScenario(),
 			interferenceScenario(),
 			servicesScenario(),
+			topicsScenario(),
 		},
 		Questions: questions(),
 		Targets:   targets(),

@@ -142,6 +142,11 @@ func TestScenarios(t *testing.T) {
 				require.NotNil(t, r.WorkerCPU)
 			}
 		}},
+		{"topics", nil, 2*(1+3) + 4 + 2*4, func(t *testing.T, r report.Result) {
+			require.Equal(t, r.Batch == 0, r.P50 > 0, "a publish has a latency, and what goes one way a batch")
+			require.Equal(t, r.Batch == 0, r.Mode == publishing)
+			require.Contains(t, r.Conditions(), "reader")
+		}},
 		{"interference", nil, 2 + 3, func(t *testing.T, r report.Result) {
 			require.Equal(t, r.Mode == besideBusy, r.P50 > 0, "calls have latencies, and other work has not")
 		}},
@@ -249,7 +254,7 @@ func TestWorkerDies(t *testing.T) {
 		"-subjects cacheline-2 limit", "-subjects futex limit", "-subjects unix-echo limit",
 		"-subjects ring ring", "-subjects link path", "-subjects shm path", "-subjects shm interference", "-subjects ring -wait spin ring",
 		"-subjects shm -codec raw call", "-subjects shm -wait spin -codec raw call", "-subjects socket concurrent", "-subjects shm rate",
-		"-subjects socket large", "-subjects memcpy large", "-subjects shm buffers", "-subjects socket buffers", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm services", "-subjects socket services", "-subjects shm -callers 2 idle",
+		"-subjects socket large", "-subjects memcpy large", "-subjects shm buffers", "-subjects socket buffers", "-subjects shm stream", "-subjects shm streams", "-subjects socket streams", "-subjects shm services", "-subjects socket services", "-subjects broadcast -callers 3 topics", "-subjects shm -callers 3 topics", "-subjects socket -callers 3 topics", "-subjects shm -callers 2 idle",
 	} {
 		t.Run(strings.ReplaceAll(args, " ", "_"), func(t *testing.T) {
 			before := children(t)

@@ -107,6 +107,7 @@ func register(s *worker.Server) {
 	registerBuffers(s)
 	registerPipeline(s)
 	registerServices(s)
+	registerTopics(s)
 	rings.Handle(s)
 	registerEnds(s)
 }

@@ -77,6 +77,13 @@ func targets() []report.Target {
 	idleClients := services(shm.Name, idleDialled, idleClientCount)
 	idleSocketClients := services("socket", idleDialled, idleClientCount)
 
+	toReaders := func(subject string, readers, batch int) report.Result {
+		return topicResult(subject, "", adaptive, readers, batch)
+	}
+	toParked := func(subject, wait string, readers int) report.Result {
+		return topicResult(subject, publishing, wait, readers, 0)
+	}
+
 	piped := func(subject, mode string, size int) report.Result {
 		return result(pipelineName, subject, mode, "raw", report.Result{Bytes: new(size)})
 	}
@@ -138,6 +145,9 @@ func targets() []report.Target {
 		{What: "1000 idle clients: memory files of their rings", Unit: "MB", Bar: 150, Aim: 140, Figure: report.Of(idleClients, func(s measure.Sample) float64 { return float64(s.Files) / 1e6 })},
 		{What: "from Dial to the first answer, shm", Unit: "ns", Bar: 1e6, Aim: 0.3e6, Figure: report.Of(services(shm.Name, dialled, 0), measure.Sample.P50)},
 		{What: "longest time without an answer while a service is taken over, shm", Unit: "ns", Bar: 10e6, Aim: 1e6, Figure: report.Of(services(shm.Name, takenOver, 0), measure.Sample.P50)},
+		{What: "broadcast, 64 B, one reader, records/s over the bare ring's", Unit: "x", Bar: 0.5, Aim: 0.9, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, toReaders(rings.Broadcast, 1, 1), toReaders(rings.Copy, 1, 1))},
+		{What: "the same, in batches of 32", Unit: "x", Bar: 0.5, Aim: 0.9, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, toReaders(rings.Broadcast, 1, 32), toReaders(rings.Copy, 1, 32))},
+		{What: "publish with 64 parked readers over none", Unit: "x", Bar: 20, Aim: 5, Figure: report.Over(measure.Sample.Cost, toParked(rings.Broadcast, "park", 64), toParked(rings.Broadcast, "park", 0))},
 		{What: "allocations of a raw call in place, both sides", Figure: report.Of(placed, allocations)},
 		{What: "allocations of a Fixed call, both sides", Figure: report.Of(fixed, allocations)},
 		{What: "allocations of CallInto and Handle of a CBOR struct without pointers, both sides", Bar: 8, Figure: report.Of(encodedTick, allocations)},

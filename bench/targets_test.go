@@ -118,6 +118,9 @@ func TestTargetsFigures(t *testing.T) {
 		{"1000 idle clients: context switches of the service in 10 s", ofService, map[string]float64{"services shm idle clients  -1 1000": 5}, 50, 100},
 		{"from Dial to the first answer, shm", latency, map[string]float64{"services shm dial to first answer  -1 0": 100}, 100, 1000},
 		{"longest time without an answer while a service is taken over, shm", latency, map[string]float64{"services shm gap of a take-over  -1 0": 100}, 100, 1000},
+		{"broadcast, 64 B, one reader, records/s over the bare ring's", callers, map[string]float64{"topics broadcast  64 1 1": 3000, "topics ring  64 1 1": 6000}, 0.5, 0.5},
+		{"the same, in batches of 32", callers, map[string]float64{"topics broadcast  64 1 32": 3000, "topics ring  64 1 32": 6000}, 0.5, 0.5},
+		{"publish with 64 parked readers over none", latency, map[string]float64{"topics broadcast park publish  64 64": 600, "topics broadcast park publish  64 0": 100}, 6, 1.5},
 		{"allocations of CallInto and Handle of a CBOR struct without pointers, both sides", mallocs, map[string]float64{"path shm cbor " + fmt.Sprint(len(encodedTick())) + " 0": 7}, 7, 14},
 		{"allocations of a Fixed call, both sides", mallocs, map[string]float64{"path shm fixed 64 0": 7}, 7, 14},
 	} {

@@ -274,7 +274,7 @@ func TestRaw(t *testing.T) {
 		require.Equal(t, 2, r.Rounds)
 		require.Positive(t, r.OpsPerS, "%+v", r)
 	}
-	for _, want := range []string{"ring raw echo", "shm call in place", "shm typed call", "shm typed call, buffers", "ring one way", "shm notifications in place", "shm typed call from idle"} {
+	for _, want := range []string{"ring raw echo", "shm call in place", "shm typed call", "shm typed call, buffers", "ring one way", "broadcast one way", "shm notifications in place", "shm typed call from idle"} {
 		require.GreaterOrEqual(t, modes[want], 3, want)
 	}
 	for _, f := range foreignPrograms {

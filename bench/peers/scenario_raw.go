@@ -60,7 +60,7 @@ var (
 func rawScenario() suite.Scenario {
 	return suite.Scenario{
 		Name: rawName, Title: "against what other languages have in shared memory",
-		Subjects: []string{aeron.name, rings.Copy, shm.Name, iceoryx2.name},
+		Subjects: []string{aeron.name, rings.Copy, rings.Broadcast, shm.Name, iceoryx2.name},
 		About: `Two processes each, of Go, of Rust (iceoryx2) or of Java (Aeron); the foreign ones are programs of ours that ` +
 			`measure themselves, in the same rounds, and are started once. Mind what is compared, which the mode says. ` +
 			`A raw echo is bytes that the other side sends back as they come: the ring, Aeron, and iceoryx2's ` +
@@ -69,7 +69,7 @@ func rawScenario() suite.Scenario {
 			`an answer that belongs to its request, from a handler: Call and Handle of Tandem, of which call in place ` +
 			`is CallInto and HandleInPlace, and request-response of iceoryx2; with buffers both sides make one, write its ends and send it by Call and Handle, as loaned samples are. An event has no message. First come round ` +
 			`trips, each timed by itself, with a reading of the clock in it, the same for all; then messages one way, until the ` +
-			`other side has said that all have arrived; last one operation per millisecond from idle. What spins takes ` +
+			`other side has said that all have arrived, where broadcast is the ring of many readers with one; last one operation per millisecond from idle. What spins takes ` +
 			`a processor on each side. Aeron also has its media driver, in the process that answers. Ratios are over ` +
 			`Aeron that spins, if it is there. More than 64 KiB, and with -quick more than 64 B, are measured for the targets alone. Processor time of foreign programs is that of both, and their allocations ` +
 			`are not counted.`,
@@ -81,11 +81,12 @@ func rawScenario() suite.Scenario {
 const rawLeast = 16
 
 func planRaw(o *suite.Options) (suite.Plan, error) {
-	workers, bare, others := new(suite.Pool), new(rings.Pool), new(foreigners)
+	workers, bare, broadcasts, others := new(suite.Pool), new(rings.Pool), new(rings.Broadcasts), new(foreigners)
 	arena := ipc.NewArena(ipc.ArenaOptions{})
 	p := suite.Plan{Close: func() {
 		workers.Close()
 		bare.Close()
+		broadcasts.Close()
 		others.close()
 		if err := arena.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, "close the arena of raw:", err)
@@ -119,7 +120,7 @@ func planRaw(o *suite.Options) (suite.Plan, error) {
 				p.Skipped = append(p.Skipped, fmt.Sprintf("%s with %s, which is more than it takes", f.name, report.Size(size)))
 			}
 		}
-		b := rawGroups{o: o, size: size, first: first, commands: commands, workers: workers, rings: bare, foreigners: others, arena: arena}
+		b := rawGroups{o: o, size: size, first: first, commands: commands, workers: workers, rings: bare, broadcasts: broadcasts, foreigners: others, arena: arena}
 		for _, g := range []suite.Group{b.trips(), b.oneWay(), b.idle()} {
 			if !asked && (o.Quick && !first || size > most) {
 				g.Cases = slices.DeleteFunc(g.Cases, func(c suite.Case) bool { return !report.Needed(targets(), c.Result) })
@@ -142,6 +143,7 @@ type rawGroups struct {
 	commands   map[string][]string
 	workers    *suite.Pool
 	rings      *rings.Pool
+	broadcasts *rings.Broadcasts
 	foreigners *foreigners
 	arena      *ipc.Arena // of the host's buffers
 }
@@ -230,18 +232,29 @@ func (b *rawGroups) trips() (g suite.Group) {
 	return g
 }
 
-func (b *rawGroups) oneWay() (g suite.Group) {
-	if b.o.Wants(rings.Copy) && rings.Supported() == nil && b.size <= rings.Bytes/2-8 {
-		for _, wait := range suite.Given(b.o, b.o.Waits, []string{"spin"}, []string{"spin"}) {
-			for _, batch := range []int{1, 128} {
-				r := b.result(rings.Copy, oneWay, wait)
-				r.Batch = batch
-				g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
-					return b.rings.OneWay(ctx, wait, rings.Copy, b.size, batch, d)
-				}})
-			}
+// ring adds a ring, one way, as it is used by run.
+func (b *rawGroups) ring(g *suite.Group, subject string, run func(ctx context.Context, wait string, batch int, d time.Duration) (measure.Sample, error)) {
+	if !b.o.Wants(subject) || rings.Supported() != nil || b.size > rings.Bytes/2-8 {
+		return
+	}
+	for _, wait := range suite.Given(b.o, b.o.Waits, []string{"spin"}, []string{"spin"}) {
+		for _, batch := range []int{1, 128} {
+			r := b.result(subject, oneWay, wait)
+			r.Batch = batch
+			g.Cases = append(g.Cases, suite.Case{Result: r, Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
+				return run(ctx, wait, batch, d)
+			}})
 		}
 	}
+}
+
+func (b *rawGroups) oneWay() (g suite.Group) {
+	b.ring(&g, rings.Copy, func(ctx context.Context, wait string, batch int, d time.Duration) (measure.Sample, error) {
+		return b.rings.OneWay(ctx, wait, rings.Copy, b.size, batch, d)
+	})
+	b.ring(&g, rings.Broadcast, func(ctx context.Context, wait string, batch int, d time.Duration) (measure.Sample, error) {
+		return b.broadcasts.OneWay(ctx, wait, 1, b.size, batch, d)
+	})
 	for _, way := range b.ways("spin") {
 		for _, batch := range []int{1, notifyBatch} {
 			b.driver(&g, way, oneWayCall, 0, func(ctx context.Context, w *suite.Worker, d time.Duration) (measure.Sample, error) {

@@ -48,6 +48,7 @@ func targets() []report.Target {
 		shared("64 B", 64), shared("4 KiB", 4<<10), shared("1 MiB", 1<<20), shared("4 MiB", 4<<20),
 		{What: "ring one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 1), stream)},
 		{What: "ring one way, 64 B, in batches of 128, over Aeron's, messages/s", Unit: "x", Bar: 1, Aim: 1.5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Copy, oneWay, 64), 128), stream)},
+		{What: "broadcast one way, 64 B, one by one, over iceoryx2's, messages/s", Unit: "x", Bar: 2, Aim: 5, AtLeast: true, Figure: report.Over(speed, batch(spins(rings.Broadcast, oneWay, 64), 1), spins(iceoryx2.name, oneWay, 64))},
 		{What: "Notify one way, 64 B, one by one, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), 1), stream)},
 		{What: "Notify one way, 64 B, by Batch, over Aeron's, messages/s", Unit: "x", Bar: 0.4, Aim: 1, AtLeast: true, Figure: report.Over(speed, batch(spins(shm.Name, oneWayCall, 64), notifyBatch), stream)},
 		{What: "one call per ms from idle over iceoryx2's event", Unit: "x", Bar: 1.1, Aim: 0.9, Figure: report.Over(cost, idle, idleEvent)},

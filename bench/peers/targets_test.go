@@ -67,6 +67,8 @@ var figures = map[string]float64{
 	"iceoryx2 spin raw echo, loaned 4194304 0":   500,
 	"ring spin one way 64 1":                     8000,
 	"ring spin one way 64 128":                   9000,
+	"broadcast spin one way 64 1":                6000,
+	"iceoryx2 spin one way 64 0":                 1500,
 	"shm spin notifications in place 64 1":       1000,
 	"shm spin notifications in place 64 256":     3000,
 	"aeron spin one way 64 0":                    2000,
@@ -124,6 +126,7 @@ func TestTargets(t *testing.T) {
 		"Call and Handle with buffers, 4 MiB, over iceoryx2's echo, loaned":     {0.8, 1300. / 1400},
 		"ring one way, 64 B, one by one, over Aeron's, messages/s":              {4, 4},
 		"ring one way, 64 B, in batches of 128, over Aeron's, messages/s":       {4.5, 4.5},
+		"broadcast one way, 64 B, one by one, over iceoryx2's, messages/s":      {4, 4},
 		"Notify one way, 64 B, one by one, over Aeron's, messages/s":            {0.5, 0.5},
 		"Notify one way, 64 B, by Batch, over Aeron's, messages/s":              {1.5, 1.5},
 		"one call per ms from idle over iceoryx2's event":                       {1.5, 30900. / 20900},
@@ -155,7 +158,7 @@ func TestTargets(t *testing.T) {
 			})
 			v = report.Judge(targets(), sections)
 			require.Len(t, v.Asked, len(want))
-			require.Len(t, v.Judged, len(want)-7)
+			require.Len(t, v.Judged, len(want)-8)
 			for _, target := range v.Judged {
 				require.NotContains(t, target.What, "iceoryx2")
 			}

@@ -35,7 +35,8 @@ type Result struct {
 	Wait  string `json:"wait,omitempty"`
 	// Bytes of payload of one operation, one way.
 	Bytes *int `json:"bytes,omitempty"`
-	// Callers that call at the same time; in idle, the workers, and in streams, the streams.
+	// Callers that call at the same time; in idle, the workers, in streams, the streams, in services, the
+	// clients, and in topics, the readers.
 	Callers int `json:"callers,omitempty"`
 	// Rate is in calls per second.
 	Rate int `json:"rate,omitempty"`
@@ -99,9 +100,11 @@ func (r *Result) Conditions() string {
 	if r.Bytes != nil {
 		parts = append(parts, Size(*r.Bytes))
 	}
-	if r.Callers > 0 {
+	if r.Callers > 0 || r.Scenario == "topics" {
 		unit := "caller"
 		switch r.Scenario {
+		case "topics":
+			unit = "reader"
 		case "idle":
 			unit = "worker"
 		case "streams":
@@ -109,7 +112,7 @@ func (r *Result) Conditions() string {
 		case "services":
 			unit = "client"
 		}
-		if r.Callers > 1 {
+		if r.Callers != 1 {
 			unit += "s"
 		}
 		parts = append(parts, fmt.Sprintf("%d %s", r.Callers, unit))

@@ -68,8 +68,9 @@ func (l *link) next(ctx context.Context) (ring.Record, error) {
 // begin asks a worker to open its end, which waits in the way of this name.
 var begin = ipc.NewMethod[string, struct{}]("bench.ring")
 
-// Handle lets a worker be the other end of a ring.
+// Handle lets a worker be the other end of a ring, and have readers of broadcasts.
 func Handle(s *worker.Server) {
+	handleBroadcast(s)
 	worker.Handle(s, begin, func(ctx context.Context, wait string) (struct{}, error) { return struct{}{}, startEnd(ctx, wait) })
 }
 

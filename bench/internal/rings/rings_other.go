@@ -16,8 +16,8 @@ var errUnsupported = errors.New("rings between two processes need Linux")
 // Supported says why there are no rings here.
 func Supported() error { return errUnsupported }
 
-// Handle does nothing here.
-func Handle(*worker.Server) {}
+// Handle lets a worker have readers of broadcasts, should there be memory for them.
+func Handle(s *worker.Server) { handleBroadcast(s) }
 
 // Pool has nothing here.
 type Pool struct{}
