@@ -94,11 +94,15 @@ func AppendHello(dst []byte, h Hello) ([]byte, error) {
 func AppendRefusal(dst []byte, reason string) []byte { return appendRefusal(dst, 0, reason) }
 
 // AppendReason is AppendRefusal for an error. If it wraps [ipc.ErrExhausted], then so
-// does the other side's [*ipc.RefusedError].
+// does the other side's [*ipc.RefusedError]; and that has a code if the two do not agree.
 func AppendReason(dst []byte, reason error) []byte {
 	var code ipc.Code
-	if errors.Is(reason, ipc.ErrExhausted) {
+	var mismatch *ipc.MismatchError
+	switch {
+	case errors.Is(reason, ipc.ErrExhausted):
 		code = ipc.CodeResourceExhausted
+	case errors.As(reason, &mismatch):
+		code = ipc.CodeFailedPrecondition
 	}
 	return appendRefusal(dst, code, reason.Error())
 }
@@ -191,8 +195,9 @@ func readMessage(r io.Reader) (m message, err error) {
 	}
 	if m.kind == helloKindRefuse {
 		refused := &ipc.RefusedError{Reason: string(m.body)}
-		if binary.LittleEndian.Uint16(prelude[14:]) == uint16(ipc.CodeResourceExhausted) {
-			refused.Code = ipc.CodeResourceExhausted
+		switch code := binary.LittleEndian.Uint16(prelude[14:]); code {
+		case uint16(ipc.CodeResourceExhausted), uint16(ipc.CodeFailedPrecondition):
+			refused.Code = ipc.Code(code)
 		}
 		return m, refused
 	}

@@ -96,6 +96,9 @@ func TestRefusal(t *testing.T) {
 	short := &ipc.ExhaustedError{Resource: "open files", Err: syscall.EMFILE}
 	_, err = drivers.ReadHello(bytes.NewReader(drivers.AppendReason(nil, fmt.Errorf("tandem: open: %w", short))))
 	assert.Equal(t, &ipc.RefusedError{Reason: "tandem: open: " + short.Error(), Code: ipc.CodeResourceExhausted}, err)
+	mismatch := &ipc.MismatchError{What: "codec", Local: "json", Remote: "cbor"}
+	_, err = drivers.ReadHello(bytes.NewReader(drivers.AppendReason(nil, fmt.Errorf("tandem: open: %w", mismatch))))
+	assert.Equal(t, &ipc.RefusedError{Reason: "tandem: open: " + mismatch.Error(), Code: ipc.CodeFailedPrecondition}, err)
 	for code := range 256 { // any other code is none
 		b := drivers.AppendRefusal(nil, "why")
 		b[14], b[15] = byte(code), 1

@@ -62,8 +62,8 @@ func (e *MismatchError) Error() string {
 type RefusedError struct {
 	// Reason is what the other side said.
 	Reason string
-	// Code is CodeResourceExhausted if the other side is short of a resource, and 0 for
-	// any other reason.
+	// Code is CodeResourceExhausted if the other side is short of a resource, CodeFailedPrecondition
+	// if the two do not agree, as a [MismatchError] says on the side that has found it, and 0 for any other reason.
 	Code Code
 }
 

@@ -41,8 +41,9 @@ type ServiceClient struct {
 //
 // The service has to run as the same user, unless [WithPeerCheck] says otherwise. ctx and [WithStartTimeout] bound Dial, but not the life
 // of the client. If nobody listens, the error is an [*ipc.Error] of CodeUnavailable, at once,
-// unless [WithReconnect] says to wait. It is an [*ipc.MismatchError] if the two do not agree, an [*ipc.RefusedError] if
-// the service does not take this client, and wraps [ipc.ErrExhausted] if a side is short of a resource.
+// unless [WithReconnect] says to wait. It is an [*ipc.RefusedError] if the service does not take this client, or does
+// not agree with it (then its code is CodeFailedPrecondition), an [*ipc.MismatchError] if the client finds the latter, and
+// wraps [ipc.ErrExhausted] if a side is short of a resource.
 //
 // Options for starting a process, such as [WithRestart], are errors. [WithRetry] implies
 // [WithReconnect]. The default timeout of calls ([WithCallTimeout]) holds for the calls of both sides.
@@ -224,8 +225,7 @@ func (c *ServiceClient) revive(why error, lived time.Duration) bool {
 		if c.closing.Load() {
 			return false
 		}
-		var mismatch *ipc.MismatchError
-		if errors.As(err, &mismatch) || r.MaxAttempts > 0 && c.attempts >= r.MaxAttempts {
+		if disagree(err) || r.MaxAttempts > 0 && c.attempts >= r.MaxAttempts {
 			err = fmt.Errorf("tandem: service %s: given up after %d attempts to connect again: %w: %w", c.name, c.attempts, ipc.ErrPeerGone, err)
 			c.gaveUp.Store(&err)
 			c.publish(EventGaveUp, err, 0)
@@ -235,9 +235,18 @@ func (c *ServiceClient) revive(why error, lived time.Duration) bool {
 	}
 }
 
+// disagree reports whether err says that the two sides do not agree, whoever has found out.
+func disagree(err error) bool {
+	var mismatch *ipc.MismatchError
+	var refused *ipc.RefusedError
+	return errors.As(err, &mismatch) || errors.As(err, &refused) && refused.Code == ipc.CodeFailedPrecondition
+}
+
 // leave ends a link in good order: it waits for the calls that are pending, tells the service,
 // and closes it.
 func (c *ServiceClient) leave(s *engine.Session) {
+	s.Retire(errLeaving)
+	s.EndLasting(errLeaving)
 	// The service says how long they may take, until this side is closed.
 	if !s.Idle(forever, c.ctx.Done()) && !s.Idle(c.settings.Timeouts.Grace, s.Done()) {
 		s.FailCalls(ipc.ErrClosed)

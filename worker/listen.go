@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -23,7 +22,8 @@ import (
 // It returns nil when ctx has ended, or when another process has taken the listener over, and
 // all clients have left. It says goodbye to them first, and goes on answering until a client has
 // left, for the grace ([WithGrace]) at most; then it ends the contexts of the handlers that
-// still run. If the listener fails, it returns that error in the same way. It closes l.
+// still run. If the listener fails, it returns that error in the same way. It closes l. If l is closed by
+// somebody else, it takes no more clients, and returns when those that there are have left.
 //
 // The client says which codec methods use that do not choose one ([Server.RequireCodec] demands
 // one), and how long its calls may take. Of the options, [WithMaxMessage], [WithWindow],
@@ -40,9 +40,7 @@ func (s *Server) ServeListener(ctx context.Context, l drivers.Listener, opts ...
 	if s.driver != nil && s.driver.Name() != l.Driver() {
 		return &ipc.MismatchError{What: "driver", Local: s.driver.Name(), Remote: l.Driver()}
 	}
-	v := &service{server: s, settings: settings, chain: chain.New(s.interceptors), leave: make(chan struct{})}
-	stop := v.leaveWith(ctx, l.TakenOver())
-	defer stop()
+	v := &service{server: s, settings: settings, chain: chain.New(s.interceptors), takenOver: l.TakenOver()}
 	return l.Serve(ctx, v.agree, v.serve)
 }
 
@@ -77,23 +75,7 @@ type service struct {
 	settings *Settings
 	chain    *chain.Chain
 
-	leave     chan struct{} // closed when the clients have to leave
-	leaveOnce sync.Once
-}
-
-// leaveWith makes the clients leave when ctx ends or the listener was taken over. stop ends the goroutine
-// that waits for that, and makes them leave, too.
-func (v *service) leaveWith(ctx context.Context, takenOver <-chan struct{}) (stop func()) {
-	tell := func() { v.leaveOnce.Do(func() { close(v.leave) }) }
-	go func() {
-		select {
-		case <-ctx.Done():
-		case <-takenOver:
-		case <-v.leave:
-		}
-		tell()
-	}()
-	return tell
+	takenOver <-chan struct{} // the listener
 }
 
 // agree answers the hello of a client, or says why there is no link.
@@ -121,7 +103,7 @@ func (v *service) codec(name string) (ipc.Codec, error) {
 }
 
 // serve serves the link of one client to its end.
-func (v *service) serve(link drivers.Link) {
+func (v *service) serve(ctx context.Context, link drivers.Link) {
 	hello, grace := link.Peer(), v.settings.Timeouts.Grace
 	codec, _ := v.codec(hello.Codec) // agree has found it
 	// Who gets a buffer can read what lies beside it, so each client has an arena of its own, made when it is used.
@@ -134,19 +116,21 @@ func (v *service) serve(link drivers.Link) {
 		Handlers: v.server.handlers(), Chain: v.chain, Log: v.server.log, Arena: keeper.Arena, Forgotten: &v.server.memory.Forgotten,
 	})
 	client.Open()
-	until := time.Time{}
+	leave := false
 	select {
 	case <-client.Done():
 	case <-client.Goodbye():
-	case <-v.leave:
+	case <-ctx.Done():
+		leave = true
+	case <-v.takenOver:
+		leave = true
+	}
+	until := time.Now().Add(grace)
+	if leave {
 		// The client sends nothing more when it has heard this, and has its answers before it
 		// leaves. What it has sent before is not lost.
-		until = time.Now().Add(grace)
 		v.goodbye(client)
 		wait.Within(client.Goodbye(), time.Until(until), client.Done())
-	}
-	if until.IsZero() {
-		until = time.Now().Add(grace)
 	}
 	wait.Within(client.Drain(), max(time.Until(until), 0), client.Done())
 	v.goodbye(client) // so that the end of the link is no accident

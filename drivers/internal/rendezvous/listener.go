@@ -181,6 +181,10 @@ func (l *Listener) File() (*os.File, error) {
 	return f, nil
 }
 
+// Listen makes this process the one that the system names to those who connect, after a process that was given the
+// File has listened on it, and has not become the successor. That fails only when the listener is closed.
+func (l *Listener) Listen() { _ = listenAgain(l.ln) }
+
 // Keep makes Close leave the socket file: a successor listens there.
 func (l *Listener) Keep() {
 	l.mu.Lock()

@@ -38,8 +38,8 @@ type server struct {
 // Serve takes the connections of a listener until ctx ends or the listener is closed, and calls handle for
 // each that the gate lets in, in a goroutine of its own. handle exchanges the hellos over Conn, calls
 // [Client.Established], and returns when the client has gone; then the connection is closed, and its places
-// are free. Its context is ctx: when that ends, hellos end at once, by the deadline of their connections, and
-// handle is to end the others. After [Listener.Close] all go on.
+// are free. Its context ends with ctx, and when the listener fails: then hellos end at once, by the deadline of their
+// connections, and handle is to end the others. After [Listener.Close] all go on.
 //
 // Serve returns when all calls of handle have returned: nil if the listener was closed, the cause of ctx if that
 // has ended, or an error after which the listener is of no use. It is an error if the listener is being
@@ -54,8 +54,14 @@ func Serve(ctx context.Context, l *Listener, gate Gate, handle func(ctx context.
 	}
 	defer l.serving.Store(false)
 	s := &server{gate: gate, counts: counts{gate: gate, by: make(map[counted]int)}}
-	defer s.wg.Wait()
-	return s.accept(ctx, l, handle)
+	ctx, end := context.WithCancelCause(ctx)
+	err = s.accept(ctx, l, handle)
+	if err != nil {
+		end(err)
+	}
+	s.wg.Wait()
+	end(nil)
+	return err
 }
 
 // accept takes connections. Nothing that a peer does or leaves undone makes it wait.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -261,5 +263,50 @@ func init() {
 			return err
 		}
 		return l.Close()
+	}
+}
+
+// signal gets a value when something is written.
+type signal chan struct{}
+
+func (s signal) Write(b []byte) (int, error) {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+	return len(b), nil
+}
+
+// When the listener fails, the contexts of the clients end, and Serve returns why.
+func TestServeEndsWhenTheListenerFails(t *testing.T) {
+	l := listen(t, socketIn(t))
+	served, there, woken := make(chan error, 1), make(chan bool), make(signal, 1)
+	go func() {
+		served <- Serve(t.Context(), l, Gate{Log: slog.New(slog.NewTextHandler(woken, nil))}, func(ctx context.Context, c *Client) {
+			require.NoError(t, c.Established())
+			there <- true
+			<-ctx.Done()
+			require.ErrorIs(t, context.Cause(ctx), syscall.ENOTSOCK)
+		})
+	}()
+	conn, _, err := Dial(testContext(t), l.Path(), DialOptions{})
+	require.NoError(t, err)
+	defer conn.Close()
+	<-there
+	raw, err := l.ln.SyscallConn()
+	require.NoError(t, err)
+	other, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer other.Close()
+	require.NoError(t, raw.Control(func(fd uintptr) { err = unix.Dup3(int(other.Fd()), int(fd), unix.O_CLOEXEC) }))
+	require.NoError(t, err)
+	require.NoError(t, l.ln.SetDeadline(past)) // nothing else wakes it
+	<-woken
+	require.NoError(t, l.ln.SetDeadline(time.Time{}))
+	select {
+	case err := <-served:
+		require.ErrorIs(t, err, syscall.ENOTSOCK)
+	case <-testContext(t).Done():
+		t.Fatal("it goes on")
 	}
 }

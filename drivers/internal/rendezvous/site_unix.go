@@ -56,16 +56,8 @@ func bindAndListen(path string, mode fs.FileMode, ready func() error) (*net.Unix
 
 // listenOn listens, and makes this process the one that the system names to those who connect.
 func listenOn(f *os.File) (*net.UnixListener, error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
+	if err := listenAgain(f); err != nil {
 		return nil, err
-	}
-	var listenErr error
-	if err := raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), backlog) }); err != nil {
-		return nil, err
-	}
-	if listenErr != nil {
-		return nil, process.Shortage(os.NewSyscallError("listen", listenErr))
 	}
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -78,6 +70,22 @@ func listenOn(f *os.File) (*net.UnixListener, error) {
 	}
 	ln.SetUnlinkOnClose(false) // Listener.Close looks first whose it is
 	return ln, nil
+}
+
+// listenAgain calls listen for a socket.
+func listenAgain(socket syscall.Conn) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var listenErr error
+	if err := raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), backlog) }); err != nil {
+		return err
+	}
+	if listenErr != nil {
+		return process.Shortage(os.NewSyscallError("listen", listenErr))
+	}
+	return nil
 }
 
 // copyOf returns a copy of a listener's socket. Unlike that of net.UnixListener.File, its Fd does not make the

@@ -113,18 +113,20 @@ func (l *Listener) File() (*os.File, error) { return l.l.File() }
 func (l *Listener) Close() error { return l.l.Close() }
 
 // Serve implements [drivers.Listener].
-func (l *Listener) Serve(ctx context.Context, agree func(remote drivers.Hello) (local drivers.Hello, err error), serve func(drivers.Link)) error {
+func (l *Listener) Serve(ctx context.Context, agree func(remote drivers.Hello) (local drivers.Hello, err error), serve func(context.Context, drivers.Link)) error {
 	// Who dials while the clients leave is not to wait for them.
 	stop := context.AfterFunc(ctx, func() { _ = l.l.Close() })
 	defer stop()
-	err := rendezvous.Serve(ctx, l.l, l.gate, func(_ context.Context, c *rendezvous.Client) {
+	err := rendezvous.Serve(ctx, l.l, l.gate, func(ctx context.Context, c *rendezvous.Client) {
 		link, err := l.arrive(c, agree)
 		if err != nil {
-			c.Refuse(process.Shortage(err))
+			if ctx.Err() == nil { // else it is no news to the client that we are gone
+				c.Refuse(process.Shortage(err))
+			}
 			return
 		}
 		if link != nil {
-			serve(link)
+			serve(ctx, link)
 		}
 	})
 	if ctx.Err() != nil {

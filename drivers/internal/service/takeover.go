@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -23,7 +22,8 @@ import (
 //	ready                      --->   stops to accept, and has its clients leave
 //	                           <---   ready
 //
-// Until it has heard ready the predecessor goes on, and so it does if the successor dies. Who connects
+// Until it has heard ready the predecessor goes on, and so it does if the successor dies. If the predecessor ends,
+// the successor begins again, and listens itself. Who connects
 // in between is served by the one or the other, since both have the same socket.
 
 // successor is the driver in the hello of a process that takes a listener over.
@@ -41,14 +41,21 @@ func hello() ([]byte, error) {
 func takeOver(name string, cfg drivers.ListenConfig) (*rendezvous.Listener, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), takeOverTimeout)
 	defer cancel()
+	pauses := drivers.NewBackoff(time.Millisecond, 100*time.Millisecond)
 	for {
 		l, err := rendezvous.Listen(name, rendezvous.ListenOptions{Mode: cfg.Mode})
 		if !errors.Is(err, rendezvous.ErrServed) {
 			return l, err
 		}
 		l, err = succeed(ctx, name)
-		if !errors.Is(err, rendezvous.ErrNotServed) || ctx.Err() != nil { // or it has ended meanwhile
+		ended := errors.Is(err, rendezvous.ErrNotServed) || process.HungUp(err) // the predecessor, perhaps
+		if !ended {
 			return l, err
+		}
+		select {
+		case <-time.After(pauses.Next()):
+		case <-ctx.Done():
+			return nil, err
 		}
 	}
 }
@@ -122,15 +129,14 @@ func (l *Listener) handOver(c *rendezvous.Client, remote drivers.Hello) error {
 		return err
 	}
 	if err := drivers.ReadReady(c.Conn); err != nil {
+		l.l.Listen() // the successor may have done so, and then the system names it
 		return fmt.Errorf("tandem: the successor (pid %d) has not confirmed: %w", remote.PID, err)
 	}
 	l.l.Keep()
 	close(l.takenOver)
-	if err := l.l.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
-	}
-	_, err = c.Conn.Write(drivers.AppendReady(nil))
-	return err
+	// The successor has the socket now, whatever becomes of ours.
+	_, said := c.Conn.Write(drivers.AppendReady(nil))
+	return errors.Join(l.l.Close(), said)
 }
 
 func closed(c <-chan struct{}) bool {

@@ -256,6 +256,18 @@ func (s *Session) Idle(d time.Duration, stop <-chan struct{}) bool {
 	return true
 }
 
+// Retire makes calls and streams that are begun later fail with err. Those that are pending go on. When none is
+// ([Session.Idle]), none will be.
+func (s *Session) Retire(err error) {
+	s.calls.ended.CompareAndSwap(nil, &err) // SYNC: pairs with pendingCalls.register
+	t := &s.streams
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended == nil {
+		t.ended = err
+	}
+}
+
 // EndLasting ends our streams that have no end of their own, with err.
 func (s *Session) EndLasting(err error) {
 	t := &s.streams

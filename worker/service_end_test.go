@@ -1,0 +1,381 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/ring/fdpass"
+	"github.com/tandemipc/tandem/worker"
+)
+
+// hasty reconnects soon.
+var hasty = worker.Reconnect{Delay: time.Millisecond, MaxDelay: 10 * time.Millisecond}
+
+// A client gives up when another service listens that does not agree with it, whoever finds out.
+func TestServiceGivesUp(t *testing.T) {
+	for i, d := range serviceDrivers {
+		for what, next := range map[string]struct {
+			driver serviceDriver
+			codec  ipc.Codec
+		}{"codec": {d, ipc.JSON}, "driver": {serviceDrivers[1-i], ipc.CBOR}} {
+			t.Run(d.Name()+"/"+what, func(t *testing.T) {
+				name := socketPath(t)
+				stop := serveHere(t, d, name, drivers.ListenConfig{})
+				events := make(chan worker.Event, 1000)
+				c := dial(t, d, name, worker.WithReconnect(hasty), worker.WithEvents(func(e worker.Event) { events <- e }))
+				_, err := add.Call(t.Context(), c, pair{1, 2})
+				require.NoError(t, err)
+				require.NoError(t, stop())
+
+				l, err := next.driver.Listen(name, drivers.ListenConfig{})
+				require.NoError(t, err)
+				s := worker.NewServer()
+				s.RequireCodec(next.codec)
+				ctx, end := context.WithCancel(t.Context())
+				served := make(chan error)
+				go func() { served <- s.ServeListener(ctx, l) }()
+				_, err = add.Call(t.Context(), c, pair{1, 2}, ipc.WithTimeout(20*time.Second))
+				require.ErrorIs(t, err, ipc.ErrPeerGone)
+				require.ErrorContains(t, err, "given up")
+				require.ErrorContains(t, err, what)
+				for e := range events {
+					if e.Kind == worker.EventGaveUp {
+						require.ErrorContains(t, e.Err, what)
+						break
+					}
+				}
+				require.NoError(t, c.Close())
+				end()
+				require.NoError(t, <-served)
+			})
+		}
+	}
+}
+
+// failingListener is a listener that fails when fail is closed.
+type failingListener struct {
+	drivers.Listener
+	fail chan struct{}
+}
+
+var errListener = errors.New("the listener has failed")
+
+func (l failingListener) Serve(ctx context.Context, agree func(drivers.Hello) (drivers.Hello, error), serve func(context.Context, drivers.Link)) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		<-l.fail
+		stop()
+	}()
+	return errors.Join(errListener, l.Listener.Serve(ctx, agree, serve))
+}
+
+// When a listener fails, the clients leave, and ServeListener says why.
+func TestServiceListenerFails(t *testing.T) {
+	for _, d := range serviceDrivers {
+		t.Run(d.Name(), func(t *testing.T) {
+			l, err := d.Listen(socketPath(t), drivers.ListenConfig{})
+			require.NoError(t, err)
+			failing := failingListener{l, make(chan struct{})}
+			s := worker.NewServer()
+			handleTest(s)
+			served := make(chan error, 1)
+			go func() { served <- s.ServeListener(t.Context(), failing) }()
+			c := dial(t, d, l.Addr().String())
+			_, err = add.Call(t.Context(), c, pair{1, 2})
+			require.NoError(t, err)
+			close(failing.fail)
+			require.ErrorIs(t, within(t, served), errListener)
+			_, err = add.Call(t.Context(), c, pair{1, 2})
+			require.ErrorIs(t, err, ipc.ErrPeerGone)
+		})
+	}
+}
+
+// within returns what comes, and fails the test if nothing does.
+func within[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it hangs")
+	}
+	return v
+}
+
+// After a goodbye a client that does not reconnect makes no more calls, and does not keep the service.
+func TestServiceGoodbyeToPlainClient(t *testing.T) {
+	for _, d := range serviceDrivers {
+		t.Run(d.Name(), func(t *testing.T) {
+			name := socketPath(t)
+			stop := serveHere(t, d, name, drivers.ListenConfig{}, worker.WithGrace(time.Hour))
+			c := dial(t, d, name)
+			began := make(chan struct{})
+			failed := make(chan error, 4)
+			var once sync.Once
+			for range cap(failed) {
+				go func() {
+					for {
+						if _, err := add.Call(t.Context(), c, pair{1, 2}); err != nil {
+							failed <- err
+							return
+						}
+						once.Do(func() { close(began) })
+					}
+				}()
+			}
+			<-began
+			stopped := make(chan error, 1)
+			go func() { stopped <- stop() }()
+			for range cap(failed) {
+				require.ErrorIs(t, within(t, failed), ipc.ErrPeerGone)
+			}
+			require.NoError(t, within(t, stopped))
+		})
+	}
+}
+
+// Close of a client does not wait for a subscription, and a goodbye ends it.
+func TestServiceEndsSubscriptions(t *testing.T) {
+	for _, d := range serviceDrivers {
+		for _, end := range []string{"close", "goodbye"} {
+			t.Run(d.Name()+"/"+end, func(t *testing.T) {
+				s := startService(t, d, socketPath(t)) // its grace is a minute
+				c := dial(t, d, s.name, worker.WithGrace(time.Hour), worker.WithReconnect(hasty))
+				openTopic(t, dial(t, d, s.name), topicOptions{})
+				sub, err := ticks.Open(t.Context(), c)
+				require.NoError(t, err)
+				done := make(chan error, 1)
+				if end == "close" {
+					go func() { done <- c.Close() }()
+					require.NoError(t, within(t, done))
+				} else {
+					next := startService(t, d, s.name, "takeover")
+					require.Equal(t, "served <nil>\n", s.line())
+					_, err := add.Call(t.Context(), c, pair{1, 2})
+					require.NoError(t, err)
+					defer next.stop()
+					defer c.Close()
+				}
+				go func() {
+					_, err := sub.Receive(t.Context())
+					done <- err
+				}()
+				err = within(t, done)
+				require.Error(t, err)
+				if end == "goodbye" {
+					require.ErrorIs(t, err, ipc.ErrPeerGone)
+				}
+			})
+		}
+	}
+}
+
+// However often a service hands over while a client makes quick calls, none is lost: what is not begun goes
+// to the next.
+func TestServiceTakeOverQuickCalls(t *testing.T) {
+	for _, d := range serviceDrivers {
+		t.Run(d.Name(), func(t *testing.T) {
+			name := socketPath(t)
+			var clients []*worker.ServiceClient
+			var made atomic.Int64
+			ctx, end := context.WithCancel(t.Context())
+			var calling sync.WaitGroup
+			serve := func() (served chan error) {
+				l, err := d.Listen(name, drivers.ListenConfig{TakeOver: true})
+				require.NoError(t, err)
+				s := worker.NewServer()
+				handleTest(s)
+				served = make(chan error, 1)
+				go func() { served <- s.ServeListener(context.WithoutCancel(ctx), l, worker.WithGrace(time.Hour)) }()
+				return served
+			}
+			last := serve()
+			for range 4 {
+				c := dial(t, d, name, worker.WithReconnect(hasty))
+				clients = append(clients, c)
+				for range 4 {
+					calling.Go(func() {
+						for ctx.Err() == nil {
+							if n, err := add.Call(t.Context(), c, pair{1, 2}); n != 3 || err != nil {
+								t.Errorf("%d, %v", n, err)
+								return
+							}
+							made.Add(1)
+						}
+					})
+				}
+			}
+			for range 40 {
+				before := made.Load()
+				eventually(t, "calls", func() bool { return made.Load() > before+20 || t.Failed() })
+				next := serve()
+				require.NoError(t, within(t, last))
+				last = next
+			}
+			end()
+			calling.Wait()
+			for _, c := range clients {
+				require.NoError(t, c.Close())
+			}
+			l, err := d.Listen(name, drivers.ListenConfig{TakeOver: true})
+			require.NoError(t, err)
+			require.NoError(t, within(t, last))
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
+const successorProgram = "tandem-test-successor"
+
+func init() { programs[successorProgram] = runSuccessor }
+
+// runSuccessor begins to take the socket of argument 2 over, and dies at the step of argument 3.
+func runSuccessor() error {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: os.Args[2], Net: "unix"})
+	if err != nil {
+		return err
+	}
+	defer fmt.Println("ready")
+	if os.Args[3] == "connected" {
+		return nil
+	}
+	b, err := successorHello()
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(b); err != nil || os.Args[3] == "said" {
+		return err
+	}
+	from := fdpass.Reader{Conn: conn}
+	if _, err := drivers.ReadHello(&from); err != nil || os.Args[3] == "passed" {
+		return err
+	}
+	return unix.Listen(int(from.Files[0].Fd()), 100)
+}
+
+func successorHello() ([]byte, error) {
+	return drivers.AppendHello(nil, drivers.Hello{
+		Protocol: drivers.ProtocolVersion, Driver: "successor", ByteOrder: drivers.ByteOrderMark,
+		MaxMessage: drivers.DefaultMaxMessage, Window: drivers.DefaultWindow, PID: os.Getpid(),
+	})
+}
+
+// Whenever a successor dies, the service goes on, and clients see it as before.
+func TestServiceSuccessorDies(t *testing.T) {
+	eachService(t, func(t *testing.T, d serviceDriver, s *serviceProcess) {
+		c := dial(t, d, s.name)
+		for _, step := range []string{"connected", "said", "passed", "listens"} {
+			t.Run(step, func(t *testing.T) {
+				p := exec.Command(link(t, successorProgram), d.Name(), s.name, step)
+				out, err := p.CombinedOutput()
+				require.NoError(t, err, "%s", out)
+				require.Equal(t, "ready\n", string(out))
+				_, err = add.Call(t.Context(), c, pair{1, 2})
+				require.NoError(t, err)
+				eventually(t, "clients find the service", func() bool {
+					other := dial(t, d, s.name)
+					defer other.Close()
+					_, err := add.Call(t.Context(), other, pair{1, 2})
+					require.NoError(t, err)
+					return other.Peer().PID == s.pid()
+				})
+			})
+		}
+		next := startService(t, d, s.name, "takeover")
+		require.Equal(t, next.pid(), dial(t, d, s.name).Peer().PID)
+		require.Equal(t, "served <nil>\n", s.line())
+	})
+}
+
+// Whenever the process dies from which a listener is taken over, the successor listens.
+func TestServicePredecessorDies(t *testing.T) {
+	for _, d := range serviceDrivers {
+		for _, step := range []string{"accepted", "heard", "said half", "passed", "confirmed"} {
+			t.Run(d.Name()+"/"+step, func(t *testing.T) {
+				name := socketPath(t)
+				ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+				require.NoError(t, err)
+				ln.SetUnlinkOnClose(false)
+				died := make(chan error, 1)
+				go func() { died <- dieAsPredecessor(ln, step) }()
+				l, err := d.Listen(name, drivers.ListenConfig{TakeOver: true})
+				require.NoError(t, within(t, died))
+				require.NoError(t, err)
+				s := worker.NewServer()
+				handleTest(s)
+				ctx, stop := context.WithCancel(t.Context())
+				served := make(chan error)
+				go func() { served <- s.ServeListener(ctx, l) }()
+				c := dial(t, d, name)
+				_, err = add.Call(t.Context(), c, pair{1, 2})
+				require.NoError(t, err)
+				require.NoError(t, c.Close())
+				stop()
+				require.NoError(t, <-served)
+				_, err = os.Lstat(name)
+				require.ErrorIs(t, err, os.ErrNotExist)
+			})
+		}
+	}
+}
+
+// dieAsPredecessor gives a listener to a successor, and all up at a step.
+func dieAsPredecessor(ln *net.UnixListener, step string) error {
+	defer ln.Close()
+	var conn *net.UnixConn
+	for first := []byte{0}; conn == nil; { // others only look who listens
+		c, err := ln.AcceptUnix()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if n, _ := c.Read(first); n > 0 {
+			conn = c
+		}
+	}
+	if step == "accepted" {
+		return nil
+	}
+	prelude := make([]byte, 15)
+	if _, err := io.ReadFull(conn, prelude); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, make([]byte, binary.LittleEndian.Uint16(prelude[11:]))); err != nil || step == "heard" {
+		return err
+	}
+	b, err := successorHello()
+	if err != nil {
+		return err
+	}
+	if step == "said half" {
+		_, err := conn.Write(b[:len(b)/2])
+		return err
+	}
+	f, err := ln.File()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := fdpass.Send(conn, b, f); err != nil || step == "passed" {
+		return err
+	}
+	return drivers.ReadReady(conn)
+}
