@@ -131,7 +131,7 @@ var walls = map[string][]string{
 	},
 
 	// What a user could write.
-	"bench/...":    {"ipc", "ipc/protocodec", "ring", "drivers/...", "worker", "worker/netconn", "worker/pipeline", "worker/pool", "bench/..."},
+	"bench/...":    {"ipc", "ipc/protocodec", "ring/...", "drivers/...", "worker", "worker/netconn", "worker/pipeline", "worker/pool", "bench/..."},
 	"examples/...": {"ipc", "ipc/arrowipc", "ring/...", "drivers/...", "worker", "worker/pipeline", "worker/pool", "examples/..."},
 }
 
