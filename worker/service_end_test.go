@@ -152,6 +152,46 @@ func TestServiceGoodbyeToPlainClient(t *testing.T) {
 	}
 }
 
+// A service that says goodbye to everybody at once is not called again and again without a pause.
+func TestServiceSaysGoodbyeAtOnce(t *testing.T) {
+	for _, d := range serviceDrivers {
+		t.Run(d.Name(), func(t *testing.T) {
+			name := socketPath(t)
+			l, err := d.Listen(name, drivers.ListenConfig{})
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() {
+				served <- l.Serve(ctx, func(remote drivers.Hello) (drivers.Hello, error) {
+					return drivers.Hello{Codec: remote.Codec}, nil
+				}, func(ctx context.Context, link drivers.Link) {
+					defer link.Close()
+					_ = link.Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye})
+					var f drivers.Frame
+					link.Arm()
+					for {
+						if ok, err := link.Next(&f); err != nil || ok { // its goodbye, or its end
+							return
+						}
+						link.Sleep(link.Ready)
+					}
+				})
+			}()
+			paused := make(chan struct{})
+			var once sync.Once
+			c := dial(t, d, name, worker.WithReconnect(worker.Reconnect{Delay: time.Millisecond, MaxDelay: time.Hour}), worker.WithEvents(func(e worker.Event) {
+				if e.Kind == worker.EventReconnecting && e.Err == nil && e.Delay > 5*time.Millisecond {
+					once.Do(func() { close(paused) })
+				}
+			}))
+			within(t, paused)
+			require.NoError(t, c.Close())
+			stop()
+			require.NoError(t, within(t, served))
+		})
+	}
+}
+
 // Close of a client does not wait for a subscription, and a goodbye ends it.
 func TestServiceEndsSubscriptions(t *testing.T) {
 	for _, d := range serviceDrivers {
@@ -179,9 +219,10 @@ func TestServiceEndsSubscriptions(t *testing.T) {
 					done <- err
 				}()
 				err = within(t, done)
-				require.Error(t, err)
 				if end == "goodbye" {
 					require.ErrorIs(t, err, ipc.ErrPeerGone)
+				} else {
+					require.ErrorIs(t, err, ipc.ErrClosed)
 				}
 			})
 		}
