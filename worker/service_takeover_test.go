@@ -4,6 +4,8 @@ package worker_test
 
 import (
 	"context"
+	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -77,6 +79,40 @@ func TestServiceTakeOverWhileClientsDial(t *testing.T) {
 			dialling.Wait()
 			end()
 			serving.Wait()
+		})
+	}
+}
+
+// A socket file that somebody else has made, and that the first process was to leave, outlives its successors, too.
+func TestServiceTakeOverLeavesTheFile(t *testing.T) {
+	for _, d := range serviceDrivers {
+		t.Run(d.Name(), func(t *testing.T) {
+			name := socketPath(t)
+			ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+			require.NoError(t, err)
+			ln.SetUnlinkOnClose(false)
+			f, err := ln.File()
+			require.NoError(t, err)
+			require.NoError(t, ln.Close())
+			l, err := d.Listen("", drivers.ListenConfig{File: f})
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			for range 3 {
+				s := worker.NewServer()
+				handleTest(s)
+				served := make(chan error, 1)
+				go func() { served <- s.ServeListener(t.Context(), l) }()
+				c := dial(t, d, name, worker.WithReconnect(hasty))
+				_, err := add.Call(t.Context(), c, pair{1, 2})
+				require.NoError(t, err)
+				l, err = d.Listen(name, drivers.ListenConfig{TakeOver: true})
+				require.NoError(t, err)
+				require.NoError(t, c.Close())
+				require.NoError(t, within(t, served))
+			}
+			require.NoError(t, l.Close())
+			_, err = os.Lstat(name)
+			require.NoError(t, err)
 		})
 	}
 }
