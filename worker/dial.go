@@ -27,8 +27,10 @@ type ServiceClient struct {
 	life   *life               // the only one
 	close  func() error        // once
 
-	attempts int // to connect, since the last link began; the supervisor's
-	pid      int // of the last service; the supervisor's
+	attempts  int              // to connect, since the last link began; the supervisor's
+	pid       int              // of the last service; the supervisor's
+	pauses    *drivers.Backoff // since a link has lived for long; the supervisor's
+	farewells int              // links since then that the service has asked us to leave; the supervisor's
 
 	supervised chan struct{}  // closed when supervise has ended
 	leaving    sync.WaitGroup // links that are being closed
@@ -152,7 +154,7 @@ func (c *ServiceClient) dial(ctx context.Context) (old *engine.Session, err erro
 		kind = EventReconnected
 		old.Replace()
 	}
-	c.pid = link.Peer().PID
+	c.pid = session.Peer().PID
 	c.publish(kind, nil, 0)
 	c.attempts = 0
 	return old, nil
@@ -168,7 +170,7 @@ func (c *ServiceClient) explain(s *engine.Session, err error) error {
 	if errors.Is(err, ipc.ErrDisconnected) || errors.Is(err, ipc.ErrClosed) {
 		return err // we have done it
 	}
-	return fmt.Errorf("tandem: service %s (pid %d) is gone: %w", c.name, s.Link().Peer().PID, err)
+	return fmt.Errorf("tandem: service %s (pid %d) is gone: %w", c.name, s.Peer().PID, err)
 }
 
 // supervise follows the client through its links.
@@ -201,9 +203,14 @@ func (c *ServiceClient) supervise() {
 // returns false if the client is closed, or gives up.
 func (c *ServiceClient) revive(why error, lived time.Duration) bool {
 	r := c.settings.reconnect.complete()
-	pauses := drivers.NewBackoff(r.Delay, r.MaxDelay)
-	pause := pauses.Next()
-	if lived > r.MaxDelay || why == nil {
+	if c.pauses == nil || lived > r.MaxDelay {
+		c.pauses, c.farewells = drivers.NewBackoff(r.Delay, r.MaxDelay), 0
+	}
+	pause := c.pauses.Next()
+	if why == nil {
+		c.farewells++
+	}
+	if lived > r.MaxDelay || why == nil && c.farewells <= maxFarewells {
 		pause = 0 // most of the time the next one listens already
 	}
 	for {
@@ -231,9 +238,13 @@ func (c *ServiceClient) revive(why error, lived time.Duration) bool {
 			c.publish(EventGaveUp, err, 0)
 			return false
 		}
-		why, pause = err, pauses.Next()
+		why, pause = err, c.pauses.Next()
 	}
 }
+
+// maxFarewells is how many services in a row may ask the client to leave before it no longer connects again at
+// once. They may be replaced quickly, or do so to everybody.
+const maxFarewells = 3
 
 // disagree reports whether err says that the two sides do not agree, whoever has found out.
 func disagree(err error) bool {
@@ -245,8 +256,12 @@ func disagree(err error) bool {
 // leave ends a link in good order: it waits for the calls that are pending, tells the service,
 // and closes it.
 func (c *ServiceClient) leave(s *engine.Session) {
-	s.Retire(errLeaving)
-	s.EndLasting(errLeaving)
+	why := errLeaving
+	if c.closing.Load() {
+		why = ipc.ErrClosed
+	}
+	s.Retire(why)
+	s.EndLasting(why)
 	// The service says how long they may take, until this side is closed.
 	if !s.Idle(forever, c.ctx.Done()) && !s.Idle(c.settings.Timeouts.Grace, s.Done()) {
 		s.FailCalls(ipc.ErrClosed)

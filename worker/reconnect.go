@@ -8,10 +8,11 @@ import (
 )
 
 // Reconnect says how a [ServiceClient] finds its service again. The zero value waits for about
-// 100 ms before the first attempt and twice as long before each further one, up to 5 s, and
-// does not give up.
+// 100 ms before an attempt and twice as long before each further one, up to 5 s, and
+// does not give up. There is no pause before the first attempt if the link has lived longer than MaxDelay, or the
+// service has said goodbye, unless several in a row have done so.
 type Reconnect struct {
-	// Delay is the pause before the first attempt; 0 means 100 ms. Each later pause is twice as
+	// Delay is the first pause; 0 means 100 ms. Each later pause is twice as
 	// long as the one before. All are varied by up to a quarter, so that clients that lost
 	// their service together do not return together. After a link that has lived longer than
 	// MaxDelay the pauses begin again with Delay.

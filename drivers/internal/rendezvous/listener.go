@@ -192,6 +192,13 @@ func (l *Listener) Keep() {
 	l.kept = true
 }
 
+// Keeps reports whether Close leaves the socket file, as it was made by somebody else, or a successor listens there.
+func (l *Listener) Keeps() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.site == nil || l.kept
+}
+
 // Close stops listening. It removes the socket file, if it is still the one that this listener has made
 // or claimed: first, so that nobody finds the file and nobody there. Connections live on. Only the first
 // Close does anything.

@@ -32,10 +32,15 @@ const successor = "successor"
 // takeOverTimeout bounds how long a predecessor may take for its part.
 const takeOverTimeout = 10 * time.Second
 
-// hello is what the two say.
-func hello() ([]byte, error) {
-	return drivers.AppendHello(nil, process.Hello(drivers.Hello{MaxMessage: drivers.DefaultMaxMessage, Window: drivers.DefaultWindow}, successor, 0))
+// hello is what the two say. The predecessor says with data whether the socket's file is to be left.
+func hello(data []byte) ([]byte, error) {
+	return drivers.AppendHello(nil, process.Hello(drivers.Hello{
+		MaxMessage: drivers.DefaultMaxMessage, Window: drivers.DefaultWindow, DriverData: data,
+	}, successor, 0))
 }
+
+// leaveFile, as the data of a predecessor's hello, says that the socket's file is somebody else's.
+const leaveFile = "leave"
 
 // takeOver takes the listener over from the process that listens under the name, or listens if there is none.
 func takeOver(name string, cfg drivers.ListenConfig) (*rendezvous.Listener, error) {
@@ -74,14 +79,14 @@ func succeed(ctx context.Context, name string) (_ *rendezvous.Listener, err erro
 			err = fmt.Errorf("tandem: take over the listener at %s: %w", name, err)
 		}
 	}()
-	b, err := hello()
+	b, err := hello(nil)
 	if err != nil {
 		return nil, err
 	}
 	_, said := conn.Write(b)
 	from := fdpass.Reader{Conn: conn}
 	defer from.Close()
-	_, err = drivers.ReadHello(&from)
+	theirs, err := drivers.ReadHello(&from)
 	var refused *ipc.RefusedError
 	if said != nil && !errors.As(err, &refused) {
 		err = said
@@ -100,6 +105,9 @@ func succeed(ctx context.Context, name string) (_ *rendezvous.Listener, err erro
 		l.Keep() // it is still the other's
 		l.Close()
 		return nil, err
+	}
+	if string(theirs.DriverData) == leaveFile {
+		l.Keep()
 	}
 	return l, nil
 }
@@ -121,7 +129,11 @@ func (l *Listener) handOver(c *rendezvous.Client, remote drivers.Hello) error {
 		return err
 	}
 	defer f.Close()
-	b, err := hello()
+	var data []byte
+	if l.l.Keeps() {
+		data = []byte(leaveFile)
+	}
+	b, err := hello(data)
 	if err != nil {
 		return err
 	}
