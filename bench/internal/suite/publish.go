@@ -30,13 +30,13 @@ func MeasurePublish(ctx context.Context, w Meter, d time.Duration, p Publishing)
 	run := func(d time.Duration, s *measure.Sample) error {
 		s.Latencies = measure.NewHistogram(1)
 		for start := measure.Now(); s.Ops == 0 || measure.Now()-start < d; s.Ops++ {
-			for !p.Parked() {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
+			for !p.Parked() && ctx.Err() == nil {
 				time.Sleep(lookEvery)
 			}
 			time.Sleep(asleep)
+			if err := ctx.Err(); err != nil { // a publisher goes on without those that have died
+				return err
+			}
 			before := measure.Now()
 			err := p.Publish()
 			took := measure.Now() - before
@@ -47,7 +47,7 @@ func MeasurePublish(ctx context.Context, w Meter, d time.Duration, p Publishing)
 			s.Busy += took
 		}
 		s.Bytes = int64(p.Size) * s.Ops
-		return ctx.Err()
+		return nil
 	}
 	if err := run(d/10, new(measure.Sample)); err != nil {
 		return measure.Sample{}, w.Blame(err)
