@@ -112,9 +112,9 @@ func (s *topicSub) signal() {
 	}
 }
 
-// join adds a subscriber, and returns how its subscription begins, with records that come first. Those
-// are not changed any more. own, if not nil, is the reader's segment of a subscriber that reads shared memory if that is possible.
-// It returns no subscriber if the publisher was closed.
+// join adds a subscriber, and returns how its subscription begins, with records that come first.
+// Those are not changed any more. own, if not nil, is the reader's segment of a subscriber that
+// reads shared memory if that is possible. It returns no subscriber if the publisher was closed.
 func (f *topicFeed) join(r topicRequest, own *broadcast.Segment, cutOff context.CancelCauseFunc) (s *topicSub, begin topicBegin, first [][]byte, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -201,8 +201,8 @@ const (
 	takeBytes   = 64 << 10
 )
 
-// take appends the next records of a subscriber to batch. If there are none, the subscriber is woken when there are, unless it is
-// over.
+// take appends the next records of a subscriber to batch. If there are none, the subscriber is
+// woken when there are, unless it is over.
 func (f *topicFeed) take(s *topicSub, batch [][]byte) (_ [][]byte, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

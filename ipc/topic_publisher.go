@@ -8,27 +8,28 @@ import (
 // StreamRegistrar is what takes handlers of streams of encoded items: servers, clients, pools and Handlers of
 // package worker are StreamRegistrars.
 type StreamRegistrar interface {
-	// RegisterStream makes serve serve the streams that are opened for a method, each in a goroutine of its own, until
-	// remove is called; those that run then go on. ctx ends when the other side gives the stream up, or the link
-	// ends. draining, which may be nil, is closed when this side waits for serve to return before it ends. What serve has
-	// sent arrives before the error that it returns. RegisterStream panics if the method has a
-	// handler already.
+	// RegisterStream makes serve serve the streams that are opened for a method, each in a
+	// goroutine of its own, until remove is called; those that run then go on. ctx ends when the
+	// other side gives the stream up, or the link ends. draining, which may be nil, is closed when
+	// this side waits for serve to return before it ends. What serve has sent arrives before the
+	// error that it returns. RegisterStream panics if the method has a handler already.
 	RegisterStream(m MethodInfo, serve func(ctx context.Context, st Stream, draining <-chan struct{}) error) (remove func())
 }
 
 // A Publisher publishes the records of a topic to those who subscribe to it. Any goroutine may use it.
 //
-// It keeps one encoded copy of each record, whatever the number of subscribers, in memory that is bounded by [Keep] and
-// [KeepBytes], and by [LatestBy]. With a driver that shares memory another copy goes to a ring of at least KeepBytes that all such
-// subscribers read. Every other subscriber has a goroutine here that sends what is kept. So one that is slow,
-// stopped or dead holds up no other one, and when it is gone nothing of it is left.
+// It keeps one encoded copy of each record, whatever the number of subscribers, in memory that is
+// bounded by [Keep] and [KeepBytes], and by [LatestBy]. With a driver that shares memory another
+// copy goes to a ring of at least KeepBytes that all such subscribers read. Every other subscriber
+// has a goroutine here that sends what is kept. So one that is slow, stopped or dead holds up no
+// other one, and when it is gone nothing of it is left.
 type Publisher[T any] struct {
 	topic *Topic[T]
 	feed  *topicFeed
 }
 
-// Publisher makes r, a server, a client, a pool or a set of handlers, take subscriptions to the topic. It panics if r has
-// a publisher of the topic already that was not closed, and if r is nil.
+// Publisher makes r, a server, a client, a pool or a set of handlers, take subscriptions to the
+// topic. It panics if r has a publisher of the topic already that was not closed, and if r is nil.
 func (t *Topic[T]) Publisher(r StreamRegistrar, opts ...PublisherOption) (*Publisher[T], error) {
 	if r == nil {
 		panic("tandem: Publisher with nothing that takes handlers")
@@ -42,13 +43,14 @@ func (t *Topic[T]) Publisher(r StreamRegistrar, opts ...PublisherOption) (*Publi
 	return &Publisher[T]{t, f}, nil
 }
 
-// Publish publishes one record, of which it keeps nothing. It does not wait for subscribers, except for [Reliable]
-// ones, where the publisher takes them ([CutOffAfter]): until ctx ends, and then the record is not published.
-// Records of one goroutine have the order in which it has published them.
+// Publish publishes one record, of which it keeps nothing. It does not wait for subscribers, except
+// for [Reliable] ones, where the publisher takes them ([CutOffAfter]): until ctx ends, and then the
+// record is not published. Records of one goroutine have the order in which it has published them.
 //
-// The error is [ErrClosed] after Close, ctx.Err(), or an [*Error]: of CodeInvalidArgument if the record cannot be
-// encoded, and of CodeResourceExhausted if it is larger than half of [KeepBytes]. A record that is larger than a
-// subscriber's stream takes (worker.WithMaxMessage) ends that subscription with an error of CodeResourceExhausted.
+// The error is [ErrClosed] after Close, ctx.Err(), or an [*Error]: of CodeInvalidArgument if the
+// record cannot be encoded, and of CodeResourceExhausted if it is larger than half of [KeepBytes].
+// A record that is larger than a subscriber's stream takes (worker.WithMaxMessage) ends that
+// subscription with an error of CodeResourceExhausted.
 func (p *Publisher[T]) Publish(ctx context.Context, v T) error {
 	b, err := p.encode(v)
 	if err != nil {
@@ -76,9 +78,10 @@ func (p *Publisher[T]) encode(v T) ([]byte, error) {
 	return slices.Clone(b), nil
 }
 
-// Close takes no further records. The sequences of all subscribers end, without an error, after the records that
-// were published, and the topic may get another publisher at once. Close does not wait for that:
-// worker.Server.Serve and Close of a client do, within their grace. Closing again does nothing.
+// Close takes no further records. The sequences of all subscribers end, without an error, after the
+// records that were published, and the topic may get another publisher at once. Close does not wait
+// for that: worker.Server.Serve and Close of a client do, within their grace. Closing again does
+// nothing.
 func (p *Publisher[T]) Close() error {
 	p.feed.close()
 	return nil
@@ -101,9 +104,9 @@ type PublisherStats struct {
 	// Lost is how many records subscribers have missed in all, as they are told. A record that two have missed
 	// counts twice.
 	Lost uint64
-	// Lag is how many records the slowest subscriber with a stream is behind: that were published, and that are not on
-	// their way to it. LagBytes is how many bytes the slowest one that is behind with shared memory is, by what it says: it
-	// is exact to an eighth of [KeepBytes].
+	// Lag is how many records the slowest subscriber with a stream is behind: that were published,
+	// and that are not on their way to it. LagBytes is how many bytes the slowest one that is
+	// behind with shared memory is, by what it says: it is exact to an eighth of [KeepBytes].
 	Lag, LagBytes uint64
 }
 

@@ -46,7 +46,8 @@ func (f *topicFeed) ownSegment(r topicRequest, st Stream) (*broadcast.Segment, e
 	return own, nil
 }
 
-// onlyFile returns the one file of a message that has one by the protocol; nil if this side was short of a descriptor for it.
+// onlyFile returns the one file of a message that has one by the protocol; nil if this side was
+// short of a descriptor for it.
 func onlyFile(a *Attachments) (*File, error) {
 	if a == nil || len(a.Files) != 1 || len(a.Buffers) != 0 {
 		return nil, fmt.Errorf("%w: a message with other attachments than one file", ErrProtocol)
@@ -63,8 +64,8 @@ func closeSegment(s *broadcast.Segment) {
 	}
 }
 
-// joinShared makes s read shared memory, from the next record on, if that is possible. It fails if the subscriber is to
-// blame. f.mu is held.
+// joinShared makes s read shared memory, from the next record on, if that is possible. It fails if
+// the subscriber is to blame. f.mu is held.
 func (f *topicFeed) joinShared(s *topicSub, own *broadcast.Segment, begin *topicBegin) error {
 	if f.shared == nil {
 		f.shared = f.makeShared()
@@ -109,8 +110,8 @@ func (f *topicFeed) makeShared() *topicShared {
 	return &topicShared{segment, writer}
 }
 
-// share publishes a record in shared memory. It waits for reliable subscribers there, with f.mu unlocked. Who calls it has
-// the turn.
+// share publishes a record in shared memory. It waits for reliable subscribers there, with f.mu
+// unlocked. Who calls it has the turn.
 func (f *topicFeed) share(ctx context.Context, record []byte) error {
 	w := f.shared.writer
 	for {

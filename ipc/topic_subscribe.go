@@ -11,9 +11,9 @@ import (
 	"sync/atomic"
 )
 
-// Subscribe subscribes to the topic, which the other side of c publishes, and returns the records. Where records are
-// lost the sequence has a [*LostError] in their place, and goes on. Any other error is the last
-// element:
+// Subscribe subscribes to the topic, which the other side of c publishes, and returns the records.
+// Where records are lost the sequence has a [*LostError] in their place, and goes on. Any other
+// error is the last element:
 //
 //	for quote, err := range Quotes.Subscribe(ctx, client) {
 //		var lost *ipc.LostError
@@ -27,9 +27,9 @@ import (
 //		use(quote)
 //	}
 //
-// It begins with the next record that is published after the subscription has reached the publisher, unless [FromOldest] or [FromLatest] say
-// otherwise. [Topic.Open] tells when that is. The sequence ends without an error when the publisher was closed,
-// and with an error
+// It begins with the next record that is published after the subscription has reached the
+// publisher, unless [FromOldest] or [FromLatest] say otherwise. [Topic.Open] tells when that is.
+// The sequence ends without an error when the publisher was closed, and with an error
 //
 //   - that wraps [ErrPeerGone], an [*ExitError] say, or [ErrDisconnected], when the other side or the connection has
 //     ended. What it had sent before comes first;
@@ -56,9 +56,9 @@ func (t *Topic[T]) Subscribe(ctx context.Context, c Caller, opts ...SubscribeOpt
 	}
 }
 
-// Open subscribes to the topic, as [Topic.Subscribe] does, and returns when the publisher knows the subscriber: whatever it publishes
-// after that comes, or is told as lost. ctx bounds the whole subscription, which has to be closed, or received from to
-// its end, or ctx has to end.
+// Open subscribes to the topic, as [Topic.Subscribe] does, and returns when the publisher knows the
+// subscriber: whatever it publishes after that comes, or is told as lost. ctx bounds the whole
+// subscription, which has to be closed, or received from to its end, or ctx has to end.
 func (t *Topic[T]) Open(ctx context.Context, c Caller, opts ...SubscribeOption) (*Subscription[T], error) {
 	t.check(ctx, c)
 	var o subscribeOptions
@@ -73,8 +73,8 @@ func (t *Topic[T]) Open(ctx context.Context, c Caller, opts ...SubscribeOption) 
 	return s, err
 }
 
-// open subscribes, and wants to read shared memory if share is set. It returns errNotShared if this side is short of something for
-// that.
+// open subscribes, and wants to read shared memory if share is set. It returns errNotShared if this
+// side is short of something for that.
 func (t *Topic[T]) open(ctx context.Context, c Caller, call *Invocation, r topicRequest, share bool) (*Subscription[T], error) {
 	m := new(topicMemory)
 	st, err := openStream(ctx, c, call, &StreamOpening{Lasting: true, OnEnd: m.streamEnded})
@@ -136,9 +136,9 @@ func (s *Subscription[T]) begin(ctx context.Context) error {
 	return nil
 }
 
-// Receive waits for the next record. It returns a [*LostError] in the place of those that are lost, and then goes on. Any other error
-// is the end, as for [Topic.Subscribe], and io.EOF is that of a publisher that was closed; only ctx.Err() leaves the subscription
-// as it is.
+// Receive waits for the next record. It returns a [*LostError] in the place of those that are lost,
+// and then goes on. Any other error is the end, as for [Topic.Subscribe], and io.EOF is that of a
+// publisher that was closed; only ctx.Err() leaves the subscription as it is.
 func (s *Subscription[T]) Receive(ctx context.Context) (T, error) {
 	s.memory.receiving.Lock()
 	defer s.memory.receiving.Unlock()

@@ -16,9 +16,10 @@ import (
 // numbers are below next, then with records whose numbers are not. Numbers begin with 1 and rise; those that
 // are missing between next and the last one are lost.
 //
-// If the two processes share memory, the request may have the flag topicShares, and the file of a reader's segment of package
-// ring/broadcast. If begin then has the form 1 and the file of a writer's segment, the records from next on come there, at
-// position, and nothing follows the snapshot in the stream. The subscriber sends lost.
+// If the two processes share memory, the request may have the flag topicShares, and the file of a
+// reader's segment of package ring/broadcast. If begin then has the form 1 and the file of a
+// writer's segment, the records from next on come there, at position, and nothing follows the
+// snapshot in the stream. The subscriber sends lost.
 
 // topicStart says with which record a subscription begins.
 type topicStart byte

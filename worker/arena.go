@@ -17,9 +17,10 @@ func WithArena(a *ipc.Arena) Option {
 	return func(s *Settings) { s.Arena = a }
 }
 
-// WithServerArena sets the arena from which [Alloc] takes buffers in handlers of the server. Without
-// it the server has an arena of its own, of [ipc.DefaultArenaLimit], or, where it serves a listener, one for each client,
-// since whoever gets a buffer can read others that lie beside it. It panics if a is nil.
+// WithServerArena sets the arena from which [Alloc] takes buffers in handlers of the server.
+// Without it the server has an arena of its own, of [ipc.DefaultArenaLimit], or, where it serves a
+// listener, one for each client, since whoever gets a buffer can read others that lie beside it. It
+// panics if a is nil.
 func WithServerArena(a *ipc.Arena) ServerOption {
 	mustBeSet("WithServerArena", a == nil)
 	return func(s *Server) { s.arena = a }
@@ -47,11 +48,12 @@ func (c *caller) Alloc(ctx context.Context, n int) (ipc.Buffer, error) {
 	return c.memory.Arena().Alloc(ctx, n)
 }
 
-// Forgotten returns how many buffers and files that have come from the other side, in responses, in items of streams
-// and in its calls, nobody has released or closed before the garbage collector did. Each is also told
-// to the logger ([WithLogger]). It counts for all processes of the client; a client of a pool returns what the pool has.
+// Forgotten returns how many buffers and files that have come from the other side, in responses, in
+// items of streams and in its calls, nobody has released or closed before the garbage collector
+// did. Each is also told to the logger ([WithLogger]). It counts for all processes of the client; a
+// client of a pool returns what the pool has.
 func (c *caller) Forgotten() uint64 { return c.memory.Forgotten.Count() }
 
-// Forgotten returns how many buffers and files that have come from hosts nobody has released or closed before the
-// garbage collector did. Each is also told to the logger ([WithServerLogger]).
+// Forgotten returns how many buffers and files that have come from hosts nobody has released or
+// closed before the garbage collector did. Each is also told to the logger ([WithServerLogger]).
 func (s *Server) Forgotten() uint64 { return s.memory.Forgotten.Count() }

@@ -41,10 +41,11 @@ type ServiceClient struct {
 // Unix socket, one that begins with @ an abstract one of Linux, and any other the name of a
 // socket in the directory of services: see [Services].
 //
-// The service has to run as the same user, unless [WithPeerCheck] says otherwise. ctx and [WithStartTimeout] bound Dial, but not the life
-// of the client. If nobody listens, the error is an [*ipc.Error] of CodeUnavailable, at once,
-// unless [WithReconnect] says to wait. It is an [*ipc.RefusedError] if the service does not take this client, or does
-// not agree with it (then its code is CodeFailedPrecondition), an [*ipc.MismatchError] if the client finds the latter, and
+// The service has to run as the same user, unless [WithPeerCheck] says otherwise. ctx and
+// [WithStartTimeout] bound Dial, but not the life of the client. If nobody listens, the error is an
+// [*ipc.Error] of CodeUnavailable, at once, unless [WithReconnect] says to wait. It is an
+// [*ipc.RefusedError] if the service does not take this client, or does not agree with it (then its
+// code is CodeFailedPrecondition), an [*ipc.MismatchError] if the client finds the latter, and
 // wraps [ipc.ErrExhausted] if a side is short of a resource.
 //
 // Options for starting a process, such as [WithRestart], are errors. [WithRetry] implies

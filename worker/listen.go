@@ -16,8 +16,9 @@ import (
 
 // ServeListener answers the calls of any number of clients that dial a listener: of shm.Listen or
 // socket.Listen. It is what [Server.Serve] is for a worker, with the same handlers, and may run
-// beside it, and for several listeners. Clients share nothing but the handlers: one that is slow, stopped or hostile
-// does not hold up another. A handler finds out with [ipc.PeerOf] who calls, and calls back with [Host].
+// beside it, and for several listeners. Clients share nothing but the handlers: one that is slow,
+// stopped or hostile does not hold up another. A handler finds out with [ipc.PeerOf] who calls, and
+// calls back with [Host].
 //
 // It returns nil when ctx has ended, or when another process has taken the listener over, and
 // all clients have left. It says goodbye to them first, and goes on answering until a client has
@@ -106,7 +107,8 @@ func (v *service) codec(name string) (ipc.Codec, error) {
 func (v *service) serve(ctx context.Context, link drivers.Link) {
 	hello, grace := link.Peer(), v.settings.Timeouts.Grace
 	codec, _ := v.codec(hello.Codec) // agree has found it
-	// Who gets a buffer can read what lies beside it, so each client has an arena of its own, made when it is used.
+	// Who gets a buffer can read what lies beside it, so each client has an arena of its own, made
+	// when it is used.
 	var keeper memory.Keeper
 	keeper.Init(v.server.arena, v.server.log)
 	defer keeper.Close()

@@ -7,9 +7,9 @@ import (
 	"github.com/tandemipc/tandem/drivers"
 )
 
-// Reconnect says how a [ServiceClient] finds its service again. The zero value waits for about
-// 100 ms before an attempt and twice as long before each further one, up to 5 s, and
-// does not give up. There is no pause before the first attempt if the link has lived longer than MaxDelay, or the
+// Reconnect says how a [ServiceClient] finds its service again. The zero value waits for about 100
+// ms before an attempt and twice as long before each further one, up to 5 s, and does not give up.
+// There is no pause before the first attempt if the link has lived longer than MaxDelay, or the
 // service has said goodbye, unless several in a row have done so.
 type Reconnect struct {
 	// Delay is the first pause; 0 means 100 ms. Each later pause is twice as
@@ -35,9 +35,9 @@ type Reconnect struct {
 // whatever their method is declared. When a service says goodbye, new calls go to the next link,
 // while those that are pending get their answers over the last.
 //
-// [WithEvents] tells what happens. The client gives up when the services do not agree, for
-// instance in the version of the protocol; calls then fail with the reason. WithReconnect is for [Dial]. It panics
-// if a field is negative.
+// [WithEvents] tells what happens. The client gives up when the services do not agree, for instance
+// in the version of the protocol; calls then fail with the reason. WithReconnect is for [Dial]. It
+// panics if a field is negative.
 func WithReconnect(r Reconnect) Option {
 	if r.Delay < 0 || r.MaxDelay < 0 || r.MaxAttempts < 0 {
 		panic(fmt.Sprintf("tandem: Reconnect{Delay: %v, MaxDelay: %v, MaxAttempts: %d} has a negative field", r.Delay, r.MaxDelay, r.MaxAttempts))

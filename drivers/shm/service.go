@@ -23,10 +23,11 @@ func Listen(name string) (drivers.Listener, error) {
 	return Driver{}.Listen(name, drivers.ListenConfig{})
 }
 
-// Listen listens under a name for clients that dial it with this driver. worker.Dial explains names, and
-// [drivers.ListenConfig] who may be a client. Clients are served by worker.Server.ServeListener; each has rings of its
-// own, so it can harm no other. RingSize is that of the service's ring of each client, for
-// its answers; 0 means [DefaultServiceRingSize]. The client's own says the size of the other.
+// Listen listens under a name for clients that dial it with this driver. worker.Dial explains
+// names, and [drivers.ListenConfig] who may be a client. Clients are served by
+// worker.Server.ServeListener; each has rings of its own, so it can harm no other. RingSize is that
+// of the service's ring of each client, for its answers; 0 means [DefaultServiceRingSize]. The
+// client's own says the size of the other.
 //
 // The error wraps [syscall.EADDRINUSE] if a process listens there, and [ipc.ErrUnsupported] on a system without
 // sealed memory. The socket of a process that has ended is replaced.

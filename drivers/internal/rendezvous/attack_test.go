@@ -218,7 +218,8 @@ func TestClientOfAnotherUser(t *testing.T) {
 	}
 }
 
-// There is no moment at which a process can connect that the mode keeps out, though the umask takes nothing away.
+// There is no moment at which a process can connect that the mode keeps out, though the umask takes
+// nothing away.
 func TestNoMomentForOthers(t *testing.T) {
 	path := places(t)["path"]
 	intruder := otherUser(t, "intrude", path)
@@ -301,8 +302,8 @@ func init() {
 			}
 		}
 	}
-	// intrude PATH: tries to connect until it has been kept out many times, and says whether it could, or a mode that
-	// would have let it.
+	// intrude PATH: tries to connect until it has been kept out many times, and says whether it
+	// could, or a mode that would have let it.
 	helpers["intrude"] = func(args []string) error {
 		fmt.Println("trying")
 		for met := 0; met < 1000; {

@@ -14,8 +14,8 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// In any order of events, the counts are those of the connections that there are, and no limit is passed. When all
-// have gone nothing is counted.
+// In any order of events, the counts are those of the connections that there are, and no limit is
+// passed. When all have gone nothing is counted.
 func TestCountsAreExact(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		gate, err := Gate{

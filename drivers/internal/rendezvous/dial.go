@@ -37,8 +37,9 @@ type DialOptions struct {
 }
 
 // Dial connects to whoever listens at a name, and checks who that is before a byte is sent. If the
-// server's queue is full, or it has made its socket and does not listen yet, Dial waits, as long as ctx lets it. It fails with [ErrNotServed], [ErrNotAllowed],
-// [ErrNotSocket], [ErrBadName], or the cause of ctx.
+// server's queue is full, or it has made its socket and does not listen yet, Dial waits, as long as
+// ctx lets it. It fails with [ErrNotServed], [ErrNotAllowed], [ErrNotSocket], [ErrBadName], or the
+// cause of ctx.
 func Dial(ctx context.Context, name string, o DialOptions) (*net.UnixConn, Peer, error) {
 	a, err := parse(name)
 	if err == nil {

@@ -25,24 +25,26 @@
 // file whose name was removed finds out. So at most one process holds the lock of the file that has the name.
 // The system unlocks the files of a process that is killed, and the file that is left is locked by the next.
 //
-// The path. Under the lock a process asks the system whether any process has the socket at the path: it
-// connects a socket of another type. The system looks up the socket of that file, and says ECONNREFUSED if no process has
-// it open any more, and EPROTOTYPE if one has, even if it does not listen yet or its queue is full. The other
-// process does not notice. A socket that no process has open can never be listened on again, for it is
-// found by its file. So to remove it harms nobody. Only holders of the lock bind a socket to the path, so the path
-// stays free until this one has bound its own.
+// The path. Under the lock a process asks the system whether any process has the socket at the
+// path: it connects a socket of another type. The system looks up the socket of that file, and says
+// ECONNREFUSED if no process has it open any more, and EPROTOTYPE if one has, even if it does not
+// listen yet or its queue is full. The other process does not notice. A socket that no process has
+// open can never be listened on again, for it is found by its file. So to remove it harms nobody.
+// Only holders of the lock bind a socket to the path, so the path stays free until this one has
+// bound its own.
 //
 // The end. A listener that is closed removes its file without the lock, while it has the socket open:
 // as long as it has, others find that the path is in use and leave it. It looks first whether the
 // file is that socket's; the number of its inode is not used again while the socket is open.
 //
-// Between bind and listen nobody can connect. In between, the file gets the rights that the umask has taken away.
-// It never has others than it is to have, so there is no moment at which those could connect whom the mode
-// keeps out. (Linux. Other systems cannot give a socket a mode before it is bound: there, who has been let past the
-// file's mode before that was set, and looks for a listener only after listen, gets through. What the gate says of a process
-// holds in any case.)
+// Between bind and listen nobody can connect. In between, the file gets the rights that the umask
+// has taken away. It never has others than it is to have, so there is no moment at which those
+// could connect whom the mode keeps out. (Linux. Other systems cannot give a socket a mode before
+// it is bound: there, who has been let past the file's mode before that was set, and looks for a
+// listener only after listen, gets through. What the gate says of a process holds in any case.)
 //
-// The proof is about processes that use this package, and that may write the directory: those that may replace
-// its files can do so. It does not need the processes to be of one version, or to run at the same speed: one that
-// is stopped while it holds the lock makes others fail after ten seconds, and is not overtaken.
+// The proof is about processes that use this package, and that may write the directory: those that
+// may replace its files can do so. It does not need the processes to be of one version, or to run
+// at the same speed: one that is stopped while it holds the lock makes others fail after ten
+// seconds, and is not overtaken.
 package rendezvous

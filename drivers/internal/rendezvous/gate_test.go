@@ -58,7 +58,8 @@ func welcome(t testing.TB, name string) *net.UnixConn {
 	return conn
 }
 
-// As many clients as there may be are served. One more is refused and told why, and takes a place that becomes free.
+// As many clients as there may be are served. One more is refused and told why, and takes a place
+// that becomes free.
 func TestMaxClients(t *testing.T) {
 	l := listen(t, socketIn(t))
 	serveEcho(t, l, Gate{MaxClients: 3})

@@ -17,8 +17,9 @@ import (
 // ListenOptions are the options of [Listen]. The zero value is useful.
 type ListenOptions struct {
 	// Mode is that of the socket file, whatever the umask is; 0 means 0600, so that only this user
-	// can connect. Only permission bits count. Abstract sockets have none. On other systems than Linux who looked
-	// at the file in the moment before it had this mode may connect still: see [Gate].
+	// can connect. Only permission bits count. Abstract sockets have none. On other systems than
+	// Linux who looked at the file in the moment before it had this mode may connect still: see
+	// [Gate].
 	Mode fs.FileMode
 }
 
@@ -181,8 +182,9 @@ func (l *Listener) File() (*os.File, error) {
 	return f, nil
 }
 
-// Listen makes this process the one that the system names to those who connect, after a process that was given the
-// File has listened on it, and has not become the successor. That fails only when the listener is closed.
+// Listen makes this process the one that the system names to those who connect, after a process
+// that was given the File has listened on it, and has not become the successor. That fails only
+// when the listener is closed.
 func (l *Listener) Listen() { _ = listenAgain(l.ln) }
 
 // Keep makes Close leave the socket file: a successor listens there.
@@ -192,7 +194,8 @@ func (l *Listener) Keep() {
 	l.kept = true
 }
 
-// Keeps reports whether Close leaves the socket file, as it was made by somebody else, or a successor listens there.
+// Keeps reports whether Close leaves the socket file, as it was made by somebody else, or a
+// successor listens there.
 func (l *Listener) Keeps() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

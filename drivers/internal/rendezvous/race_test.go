@@ -20,8 +20,9 @@ import (
 	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 )
 
-// Many processes begin to listen at once, at a path where one was killed before: one of them does, and all
-// others say that it is served. So also if their umask takes all rights from what they make, and if they are not root.
+// Many processes begin to listen at once, at a path where one was killed before: one of them does,
+// and all others say that it is served. So also if their umask takes all rights from what they
+// make, and if they are not root.
 func TestOneWinner(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -222,8 +223,8 @@ func reaches(path string, l *Listener) error {
 	return c.Close()
 }
 
-// Processes that listen at a path, close, and are killed at any moment: whoever listens is reached there all the
-// time. In the end one can listen.
+// Processes that listen at a path, close, and are killed at any moment: whoever listens is reached
+// there all the time. In the end one can listen.
 func TestContenders(t *testing.T) {
 	const contenders, kills = 20, 100
 	dir := tempDir(t)

@@ -35,15 +35,16 @@ type server struct {
 	silent int // events since then that were not logged
 }
 
-// Serve takes the connections of a listener until ctx ends or the listener is closed, and calls handle for
-// each that the gate lets in, in a goroutine of its own. handle exchanges the hellos over Conn, calls
-// [Client.Established], and returns when the client has gone; then the connection is closed, and its places
-// are free. Its context ends with ctx, and when the listener fails: then hellos end at once, by the deadline of their
-// connections, and handle is to end the others. After [Listener.Close] all go on.
+// Serve takes the connections of a listener until ctx ends or the listener is closed, and calls
+// handle for each that the gate lets in, in a goroutine of its own. handle exchanges the hellos
+// over Conn, calls [Client.Established], and returns when the client has gone; then the connection
+// is closed, and its places are free. Its context ends with ctx, and when the listener fails: then
+// hellos end at once, by the deadline of their connections, and handle is to end the others. After
+// [Listener.Close] all go on.
 //
-// Serve returns when all calls of handle have returned: nil if the listener was closed, the cause of ctx if that
-// has ended, or an error after which the listener is of no use. It is an error if the listener is being
-// served already.
+// Serve returns when all calls of handle have returned: nil if the listener was closed, the cause
+// of ctx if that has ended, or an error after which the listener is of no use. It is an error if
+// the listener is being served already.
 func Serve(ctx context.Context, l *Listener, gate Gate, handle func(ctx context.Context, c *Client)) error {
 	gate, err := gate.complete()
 	if err != nil {

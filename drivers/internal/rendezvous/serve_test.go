@@ -114,8 +114,8 @@ func TestServeAfterClose(t *testing.T) {
 	require.NoError(t, Serve(t.Context(), l, Gate{}, echo), "it is closed")
 }
 
-// Clients that connect, say hello and hang up at any moment, while others do: each that goes on is served, and nothing
-// is counted in the end.
+// Clients that connect, say hello and hang up at any moment, while others do: each that goes on is
+// served, and nothing is counted in the end.
 func TestClientsComeAndGo(t *testing.T) {
 	l := listen(t, socketIn(t))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -154,7 +154,8 @@ func TestClientsComeAndGo(t *testing.T) {
 	require.ErrorIs(t, <-done, context.Canceled)
 }
 
-// A server without descriptors tells clients so, serves those that it has, and takes others when it has some again.
+// A server without descriptors tells clients so, serves those that it has, and takes others when it
+// has some again.
 func TestServerWithoutDescriptors(t *testing.T) {
 	name := socketIn(t)
 	p := start(t, helper(t, "short", name, ""))

@@ -34,9 +34,9 @@ func newSocket(kind int) (int, error) {
 	return fd, nil
 }
 
-// bindAndListen binds a socket to a path, calls ready, and listens: until then nobody can connect. On Linux
-// the file never has a right that mode has not. That matters although nobody can connect yet: the system looks at
-// the file's mode first, and whether somebody listens later.
+// bindAndListen binds a socket to a path, calls ready, and listens: until then nobody can connect.
+// On Linux the file never has a right that mode has not. That matters although nobody can connect
+// yet: the system looks at the file's mode first, and whether somebody listens later.
 func bindAndListen(path string, mode fs.FileMode, ready func() error) (*net.UnixListener, error) {
 	fd, err := newSocket(unix.SOCK_STREAM)
 	if err != nil {

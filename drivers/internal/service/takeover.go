@@ -22,9 +22,9 @@ import (
 //	ready                      --->   stops to accept, and has its clients leave
 //	                           <---   ready
 //
-// Until it has heard ready the predecessor goes on, and so it does if the successor dies. If the predecessor ends,
-// the successor begins again, and listens itself. Who connects
-// in between is served by the one or the other, since both have the same socket.
+// Until it has heard ready the predecessor goes on, and so it does if the successor dies. If the
+// predecessor ends, the successor begins again, and listens itself. Who connects in between is
+// served by the one or the other, since both have the same socket.
 
 // successor is the driver in the hello of a process that takes a listener over.
 const successor = "successor"
