@@ -296,32 +296,26 @@ func init() { programs[clientProgram] = runClient }
 
 // runClient keeps a service busy: with calls that block, a stream that nobody reads, and others.
 func runClient() error {
-	for _, d := range serviceDrivers {
-		if d.Name() != os.Args[1] {
-			continue
-		}
-		c, err := worker.Dial(context.Background(), os.Args[2], d)
-		if err != nil {
+	c, err := worker.Dial(context.Background(), os.Args[2], serviceDriverOfArgs())
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		go func() { _, _ = block.Call(context.Background(), c, "client") }()
+	}
+	st, err := numbers.Open(context.Background(), c, counting{N: 1 << 30})
+	if err != nil {
+		return err
+	}
+	if _, err := st.Receive(context.Background()); err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for {
+		if _, err := rawEcho.Call(context.Background(), c, make([]byte, 100_000)); err != nil {
 			return err
-		}
-		for range 2 {
-			go func() { _, _ = block.Call(context.Background(), c, "client") }()
-		}
-		st, err := numbers.Open(context.Background(), c, counting{N: 1 << 30})
-		if err != nil {
-			return err
-		}
-		if _, err := st.Receive(context.Background()); err != nil {
-			return err
-		}
-		fmt.Println("ready")
-		for {
-			if _, err := rawEcho.Call(context.Background(), c, make([]byte, 100_000)); err != nil {
-				return err
-			}
 		}
 	}
-	return nil
 }
 
 // startClient starts a process that keeps a service busy.

@@ -63,13 +63,18 @@ const serviceProgram = "tandem-test-service"
 
 func init() { programs[serviceProgram] = runService }
 
+// serviceDriverOfArgs is the driver that argument 1 names.
+func serviceDriverOfArgs() serviceDriver {
+	if os.Args[1] == "socket" {
+		return socket.Driver{}
+	}
+	return shm.Driver{}
+}
+
 // runService serves under the name of argument 2, with the driver of argument 1, until stdin ends.
 // Argument 3 may say how: takeover.
 func runService() error {
-	var d serviceDriver = shm.Driver{}
-	if os.Args[1] == "socket" {
-		d = socket.Driver{}
-	}
+	d := serviceDriverOfArgs()
 	cfg := drivers.ListenConfig{TakeOver: len(os.Args) > 3 && os.Args[3] == "takeover"}
 	l, err := d.Listen(os.Args[2], cfg)
 	if err != nil {

@@ -67,23 +67,17 @@ func init() { programs[subscriberProgram] = runSubscriber }
 
 // runSubscriber subscribes to a service's topic, reliably.
 func runSubscriber() error {
-	for _, d := range serviceDrivers {
-		if d.Name() != os.Args[1] {
-			continue
-		}
-		c, err := worker.Dial(context.Background(), os.Args[2], d)
-		if err != nil {
-			return err
-		}
-		sub, err := ticks.Open(context.Background(), c, following{Reliable: true}.options()...)
-		if err != nil {
-			return err
-		}
-		fmt.Println("ready")
-		_, err = follow(context.Background(), sub, nil)
+	c, err := worker.Dial(context.Background(), os.Args[2], serviceDriverOfArgs())
+	if err != nil {
 		return err
 	}
-	return nil
+	sub, err := ticks.Open(context.Background(), c, following{Reliable: true}.options()...)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	_, err = follow(context.Background(), sub, nil)
+	return err
 }
 
 func startSubscriber(t testing.TB, d serviceDriver, name string) *serviceProcess {
