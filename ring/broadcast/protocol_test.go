@@ -176,10 +176,10 @@ func (p protocol) next(broken string) (all []protocol) {
 func lostWakeUp(broken string) (lost bool, states int) {
 	begin := protocol{published: 0}
 	seen := map[protocol]bool{begin: true}
-	todo := []protocol{begin}
-	for len(todo) > 0 {
-		p := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
+	open := []protocol{begin}
+	for len(open) > 0 {
+		p := open[len(open)-1]
+		open = open[:len(open)-1]
 		// Everybody but the reader is done, and the reader sleeps.
 		idle := p.writer == 0 && p.written == modelRecords && p.spawned == 0 && p.wakers == [2]wakerModel{}
 		if idle && p.asleep && p.read < p.records {
@@ -200,7 +200,7 @@ func lostWakeUp(broken string) (lost bool, states int) {
 			q.normalise()
 			if !seen[q] {
 				seen[q] = true
-				todo = append(todo, q)
+				open = append(open, q)
 			}
 		}
 	}

@@ -152,9 +152,9 @@ func (r *rescue[Req, Res]) suspectAll() {
 }
 
 // oneByOne gets records through, and those of r.later. It returns false if the run is over.
-func (r *rescue[Req, Res]) oneByOne(todo []int) bool {
+func (r *rescue[Req, Res]) oneByOne(records []int) bool {
 	for {
-		for _, i := range todo {
+		for _, i := range records {
 			if !r.one(i) {
 				return false
 			}
@@ -162,7 +162,7 @@ func (r *rescue[Req, Res]) oneByOne(todo []int) bool {
 		if len(r.later) == 0 {
 			return true
 		}
-		todo, r.later = r.later, nil
+		records, r.later = r.later, nil
 		r.idle += r.pause
 		if sleep(r.stage.core.run.ctx, r.pause) != nil {
 			return false
