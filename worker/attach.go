@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -31,11 +30,7 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 		Codec: codec, Timeouts: ref.Timeouts, Logger: slog.Default(),
 		agreedTimeout: ref.Timeouts.Call, maxMessage: ref.MaxMessage, window: ref.Window, resume: ref.Resume,
 	}).apply(opts)
-	var errs []error
-	for _, option := range []struct {
-		name  string
-		given bool
-	}{
+	err := refuseOptions("attach: option %s is for starting a worker", []givenOption{
 		{"WithCodec", o.Codec != codec},
 		{"WithMaxMessage", o.maxMessage != ref.MaxMessage},
 		{"WithWindow", o.window != ref.Window},
@@ -48,13 +43,9 @@ func Attach(ctx context.Context, ref socket.Ref, connect socket.Connect, opts ..
 		{"WithPeerCheck", o.peerCheck != nil},
 		{"WithChecksum", o.checksum != nil},
 		{"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps", o.resources != drivers.Resources{}},
-	} {
-		if option.given {
-			errs = append(errs, fmt.Errorf("tandem: attach: option %s is for starting a worker", option.name))
-		}
-	}
-	if errs != nil {
-		return nil, errors.Join(errs...)
+	})
+	if err != nil {
+		return nil, err
 	}
 	if timeout := o.Timeouts.Start; timeout > 0 {
 		var cancel context.CancelFunc

@@ -85,11 +85,7 @@ func Dial(ctx context.Context, name string, driver drivers.Dialer, opts ...Optio
 
 // checkService returns an error for the options that are about processes.
 func (s *Settings) checkService(what string) error {
-	var errs []error
-	for _, option := range []struct {
-		name  string
-		given bool
-	}{
+	return refuseOptions(what+": option %s is for a worker that this process starts", []givenOption{
 		{"WithHostTimeout", s.Timeouts.Host != drivers.DefaultTimeouts().Host},
 		{"WithData", s.hasData},
 		{"WithRestart", s.Restart != nil && !s.impliedRestart},
@@ -98,21 +94,13 @@ func (s *Settings) checkService(what string) error {
 		{"WithOutput", s.output != nil},
 		{"WithChecksum", s.checksum != nil},
 		{"WithMaxMemory, WithMaxCPU, WithMaxFiles or WithoutCoreDumps", s.resources != drivers.Resources{}},
-	} {
-		if option.given {
-			errs = append(errs, fmt.Errorf("tandem: %s: option %s is for a worker that this process starts", what, option.name))
-		}
-	}
-	return errors.Join(errs...)
+	})
 }
 
 // dialFirst makes the first link.
 func (c *ServiceClient) dialFirst(ctx context.Context) error {
-	if timeout := c.settings.Timeouts.Start; timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: "dialling service " + c.name, After: timeout})
-		defer cancel()
-	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
 	r := c.settings.reconnect
 	if r == nil || !r.Wait {
 		_, err := c.dial(ctx)
@@ -129,6 +117,15 @@ func (c *ServiceClient) dialFirst(ctx context.Context) error {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
+}
+
+// limit bounds ctx by what a dial may take.
+func (c *ServiceClient) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := c.settings.Timeouts.Start
+	if timeout <= 0 {
+		return ctx, func() {}
+	}
+	return wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: "dialling service " + c.name, After: timeout})
 }
 
 // dial makes a link, and makes its session the present one. It returns the one before.
@@ -221,10 +218,7 @@ func (c *ServiceClient) revive(why error, lived time.Duration) bool {
 				return false
 			}
 		}
-		ctx, cancel := c.ctx, context.CancelFunc(func() {})
-		if timeout := c.settings.Timeouts.Start; timeout > 0 {
-			ctx, cancel = wait.Timeout(ctx, timeout, &ipc.TimeoutError{What: "dialling service " + c.name, After: timeout})
-		}
+		ctx, cancel := c.limit(c.ctx)
 		_, err := c.dial(ctx)
 		cancel()
 		if err == nil {

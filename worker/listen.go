@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -48,11 +47,7 @@ func (s *Server) ServeListener(ctx context.Context, l drivers.Listener, opts ...
 // checkListener returns an error for the options that are not about links.
 func (s *Settings) checkListener() error {
 	d := drivers.DefaultTimeouts()
-	var errs []error
-	for _, option := range []struct {
-		name  string
-		given bool
-	}{
+	return errors.Join(refuseOptions("serve a listener: option %s is for clients", []givenOption{
 		{"WithCodec", s.Codec != ipc.CBOR},
 		{"WithStartTimeout", s.Timeouts.Start != d.Start},
 		{"WithCallTimeout", s.Timeouts.Call != d.Call},
@@ -62,12 +57,7 @@ func (s *Settings) checkListener() error {
 		{"WithHandlers", s.Handlers != nil},
 		{"WithInterceptors", s.Interceptors != nil},
 		{"WithArena", s.Arena != nil},
-	} {
-		if option.given {
-			errs = append(errs, fmt.Errorf("tandem: serve a listener: option %s is for clients", option.name))
-		}
-	}
-	return errors.Join(append(errs, s.checkService("serve a listener"))...)
+	}), s.checkService("serve a listener"))
 }
 
 // service is a run of [Server.ServeListener].
@@ -81,32 +71,17 @@ type service struct {
 
 // agree answers the hello of a client, or says why there is no link.
 func (v *service) agree(remote drivers.Hello) (drivers.Hello, error) {
-	codec, err := v.codec(remote.Codec)
+	codec, err := v.server.codecFor(remote.Codec)
 	if err != nil {
 		return drivers.Hello{}, err
 	}
 	return drivers.Hello{Codec: codec.Name(), MaxMessage: v.settings.maxMessage, Window: v.settings.window}, nil
 }
 
-// codec finds the codec that a client asks for.
-func (v *service) codec(name string) (ipc.Codec, error) {
-	if own := v.server.codec; own != nil {
-		if own.Name() != name {
-			return nil, &ipc.MismatchError{What: "codec", Local: own.Name(), Remote: name}
-		}
-		return own, nil
-	}
-	codec, ok := ipc.FindCodec(name)
-	if !ok {
-		return nil, &ipc.MismatchError{What: "codec", Local: "cbor, json or raw", Remote: name}
-	}
-	return codec, nil
-}
-
 // serve serves the link of one client to its end.
 func (v *service) serve(ctx context.Context, link drivers.Link) {
 	hello, grace := link.Peer(), v.settings.Timeouts.Grace
-	codec, _ := v.codec(hello.Codec) // agree has found it
+	codec, _ := v.server.codecFor(hello.Codec) // agree has found it
 	// Who gets a buffer can read what lies beside it, so each client has an arena of its own, made
 	// when it is used.
 	var keeper memory.Keeper

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -78,6 +79,24 @@ func (s *Settings) apply(opts []Option) *Settings {
 		s.impliedRestart = true
 	}
 	return s
+}
+
+// givenOption says whether an option was given.
+type givenOption struct {
+	name  string
+	given bool
+}
+
+// refuseOptions returns an error for each of the options that was given. format says why not,
+// with the option's name.
+func refuseOptions(format string, options []givenOption) error {
+	var errs []error
+	for _, o := range options {
+		if o.given {
+			errs = append(errs, fmt.Errorf("tandem: "+format, o.name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // mustBeSet panics if an option was given nothing.

@@ -168,16 +168,9 @@ func (s *Server) agree(startup *drivers.StartupData) (drivers.Acceptor, ipc.Code
 	if startup.Protocol != drivers.ProtocolVersion {
 		return nil, nil, &ipc.MismatchError{What: "protocol version", Local: fmt.Sprint(drivers.ProtocolVersion), Remote: fmt.Sprint(startup.Protocol)}
 	}
-	codec, ok := ipc.FindCodec(startup.Codec)
-	if s.codec != nil {
-		codec, ok = s.codec, s.codec.Name() == startup.Codec
-	}
-	if !ok {
-		name := "cbor, json or raw"
-		if s.codec != nil {
-			name = s.codec.Name()
-		}
-		return nil, nil, &ipc.MismatchError{What: "codec", Local: name, Remote: startup.Codec}
+	codec, err := s.codecFor(startup.Codec)
+	if err != nil {
+		return nil, nil, err
 	}
 	if s.driver != nil {
 		if s.driver.Name() != startup.Driver {
@@ -191,6 +184,21 @@ func (s *Server) agree(startup *drivers.StartupData) (drivers.Acceptor, ipc.Code
 			startup.Driver, strings.Join(drivers.Names(), ", "), startup.Import)
 	}
 	return driver, codec, nil
+}
+
+// codecFor finds the codec that a host or a client asks for.
+func (s *Server) codecFor(name string) (ipc.Codec, error) {
+	if s.codec != nil {
+		if s.codec.Name() != name {
+			return nil, &ipc.MismatchError{What: "codec", Local: s.codec.Name(), Remote: name}
+		}
+		return s.codec, nil
+	}
+	codec, ok := ipc.FindCodec(name)
+	if !ok {
+		return nil, &ipc.MismatchError{What: "codec", Local: "cbor, json or raw", Remote: name}
+	}
+	return codec, nil
 }
 
 // accept waits for a host within the host's limit.
