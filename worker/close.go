@@ -18,7 +18,8 @@ const (
 )
 
 // Close ends the worker. It refuses further calls, waits for pending ones, and tells the
-// worker to finish. If the worker does not end within the grace ([WithGrace]), Close sends
+// worker to finish. If the worker does not end within the grace ([WithGrace]) and half a second,
+// in which handlers may end whose contexts have ended with the grace, Close sends
 // SIGTERM to its process group, and two seconds later SIGKILL. Pending calls that outlast
 // the grace fail with [ipc.ErrClosed], and so do calls that wait for a restart: there are
 // no further restarts.
@@ -87,9 +88,10 @@ func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	}
 	s.EndLasting(ipc.ErrClosed)
 	if !s.Failing() {
+		until := time.Now().Add(grace).Add(lostGrace)
 		ctx, cancel := wait.Timeout(context.Background(), max(grace, time.Millisecond), nil)
 		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
-			wait.Within(p.Done(), grace, ctx.Done())
+			wait.Within(p.Done(), time.Until(until), nil)
 		}
 		cancel()
 	}

@@ -141,6 +141,22 @@ func TestCloseFailsWhatOutlastsTheGrace(t *testing.T) {
 	})
 }
 
+// A handler that has not ended by the end of the grace ends with its context then. The SIGTERM that
+// comes if the process takes longer does not keep it from what it has to do at its end.
+func TestCloseOutlastsTheGraceInOrder(t *testing.T) {
+	eachPlainDriver(t, func(t *testing.T, s spawner) {
+		for _, entry := range []string{"test", "tidy"} {
+			for range 5 {
+				w, err := s.spawn(t.Context(), worker.Self(entry), worker.WithGrace(50*time.Millisecond))
+				require.NoError(t, err)
+				require.NoError(t, block.Notify(t.Context(), w, "x"))
+				eventually(t, "in the handler", func() bool { return count(t, w, "x.begin") == 1 })
+				require.NoError(t, w.Close(), entry)
+			}
+		}
+	})
+}
+
 // Closing the channel under a client ends its calls.
 func TestChannelClosedUnderClient(t *testing.T) {
 	for range 5 {

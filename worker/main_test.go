@@ -125,6 +125,11 @@ func TestMain(m *testing.M) {
 		forever()
 		return err
 	})
+	worker.Main("tidy", func() error { // has something to do when it has served
+		err := serveTest(worker.NewServer())
+		time.Sleep(700 * time.Millisecond)
+		return err
+	})
 	worker.Main("once", func() error { // serves if it is the first one
 		f, err := os.OpenFile(os.Args[1], os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {

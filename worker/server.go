@@ -95,7 +95,8 @@ func Startup() *drivers.StartupData { return drivers.Startup() }
 // SysProcAttr or a wrapper changed that, its children get both signals, too.
 //
 // When Serve returns because of SIGTERM or with an error, the children in the worker's
-// process group get SIGTERM. For a second after that, SIGTERM does not end the process.
+// process group get SIGTERM. For a second after Serve has returned, unless it was because ctx had
+// ended, SIGTERM does not end the process.
 //
 // From Serve on, writing to a stdout or stderr that nobody reads any more is an error, as
 // it is for other files, and does not end the process.
@@ -154,8 +155,10 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 		if err != nil || ctx.Err() != nil && parent.Err() == nil { // no host, or SIGTERM
 			endGroup(startup.HostGone())
-			// The end of the host may come as more than one SIGTERM, and none
-			// may end what main has deferred.
+		}
+		if err != nil || parent.Err() == nil {
+			// The end of the host may come as more than one SIGTERM, and a host whose grace is over
+			// sends one to a worker that is about to end. None may end what main has deferred.
 			handled := stop
 			stop = func() { time.AfterFunc(orphanGrace, handled) }
 		}
