@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -85,12 +87,32 @@ func init() {
 			}
 			limit := uint64(l.Limit)
 			if l.Resource == unix.RLIMIT_AS {
+				reserveForGo()
 				limit += leaktest.AddressSpace()
 			}
 			return 0, unix.Setrlimit(l.Resource, &unix.Rlimit{Cur: limit, Max: before.Max})
 		})
 		return s.Serve(context.Background())
 	}
+}
+
+// reserveForGo makes the threads and the heap that Go may come to need while the process has no addresses for more: it
+// would end the process.
+func reserveForGo() {
+	const threads = 32
+	var ready, done sync.WaitGroup
+	ready.Add(threads)
+	for range threads {
+		done.Go(func() {
+			runtime.LockOSThread() // so that each has a thread, which Go keeps
+			defer runtime.UnlockOSThread()
+			ready.Done()
+			ready.Wait()
+		})
+	}
+	done.Wait()
+	runtime.KeepAlive(make([]byte, 96<<20)) // more than an arena of Go's heap
+	runtime.GC()
 }
 
 // shortWays are what a host does with buffers, of a worker that has enough of all. Each makes memory, or maps some.
@@ -250,7 +272,7 @@ func TestWorkerIsShortOfBuffers(t *testing.T) {
 			if resource == "address space" && raceDetector() {
 				t.Skip("the race detector maps memory as it likes")
 			}
-			const own = 64 << 20 // what Go may map for itself meanwhile
+			const own = shortBuffer + 16<<20 // what Go may map for itself: however many buffers fit, some is left
 			limits := map[string]struct {
 				resource int
 				all      []int64
@@ -261,7 +283,9 @@ func TestWorkerIsShortOfBuffers(t *testing.T) {
 			made, refused := 0, 0
 			for _, limit := range limits.all {
 				arena := newArena(t, ipc.ArenaOptions{})
-				w, err := spawners[0].spawn(t.Context(), worker.Self("fresh"), worker.WithArena(arena))
+				cmd := worker.Self("fresh")
+				cmd.Env = fewThreads()
+				w, err := spawners[0].spawn(t.Context(), cmd, worker.WithArena(arena))
 				require.NoError(t, err)
 				require.True(t, w.Capabilities().SharedMemory)
 				ways := map[string]func() error{

@@ -49,6 +49,12 @@ func init() {
 // library can keep it from that.
 var endOfGo = regexp.MustCompile(`(?m)^(fatal error: .*(out of memory|cannot allocate memory|newosproc)|runtime: failed to create new OS thread|runtime/cgo: pthread_create failed)`)
 
+// fewThreads is the environment of a process that is to be short of addresses: each thread, and each arena of the C
+// library, takes some, and Go ends the process if there are none for a new thread.
+func fewThreads() []string {
+	return append(os.Environ(), "GOMAXPROCS=2", "MALLOC_ARENA_MAX=1")
+}
+
 // runShortHost runs that program, with a directory for sockets.
 func runShortHost(t *testing.T, args ...string) {
 	t.Helper()
@@ -59,8 +65,7 @@ func runShortHost(t *testing.T, args ...string) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.WaitDelay = time.Second
 	cmd.Args = append([]string{shortHost, args[0], dir}, args[1:]...)
-	// Few threads, for each takes addresses of its own.
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "XDG_RUNTIME_DIR=", "GOMAXPROCS=2", "MALLOC_ARENA_MAX=1")
+	cmd.Env = append(fewThreads(), "TMPDIR="+dir, "XDG_RUNTIME_DIR=")
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState.ExitCode() != 1 && endOfGo.Match(out) {
 		_ = os.RemoveAll(dir)
