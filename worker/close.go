@@ -90,10 +90,11 @@ func (i *incarnation[C]) terminate(grace time.Duration) (killed bool) {
 	if !s.Failing() {
 		until := time.Now().Add(grace).Add(lostGrace)
 		ctx, cancel := wait.Timeout(context.Background(), max(grace, time.Millisecond), nil)
-		if s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye}) == nil {
+		err := s.Link().Send(ctx, &drivers.Frame{Kind: drivers.KindGoodbye})
+		cancel()
+		if err == nil {
 			wait.Within(p.Done(), time.Until(until), nil)
 		}
-		cancel()
 	}
 	for _, step := range []struct {
 		sig  syscall.Signal

@@ -220,6 +220,7 @@ func accept(ctx context.Context, endpoint drivers.Endpoint, startup *drivers.Sta
 
 // orphanGrace is how long an attached worker may run on after its host's end, with
 // all that it has begun: what main has deferred runs within it.
+// For as long after Serve, SIGTERM does not end the process.
 const orphanGrace = time.Second
 
 // lostGrace is how long handlers may run on after their host is gone.
