@@ -136,17 +136,15 @@ pipeline:
             message: "${! error() }"
         - mapping: root = deleted()
 `).
-		Example("One by one after a crash", "A message that ends its worker takes the others of its batch along. Here each of them is tried by itself then, and only the one that is to blame is left. Both places use the same workers.", `
+		Example("One by one after a crash", "A message that ends its worker takes the others of its batch along. Here each of them is tried by itself then, and only the one that is to blame is left with an error. Both places use the same workers.", `
 pipeline:
   processors:
     - resource: workers
     - catch:
+        - catch: [] # forgets the error
         - resource: workers
-        - mapping: 'root = if errored() { throw(error()) }'
-
-output:
-  reject_errored:
-    drop: {}
+        - catch:
+            - mapping: 'meta to_blame = error()'
 
 processor_resources:
   - label: workers

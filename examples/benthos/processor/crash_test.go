@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/redpanda-data/benthos/v4/public/service"
 	"github.com/stretchr/testify/require"
@@ -110,14 +114,20 @@ processor_resources:
   - label: workers
     `+tandem(driver, "workers: 2, attempts: 1"), 1, "resource: workers", `
 catch:
+  - catch: []
   - resource: workers
-  - mapping: 'root = if errored() { throw(error()) }'`,
-			`mapping: 'meta failed = error()'`)
+  - catch:
+      - mapping: 'meta to_blame = error()'`)
 		got := s.through(message("a"), message("b", "do", "kill"), message("c"))
 		require.Len(t, got, 3)
-		require.Equal(t, "A", content(t, got[0]))
-		require.Equal(t, "C", content(t, got[2]))
-		require.Equal(t, "b", content(t, got[1]))
+		for i, want := range []string{"A", "b", "C"} {
+			require.Equal(t, want, content(t, got[i]))
+			blamed, ok := got[i].MetaGet("to_blame")
+			require.Equal(t, i == 1, ok)
+			if ok {
+				require.Contains(t, blamed, "killed")
+			}
+		}
 	})
 }
 
@@ -131,8 +141,7 @@ func TestStoppedWorker(t *testing.T) {
 			t.Run(how.conf, func(t *testing.T) {
 				s := start(t, 4, tandem(driver, "workers: 2, concurrency: 2, attempts: 10, "+how.conf))
 				stopped := pid(t, s.through(message("a"))[0])
-				require.NoError(t, syscall.Kill(stopped, syscall.SIGSTOP))
-				defer syscall.Kill(stopped, syscall.SIGCONT) // so that it can end
+				stop(t, stopped)
 				var all sync.WaitGroup
 				for i := range 4 {
 					all.Go(func() {
@@ -156,6 +165,24 @@ func TestStoppedWorker(t *testing.T) {
 	})
 }
 
+// stop stops a process until the test ends, and returns when all its threads stand still.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("the test sees only on Linux whether a process stands still")
+	}
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) }) // so that it can end
+	require.Eventually(t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		require.NoError(t, err)
+		return len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
+			stat, err := os.ReadFile(file)
+			return err == nil && !strings.Contains(string(stat), ") T ")
+		})
+	}, time.Minute, time.Millisecond)
+}
+
 // A stream that stops lets the workers finish, and leaves none.
 func TestStopDrains(t *testing.T) {
 	onBoth(t, func(t *testing.T, driver string) {
@@ -164,6 +191,10 @@ func TestStopDrains(t *testing.T) {
 		worker := pid(t, s.through(message("a"))[0])
 		sent := make(chan error, 1)
 		go func() { sent <- s.send(t.Context(), service.MessageBatch{message("b", "do", "hang "+gate)}) }()
+		require.Eventually(t, func() bool {
+			_, err := os.Stat(gate + ".begun")
+			return err == nil
+		}, time.Minute, time.Millisecond)
 		stopped := make(chan error, 1)
 		go func() { stopped <- s.stop() }()
 		require.NoError(t, os.WriteFile(gate, nil, 0o600))

@@ -80,7 +80,8 @@ func act(ctx context.Context, m *batch.Message) error {
 		panic("it panics")
 	case "kill":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	case "hang": // until somebody makes the file
+	case "hang": // until somebody makes the file; another one says that it does
+		_ = os.WriteFile(arg+".begun", nil, 0o600)
 		for {
 			if _, err := os.Stat(arg); err == nil {
 				break
