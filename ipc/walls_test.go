@@ -130,6 +130,8 @@ var walls = map[string][]string{
 		"worker/internal/chain", "worker/internal/command", "worker/internal/memory", "worker/internal/queue", "worker/internal/restart", "worker/internal/retry", "worker/internal/wait",
 	},
 
+	"drivers/nats/...": {"ipc", "drivers", "worker", "worker/pipeline", "drivers/nats/..."},
+
 	// What a user could write.
 	"bench/...":    {"ipc", "ipc/protocodec", "ring/...", "drivers/...", "worker", "worker/netconn", "worker/pipeline", "worker/pool", "bench/..."},
 	"examples/...": {"ipc", "ipc/arrowipc", "ring/...", "drivers/...", "worker", "worker/pipeline", "worker/pool", "examples/..."},
