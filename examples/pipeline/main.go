@@ -135,7 +135,7 @@ func count[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], wor
 	// No record of these kills, but somebody may kill at random.
 	patient := pipeline.Deaths(1000)
 
-	groups := pipeline.Flatten(pipeline.Through(pipeline.From(blocks(files)), Split, pools["split"], patient))
+	groups := pipeline.Flatten(pipeline.Through(pipeline.From(blocks(files), pipeline.Size(countBlocks(files))), Split, pools["split"], patient))
 	parsed := pipeline.Flatten(pipeline.Through(groups, Parse, pools["parse"], patient))
 	facts := pipeline.Through(parsed, Aggregate, pools["aggregate"], patient,
 		pipeline.By(func(b Bucket) string { return strconv.Itoa(b.Number) }))

@@ -183,6 +183,23 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// Of plain files it knows about how many blocks they have, so that it can say how long it will take; of packed ones it does not.
+func TestCountBlocks(t *testing.T) {
+	dir, _ := logs(t, 20_000)
+	files, err := find(t.Context(), []string{dir})
+	require.NoError(t, err)
+	require.Zero(t, countBlocks(files))
+	plain := []string{filepath.Join(dir, "a.log"), filepath.Join(dir, "sub/b.log"), filepath.Join(dir, "empty")}
+	have := 0
+	for _, err := range blocks(plain) {
+		require.NoError(t, err)
+		have++
+	}
+	require.Greater(t, have, 10)
+	require.InEpsilon(t, have, countBlocks(plain), 0.1)
+	require.Zero(t, countBlocks([]string{filepath.Join(dir, "none")}))
+}
+
 func TestWrongUsage(t *testing.T) {
 	path, err := program()
 	require.NoError(t, err)

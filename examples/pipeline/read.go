@@ -81,6 +81,19 @@ func blocks(files []string) iter.Seq2[[]byte, error] {
 	}
 }
 
+// countBlocks returns about how many blocks there are, for progress and remaining time; 0, which means that this is not known, if a file
+// is packed and not small, or cannot be looked at.
+func countBlocks(files []string) (n uint64) {
+	for _, name := range files {
+		info, err := os.Stat(name)
+		if ext := filepath.Ext(name); err != nil || (ext == ".gz" || ext == ".zst") && info.Size() > blockSize {
+			return 0
+		}
+		n += uint64(info.Size()+blockSize-1) / blockSize
+	}
+	return n
+}
+
 // nextBlock appends the next block to b.
 func nextBlock(r *bufio.Reader, b []byte) ([]byte, error) {
 	for len(b) < maxBlock {

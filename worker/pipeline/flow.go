@@ -24,10 +24,24 @@ type taker[T any] interface {
 	value(id ID, v T) error
 	// encoded is value for a record that codec has encoded. It keeps nothing of b.
 	encoded(id ID, codec ipc.Codec, b []byte) error
+	// frames is encoded for several records, of which each has a frame.
+	frames(ids []ID, codec ipc.Codec, frames []byte) error
 	// pause says that nothing follows at once.
 	pause() error
 	// end says that nothing follows.
 	end()
+}
+
+// eachFrame is [taker.frames], one record after the other.
+func eachFrame[T any](t taker[T], ids []ID, codec ipc.Codec, frames []byte) error {
+	for _, id := range ids {
+		f, rest, _ := nextFrame(frames)
+		frames = rest
+		if err := t.encoded(id, codec, f.body); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // From begins a pipeline with a sequence. An error that it yields ends the pipeline, after
@@ -127,6 +141,10 @@ func (f *flattener[T]) encoded(id ID, codec ipc.Codec, b []byte) error {
 	return f.value(id, list)
 }
 
+func (f *flattener[T]) frames(ids []ID, codec ipc.Codec, frames []byte) error {
+	return eachFrame(f, ids, codec, frames)
+}
+
 func (f *flattener[T]) pause() error { return f.next.pause() }
 func (f *flattener[T]) end()         { f.next.end() }
 
@@ -185,6 +203,10 @@ func (a *applier[A, B]) encoded(id ID, codec ipc.Codec, b []byte) error {
 		return a.run.fail(&StageError{a.judge.name, id, fmt.Errorf("decode: %w", err)})
 	}
 	return a.value(id, v)
+}
+
+func (a *applier[A, B]) frames(ids []ID, codec ipc.Codec, frames []byte) error {
+	return eachFrame(a, ids, codec, frames)
 }
 
 func (a *applier[A, B]) pause() error { return a.next.pause() }

@@ -35,7 +35,7 @@ type Batches struct {
 	// Bytes is the most bytes of a batch, encoded, unless a single record has more; the default
 	// is 128 KiB.
 	Bytes int
-	// Work is how long a batch should run; the default is 2 ms. The stage learns how long a
+	// Work is how long a batch should be at its worker, beside the others that are there; the default is 8 ms. The stage learns how long a
 	// record takes, so batches of slow records are small.
 	Work time.Duration
 	// Wait is the longest that a record waits for others; the default is 1 ms.
@@ -52,7 +52,7 @@ func newOptions(name string, opts []Option) options {
 	}
 	setDefault(&o.batch.Records, 1024)
 	setDefault(&o.batch.Bytes, 128<<10)
-	setDefault(&o.batch.Work, 2*time.Millisecond)
+	setDefault(&o.batch.Work, 8*time.Millisecond)
 	setDefault(&o.batch.Wait, time.Millisecond)
 	return o
 }

@@ -33,14 +33,14 @@ func (c *core) finish(b *batch, took time.Duration) {
 	if c.ordered && b.seq != c.emitted {
 		c.early[b.seq] = b
 	} else {
-		c.pass(b)
+		c.hand(b)
 	}
 	c.askPool()
 	c.launch()
 }
 
-// pass passes b on, and what waits for it. c.mu is held.
-func (c *core) pass(b *batch) {
+// hand gives b to emit, and what waits for it. c.mu is held.
+func (c *core) hand(b *batch) {
 	for b != nil {
 		c.done = append(c.done, b)
 		c.emitted++

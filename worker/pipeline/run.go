@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -321,6 +322,35 @@ func (d *drain[T]) encoded(id ID, codec ipc.Codec, b []byte) error {
 	return d.value(id, v)
 }
 
+func (d *drain[T]) frames(ids []ID, codec ipc.Codec, frames []byte) error {
+	raw, ok := any(&d.items).(*[]Item[[]byte])
+	if !ok || codec != ipc.Raw {
+		return eachFrame(d, ids, codec, frames)
+	}
+	for len(ids) > 0 {
+		n := min(len(ids), mostItems-len(d.items))
+		*raw, frames = appendRaw(*raw, ids[:n], frames)
+		if ids = ids[n:]; len(d.items) >= mostItems {
+			if err := d.pause(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// appendRaw appends the first records of frames, where they are, and returns the rest, too.
+func appendRaw(items []Item[[]byte], ids []ID, frames []byte) (_ []Item[[]byte], rest []byte) {
+	start := len(items)
+	items = slices.Grow(items, len(ids))[:start+len(ids)]
+	for i, id := range ids {
+		f, rest, _ := nextFrame(frames)
+		frames = rest
+		items[start+i] = Item[[]byte]{id, f.body}
+	}
+	return items, frames
+}
+
 func (d *drain[T]) pause() error {
 	if len(d.items) == 0 {
 		return nil
@@ -332,11 +362,7 @@ func (d *drain[T]) pause() error {
 		return d.run.fail(&StageError{"sink", d.items[0].ID, err})
 	}
 	d.run.out.Add(uint64(len(d.items)))
-	d.run.track.mu.Lock()
-	for i := range d.items {
-		d.run.track.took1(d.items[i].ID)
-	}
-	d.run.track.mu.Unlock()
+	tookItems(d.run.track, d.items)
 	clear(d.items)
 	d.items = d.items[:0]
 	return nil

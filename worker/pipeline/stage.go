@@ -34,7 +34,12 @@ type batch struct {
 	parts []part // what came of each record
 	held  int64  // what the batch counts for in the window
 	begun time.Time
-	mem   []byte // memory for answers
+
+	// While records gather:
+	granted int64   // what it may count for without asking; more than held counts, too, until it is sealed
+	most    int     // records
+	ratio   float64 // core.ratio when that was found
+	mem     []byte  // memory for answers
 }
 
 // part is what came of a record.
@@ -45,7 +50,10 @@ type part struct {
 
 // lane is an order of records: all of a stage, or those of some keys.
 type lane struct {
-	caller   ipc.Caller
+	caller ipc.Caller
+	// open is for cur, and what is in it. So a record that finds a batch with room costs no more than
+	// that lock, for which nobody else waits often. core.mu comes before it.
+	open     sync.Mutex
 	cur      *batch // gathers records; nil if there is none
 	full     []*batch
 	inFlight int
@@ -164,27 +172,6 @@ func (c *core) laneOf(key string) *lane {
 	return c.lanes[maphash.String(c.seed, key)%uint64(len(c.lanes))]
 }
 
-// admit waits until there is room for a record of n bytes, and returns the batch that takes it.
-// c.mu is held.
-func (c *core) admit(l *lane, n int) (*batch, int64, error) {
-	n += frameHeader
-	cost := perRecord + n + int(c.ratio*float64(n))
-	for c.held > 0 && c.held+int64(cost) > c.window && c.run.ctx.Err() == nil {
-		c.counters.full++
-		c.room.Wait()
-	}
-	if err := c.run.ctx.Err(); err != nil {
-		return nil, 0, err
-	}
-	if l.cur != nil && len(l.cur.req)+n > c.batch.Bytes {
-		c.seal(l)
-	}
-	if l.cur == nil {
-		l.cur = c.newBatch(l)
-	}
-	return l.cur, int64(cost), nil
-}
-
 func (c *core) newBatch(l *lane) *batch {
 	var b *batch
 	if n := len(c.free); n > 0 {
@@ -195,22 +182,6 @@ func (c *core) newBatch(l *lane) *batch {
 	}
 	b.lane, b.begun = l, time.Now()
 	return b
-}
-
-// added notes that a record was put into b, and sends what is to be sent. c.mu is held.
-func (c *core) added(b *batch, id ID, cost int64) {
-	b.ids = append(b.ids, id)
-	b.held += cost
-	c.held += cost
-	c.counters.queued++
-	if len(b.ids) >= c.target || len(b.req) >= c.batch.Bytes {
-		c.seal(b.lane)
-		c.launch()
-	} else if c.inFlight < c.workers {
-		c.launch()
-	} else if !c.armed {
-		c.arm(c.batch.Wait)
-	}
 }
 
 // arm makes the timer look for batches that have waited long enough. c.mu is held.
@@ -231,14 +202,15 @@ func (c *core) ring() {
 	now := time.Now()
 	next := time.Duration(-1)
 	for _, l := range c.lanes {
-		if l.cur == nil {
-			continue
+		l.open.Lock()
+		if l.cur != nil {
+			if left := c.batch.Wait - now.Sub(l.cur.begun); left <= 0 {
+				c.sealOpen(l)
+			} else if next < 0 || left < next {
+				next = left
+			}
 		}
-		if left := c.batch.Wait - now.Sub(l.cur.begun); left <= 0 {
-			c.seal(l)
-		} else if next < 0 || left < next {
-			next = left
-		}
+		l.open.Unlock()
 	}
 	c.launch()
 	if next > 0 && !c.over {
@@ -248,7 +220,16 @@ func (c *core) ring() {
 
 // seal ends the batch that gathers in a lane, if there is one. c.mu is held.
 func (c *core) seal(l *lane) {
+	l.open.Lock()
+	c.sealOpen(l)
+	l.open.Unlock()
+}
+
+// sealOpen is seal when l.open is held, too.
+func (c *core) sealOpen(l *lane) {
 	if l.cur != nil {
+		c.grant(l.cur, 0)
+		c.counters.queued += len(l.cur.ids)
 		l.full = append(l.full, l.cur)
 		l.cur = nil
 	}

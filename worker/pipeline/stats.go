@@ -116,6 +116,14 @@ func (c *core) stats() StageStats {
 		Skipped: n.skipped, DeadLetters: n.dead, Latency: latencyOf(c.latencies),
 		Records: Sizes{c.sizes.Mean(), c.sizes.ValueAtPercentile(50), c.sizes.ValueAtPercentile(99), c.sizes.Max()},
 	}
+	for _, l := range c.lanes {
+		l.open.Lock()
+		if b := l.cur; b != nil {
+			s.Queued += len(b.ids)
+			s.Held -= b.granted - b.held
+		}
+		l.open.Unlock()
+	}
 	if c.inFlight > 0 {
 		s.Busy += time.Since(n.busySince)
 	}

@@ -63,20 +63,22 @@ func (s *stage[Req, Res]) encoded(id ID, codec ipc.Codec, b []byte) error {
 	return s.value(id, v)
 }
 
-func (s *stage[Req, Res]) pause() error { return nil }
-
-// put puts a record into a batch.
-func (s *stage[Req, Res]) put(l *lane, id ID, body []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, cost, err := s.admit(l, len(body))
-	if err != nil {
-		return err
+// frames implements [taker].
+func (s *stage[Req, Res]) frames(ids []ID, codec ipc.Codec, frames []byte) error {
+	if s.key != nil || codec.Name() != s.in.Name() {
+		return eachFrame(s, ids, codec, frames)
 	}
-	b.req = appendFrame(b.req, body)
-	s.added(b, id, cost)
+	for _, id := range ids {
+		f, rest, _ := nextFrame(frames)
+		frames = rest
+		if err := s.put(s.lanes[0], id, f.body); err != nil {
+			return err
+		}
+	}
 	return nil
 }
+
+func (s *stage[Req, Res]) pause() error { return nil }
 
 // unfit deals with a record that cannot be sent.
 func (s *stage[Req, Res]) unfit(id ID, v Req, err error) error {
@@ -104,31 +106,32 @@ func (s *stage[Req, Res]) emit() {
 		if b == nil {
 			return
 		}
-		rest := b.res
-		for i, id := range b.ids {
-			var body []byte
-			if len(b.parts) == 0 {
-				var f frame
-				f, rest, _ = nextFrame(rest)
-				body = f.body
-			} else if body = b.parts[i].body; b.parts[i].dropped {
-				continue
-			}
-			var err error
-			if s.streams {
-				err = s.passItems(id, body)
-			} else {
-				err = s.next.encoded(id, s.out, body)
-			}
-			if err != nil {
-				return
-			}
-		}
-		if s.next.pause() != nil {
+		if s.pass(b) != nil || s.next.pause() != nil {
 			return
 		}
 		s.release(b)
 	}
+}
+
+// pass passes on what has come of a batch.
+func (s *stage[Req, Res]) pass(b *batch) error {
+	if len(b.parts) == 0 {
+		return s.next.frames(b.ids, s.out, b.res)
+	}
+	for i, id := range b.ids {
+		var err error
+		switch part := &b.parts[i]; {
+		case part.dropped:
+		case s.streams:
+			err = s.passItems(id, part.body)
+		default:
+			err = s.next.encoded(id, s.out, part.body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // process gets a batch through.

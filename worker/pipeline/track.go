@@ -20,6 +20,7 @@ type tracker struct {
 	// parts is how many records there are of a position that has not just one.
 	parts map[uint64]int
 	moved chan struct{} // has a token when base has moved on
+	news  bool          // base has moved on, and nobody was told yet
 }
 
 func newTracker(from, reach uint64) *tracker {
@@ -85,6 +86,7 @@ func (t *tracker) split(pos uint64, n int) {
 	defer t.mu.Unlock()
 	if left := t.left(pos) + n - 1; left == 0 {
 		t.complete(pos)
+		t.tell()
 	} else {
 		t.parts[pos] = left
 	}
@@ -97,10 +99,21 @@ func (t *tracker) left(pos uint64) int {
 	return 1
 }
 
-// took says that records are done with.
+// took says that a record is done with.
 func (t *tracker) took(id ID) {
 	t.mu.Lock()
 	t.took1(id)
+	t.tell()
+	t.mu.Unlock()
+}
+
+// tookItems says that records are done with.
+func tookItems[T any](t *tracker, items []Item[T]) {
+	t.mu.Lock()
+	for i := range items {
+		t.took1(items[i].ID)
+	}
+	t.tell()
 	t.mu.Unlock()
 }
 
@@ -117,7 +130,7 @@ func (t *tracker) took1(id ID) {
 	}
 }
 
-// complete notes that a position is complete. t.mu is held.
+// complete notes that a position is complete; tell is to be called then. t.mu is held.
 func (t *tracker) complete(pos uint64) {
 	if len(t.parts) > 0 {
 		delete(t.parts, pos)
@@ -129,6 +142,15 @@ func (t *tracker) complete(pos uint64) {
 	for t.base++; t.base < t.next && bit(t.done, t.base); t.base++ {
 		setBit(t.done, t.base, false)
 	}
+	t.news = true
+}
+
+// tell wakes who waits for base to move on, if it has. t.mu is held.
+func (t *tracker) tell() {
+	if !t.news {
+		return
+	}
+	t.news = false
 	t.room.Signal()
 	select {
 	case t.moved <- struct{}{}:
