@@ -59,15 +59,21 @@ func FromSource[T any](source Source[T], opts ...SourceOption) *Flow[T] {
 	if source == nil {
 		panic("tandem: pipeline: FromSource(nil)")
 	}
-	f := &Flow[T]{source: sourceOptions{reach: 1 << 20}, latest: new(atomic.Pointer[run])}
-	for _, opt := range opts {
-		opt(&f.source)
-	}
+	f := newFlow[T](opts)
 	f.build = func(r *run, next taker[T]) {
 		p := &pump[T]{run: r, source: source, next: next}
 		r.taken = &p.taken
 		r.ack = source.Ack
 		r.pump = func() error { defer next.end(); return p.start() }
+	}
+	return f
+}
+
+// newFlow returns a flow that has no source yet.
+func newFlow[T any](opts []SourceOption) *Flow[T] {
+	f := &Flow[T]{source: sourceOptions{reach: 1 << 20}, latest: new(atomic.Pointer[run])}
+	for _, opt := range opts {
+		opt(&f.source)
 	}
 	return f
 }

@@ -40,6 +40,8 @@ type run struct {
 	stages    []*core // from the sink to the source
 	pump      func() error
 	ack       func(ctx context.Context, before uint64) error
+	done      func(ctx context.Context, positions []uint64) error // instead of ack, of a source that numbers its records itself
+	release   func(positions []uint64)                            // which has this, too
 	taken     *atomic.Uint64
 	size      uint64
 	through   chan struct{} // closed when the end has come through
@@ -49,7 +51,9 @@ type run struct {
 	took      atomic.Int64 // how long it has taken, when it is over
 	out       atomic.Uint64
 
-	acked uint64 // what the source was told
+	acked    uint64   // what the source was told
+	finished []uint64 // what it was not told yet, if it numbers its records itself
+	spoilt   bool     // the sink may have lost what it had taken
 
 	workers  sync.WaitGroup
 	mu       sync.Mutex
@@ -89,6 +93,9 @@ func (f *Flow[T]) Into(ctx context.Context, sink Sink[T], opts ...RunOption) err
 	}
 	f.build(r, &drain[T]{run: r, sink: sink})
 	f.latest.Store(r)
+	if r.release != nil {
+		defer func() { r.release(r.track.unfinished(r.track.takeFinished(r.finished))) }()
+	}
 
 	var sourceErr error
 	r.work(func() { sourceErr = r.pump() })
@@ -222,6 +229,9 @@ func (r *run) acknowledge(enough <-chan struct{}) {
 // settle saves a checkpoint, if that is wanted, and tells the source what it may forget. One
 // goroutine at a time calls it.
 func (r *run) settle() error {
+	if r.spoilt {
+		return nil
+	}
 	ctx := context.WithoutCancel(r.ctx)
 	failed := func(what string, err error) error {
 		return r.fail(fmt.Errorf("tandem: pipeline: %s: %w", what, err))
@@ -230,8 +240,12 @@ func (r *run) settle() error {
 	if r.save != nil {
 		cp = r.track.checkpoint()
 	}
+	if r.done != nil {
+		r.finished = r.track.takeFinished(r.finished)
+	}
 	if r.flush != nil {
 		if err := r.flush(ctx); err != nil {
+			r.spoilt = true
 			return failed("flush the sink", err)
 		}
 	}
@@ -244,6 +258,16 @@ func (r *run) settle() error {
 				return failed("make the sink forget", err)
 			}
 		}
+	}
+	if r.done != nil {
+		if len(r.finished) == 0 {
+			return nil
+		}
+		if err := r.done(ctx, r.finished); err != nil {
+			return failed("acknowledge to the source", err)
+		}
+		r.finished = r.finished[:0]
+		return nil
 	}
 	if low := cp.low(); low > r.acked {
 		if err := r.ack(ctx, low); err != nil {

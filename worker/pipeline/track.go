@@ -17,6 +17,10 @@ type tracker struct {
 	next uint64 // positions before it were reserved by the source
 	// done has a bit for each position from base to next, at the position modulo its size.
 	done []uint64
+	// open are the positions that are not complete, if the source numbers its records itself, and else nil. Then finished
+	// are those that are, base counts them, next counts those that were reserved, and done is not used.
+	open     map[uint64]struct{}
+	finished []uint64
 	// parts is how many records there are of a position that has not just one.
 	parts map[uint64]int
 	moved chan struct{} // has a token when base has moved on
@@ -41,7 +45,7 @@ func (t *tracker) reserve(ctx context.Context, n uint64) uint64 {
 		return 0
 	}
 	n = min(n, t.reach-(t.next-t.base))
-	for t.next+n-t.base > uint64(len(t.done))*64 {
+	for t.open == nil && t.next+n-t.base > uint64(len(t.done))*64 {
 		t.grow()
 	}
 	t.next += n
@@ -135,12 +139,17 @@ func (t *tracker) complete(pos uint64) {
 	if len(t.parts) > 0 {
 		delete(t.parts, pos)
 	}
-	if pos != t.base {
+	switch {
+	case t.open != nil:
+		t.leave(pos)
+		t.base++
+	case pos != t.base:
 		setBit(t.done, pos, true)
 		return
-	}
-	for t.base++; t.base < t.next && bit(t.done, t.base); t.base++ {
-		setBit(t.done, t.base, false)
+	default:
+		for t.base++; t.base < t.next && bit(t.done, t.base); t.base++ {
+			setBit(t.done, t.base, false)
+		}
 	}
 	t.news = true
 }
@@ -166,7 +175,7 @@ func (t *tracker) end() {
 	t.mu.Unlock()
 }
 
-// low returns the position before which all are complete.
+// low returns the position before which all are complete, or how many are if the source numbers them itself.
 func (t *tracker) low() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
