@@ -32,12 +32,14 @@ func local(t testing.TB, opts ...worker.Option) *worker.LocalClient {
 // A call of this process's own handlers ends as the same call of another process's does.
 func TestLocalIsAsAnyOtherClient(t *testing.T) {
 	calls := map[string]func(ctx context.Context, c ipc.Caller) (any, error){
-		"result":      func(ctx context.Context, c ipc.Caller) (any, error) { return add.Call(ctx, c, pair{1, 2}) },
-		"raw":         func(ctx context.Context, c ipc.Caller) (any, error) { return rawEcho.Call(ctx, c, []byte("x")) },
-		"in place":    func(ctx context.Context, c ipc.Caller) (any, error) { return inPlace.Call(ctx, c, []byte("x")) },
-		"fixed":       func(ctx context.Context, c ipc.Caller) (any, error) { return fixed.Call(ctx, c, quote{1, 2}) },
-		"large":       func(ctx context.Context, c ipc.Caller) (any, error) { return rawEcho.Call(ctx, c, make([]byte, 5<<20)) },
-		"too large":   func(ctx context.Context, c ipc.Caller) (any, error) { return rawEcho.Call(ctx, c, make([]byte, 65<<20)) },
+		"result":   func(ctx context.Context, c ipc.Caller) (any, error) { return add.Call(ctx, c, pair{1, 2}) },
+		"raw":      func(ctx context.Context, c ipc.Caller) (any, error) { return rawEcho.Call(ctx, c, []byte("x")) },
+		"in place": func(ctx context.Context, c ipc.Caller) (any, error) { return inPlace.Call(ctx, c, []byte("x")) },
+		"fixed":    func(ctx context.Context, c ipc.Caller) (any, error) { return fixed.Call(ctx, c, quote{1, 2}) },
+		"large":    func(ctx context.Context, c ipc.Caller) (any, error) { return rawEcho.Call(ctx, c, make([]byte, 5<<20)) },
+		"too large": func(ctx context.Context, c ipc.Caller) (any, error) {
+			return rawEcho.Call(ctx, c, make([]byte, 65<<20))
+		},
 		"unknown":     func(ctx context.Context, c ipc.Caller) (any, error) { return unknown.Call(ctx, c, 1) },
 		"no callback": func(ctx context.Context, c ipc.Caller) (any, error) { return callback.Call(ctx, c, 1) },
 		"timeout": func(ctx context.Context, c ipc.Caller) (any, error) {
