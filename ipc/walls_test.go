@@ -114,6 +114,7 @@ var walls = map[string][]string{
 	"worker/internal/retry":   {"ipc"},
 	"worker/internal/restart": {"ipc", "drivers"},
 	"worker/internal/command": {},
+	"worker/internal/pipe":    {"ipc", "drivers"},
 	"worker/internal/chain":   {"ipc"},
 	"worker/internal/memory":  {"ipc"},
 	"worker/internal/engine":  {"ipc", "ring/bulk", "drivers", "worker/internal/chain", "worker/internal/memory", "worker/internal/retry", "worker/internal/wait"},

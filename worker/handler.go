@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker/internal/engine"
@@ -15,6 +17,25 @@ import (
 type Handlers struct{ registry engine.Registry }
 
 func (h *Handlers) handlers() *engine.Registry { return &h.registry }
+
+// HandledMethod is a method, or a stream, that has a handler.
+type HandledMethod struct {
+	ipc.MethodInfo
+	// Stream says that it is a stream.
+	Stream bool
+}
+
+// Methods returns the methods and streams that have handlers now, sorted by name.
+func (h *Handlers) Methods() []HandledMethod {
+	var list []HandledMethod
+	for _, handler := range h.registry.Handlers() {
+		list = append(list, HandledMethod{handler.Info, handler.Stream != nil})
+	}
+	slices.SortFunc(list, func(a, b HandledMethod) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return list
+}
 
 // Registrar is what [Handle] adds a handler to: a [Server], a [Client] whose worker calls
 // back, a pool, or [Handlers]. It takes publishers of topics, too ([ipc.Topic.Publisher]).

@@ -142,3 +142,11 @@ func (r *Registry) names() string {
 	slices.Sort(names)
 	return strings.Join(names, ", ")
 }
+
+// Handlers returns the handlers, in no order.
+func (r *Registry) Handlers() []*Handler {
+	if m := r.byID.Load(); m != nil {
+		return slices.Collect(maps.Values(*m))
+	}
+	return nil
+}

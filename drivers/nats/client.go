@@ -1,0 +1,231 @@
+package natsipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
+)
+
+// Client calls a service over NATS: see [Caller]. It is an [ipc.Caller], and safe for concurrent use.
+type Client struct {
+	settings
+	nc      *nats.Conn
+	service string
+	calls   ipc.Caller // makes calls as a whole
+	tries   ipc.Caller // makes one attempt of a call
+
+	mu       sync.Mutex
+	inbox    string // with a dot at its end; "" before the first call
+	sub      *nats.Subscription
+	pending  map[uint64]*call
+	last     uint64 // number of a call
+	sweeping bool
+	closed   bool
+}
+
+// Caller returns a client of the service of this name, which [Serve] or [Forward] serves in any number
+// of processes. NATS chooses one of them for each call. The connection stays the
+// user's. Caller sends nothing: the first call subscribes to where answers come.
+//
+// If nobody serves, a call fails with CodeUnavailable at once. If the one that serves it ends, or can no longer
+// be reached, the call fails with an error that wraps [ipc.ErrPeerGone], when heartbeats are missed ([WithHeartbeat]).
+// While the connection is down, calls that are begun wait for it, within their timeout, and calls that are pending go
+// on; when it is closed, they fail with an error that wraps [ipc.ErrDisconnected].
+//
+// Caller panics if nc is nil, or if service has anything but ASCII letters, digits, - and _. The client has to
+// be closed.
+func Caller(nc *nats.Conn, service string, opts ...Option) *Client {
+	switch {
+	case nc == nil:
+		panic("tandem: Caller with a nil connection")
+	case !validToken(service):
+		panic(fmt.Sprintf("tandem: Caller: the service %q: need ASCII letters, digits, - and _", service))
+	}
+	c := &Client{settings: defaults(), nc: nc, service: service, pending: make(map[uint64]*call)}
+	for _, opt := range opts {
+		opt(&c.settings)
+	}
+	var around, attempts []ipc.Interceptor
+	for _, i := range c.interceptors {
+		around = append(around, ipc.Interceptor{Call: i.Call, Stream: i.Stream})
+		attempts = append(attempts, ipc.Interceptor{Attempt: i.Attempt})
+	}
+	c.tries = worker.Intercept(attempt{c}, attempts...)
+	c.calls = worker.Intercept(retrier{c}, around...)
+	return c
+}
+
+// Codec implements [ipc.Caller].
+func (c *Client) Codec() ipc.Codec {
+	if c == nil {
+		panic("tandem: the client is nil")
+	}
+	return c.codec
+}
+
+// Invoke implements [ipc.Caller].
+func (c *Client) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	return c.calls.Invoke(ctx, inv, request, memory)
+}
+
+// Close makes calls that are pending fail, and those that are made later, with [ipc.ErrClosed]. The connection stays
+// open. The error is always nil.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	sub, pending := c.sub, c.pending
+	c.pending = make(map[uint64]*call)
+	c.mu.Unlock()
+	if sub != nil {
+		_ = sub.Unsubscribe() // the connection may be closed
+	}
+	for _, p := range pending {
+		p.fail(ipc.ErrClosed)
+		c.giveUp(p, controlCancel)
+	}
+	return nil
+}
+
+// call is a call that waits for its answer.
+type call struct {
+	number uint64
+	answer chan outcome // takes one
+	// Guarded by the client's mutex.
+	control string // where to say that it was given up, "" while that is not known
+	missed  int    // heartbeats in a row
+}
+
+// outcome is how a call has ended.
+type outcome struct {
+	msg *nats.Msg // or
+	err error
+}
+
+// settle ends the call. Only the first end counts.
+func (p *call) settle(o outcome) {
+	select {
+	case p.answer <- o:
+	default:
+	}
+}
+
+func (p *call) fail(err error) { p.settle(outcome{err: err}) }
+
+// register makes a call, and subscribes to answers if nobody has yet.
+func (c *Client) register() (p *call, inbox string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, "", ipc.ErrClosed
+	}
+	if c.sub == nil {
+		inbox := c.nc.NewInbox() + "."
+		sub, err := c.nc.Subscribe(inbox+"*", c.received)
+		if err != nil {
+			return nil, "", c.unsent(err)
+		}
+		// What comes is never dropped, since received does not wait for anybody.
+		if err := sub.SetPendingLimits(-1, -1); err != nil {
+			return nil, "", c.unsent(err)
+		}
+		c.inbox, c.sub = inbox, sub
+	}
+	c.last++
+	p = &call{number: c.last, answer: make(chan outcome, 1)}
+	c.pending[p.number] = p
+	if !c.sweeping {
+		c.sweeping = true
+		time.AfterFunc(c.heartbeat, c.sweep)
+	}
+	return p, c.inbox + strconv.FormatUint(p.number, 36), nil
+}
+
+// forget takes a call out.
+func (c *Client) forget(p *call) {
+	c.mu.Lock()
+	delete(c.pending, p.number)
+	c.mu.Unlock()
+}
+
+// giveUp tells the server that nobody waits for a call any more. If it is not known yet which server that
+// is, its first heartbeat is answered so.
+func (c *Client) giveUp(p *call, why string) {
+	c.mu.Lock()
+	control := p.control
+	c.mu.Unlock()
+	if control != "" {
+		c.tell(control, why)
+	}
+}
+
+func (c *Client) tell(control, what string) {
+	_ = c.nc.PublishMsg(&nats.Msg{Subject: control, Header: nats.Header{headerControl: {what}}}) // the next heartbeat asks again
+}
+
+// received takes an answer. One goroutine calls it.
+func (c *Client) received(m *nats.Msg) {
+	number, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 36, 64)
+	if err != nil {
+		return
+	}
+	alive := m.Header.Get(headerAnswer) == answerAlive
+	c.mu.Lock()
+	p := c.pending[number]
+	if p != nil && alive {
+		p.control, p.missed = m.Reply, 0
+	}
+	c.mu.Unlock()
+	switch {
+	case alive && p == nil && m.Reply != "":
+		c.tell(m.Reply, controlCancel) // the server does not know yet
+	case alive || p == nil:
+	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
+		p.fail(ipc.Errorf(ipc.CodeUnavailable, "tandem: nobody serves %q over NATS: %w", c.service, nats.ErrNoResponders))
+	default:
+		p.settle(outcome{msg: m})
+	}
+}
+
+// sweep looks after calls, once in each interval, as long as there are any.
+func (c *Client) sweep() {
+	closed, connected := c.nc.IsClosed(), c.nc.IsConnected()
+	var lost []*call
+	c.mu.Lock()
+	for number, p := range c.pending {
+		if connected { // else nothing can come
+			p.missed++
+		}
+		if closed || p.missed > maxMissed {
+			lost = append(lost, p)
+			delete(c.pending, number)
+		}
+	}
+	if c.sweeping = len(c.pending) > 0; c.sweeping {
+		time.AfterFunc(c.heartbeat, c.sweep)
+	}
+	c.mu.Unlock()
+	for _, p := range lost {
+		if closed {
+			p.fail(c.unsent(nats.ErrConnectionClosed))
+		} else {
+			p.fail(fmt.Errorf("tandem: a server of %q has not been heard of for %v: %w", c.service, maxMissed*c.heartbeat, ipc.ErrPeerGone))
+		}
+	}
+}
+
+// unsent returns the error of a message that NATS has not taken.
+func (c *Client) unsent(err error) error {
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) {
+		return fmt.Errorf("tandem: the connection to NATS is closed: %w: %w", ipc.ErrDisconnected, err)
+	}
+	return ipc.Errorf(ipc.CodeUnavailable, "tandem: send to %q over NATS: %w", c.service, err)
+}

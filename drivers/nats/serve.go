@@ -1,0 +1,249 @@
+package natsipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+	"github.com/nats-io/nuid"
+
+	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
+)
+
+// Service says how a server appears on NATS.
+type Service struct {
+	// Name is what callers call it by, of ASCII letters, digits, - and _.
+	Name string
+	// Version is a semantic version, which discovery shows, such as 1.2.0.
+	Version string
+	// Description and Metadata are for discovery.
+	Description string
+	Metadata    map[string]string
+	// Prefix is the first part of all subjects; "" stands for [DefaultPrefix].
+	Prefix string
+	// QueueGroup is the group of those that share the calls; "" stands for that of micro services, q.
+	QueueGroup string
+	// Methods are those that discovery shows, for [Forward]. [Serve] shows those that the server has.
+	Methods []worker.HandledMethod
+	// Concurrency is how many calls run at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
+	Concurrency int
+	// MaxMessage is the size of the largest request and response in bytes; 0 stands for 64 MiB.
+	MaxMessage int
+	// Grace is how long calls may run on when the service ends; 0 stands for that of worker.WithGrace.
+	Grace time.Duration
+	// Logger is told what no error reports; nil stands for slog.Default().
+	Logger *slog.Logger
+}
+
+// complete returns s with defaults, or an error for what cannot be.
+func (s Service) complete() (Service, error) {
+	if !validToken(s.Name) {
+		return s, fmt.Errorf("tandem: the service %q: its name needs ASCII letters, digits, - and _", s.Name)
+	}
+	if s.Concurrency < 0 || s.MaxMessage < 0 || s.Grace < 0 {
+		return s, fmt.Errorf("tandem: the service %q: a negative limit", s.Name)
+	}
+	for field, value := range map[*string]string{&s.Prefix: DefaultPrefix, &s.QueueGroup: micro.DefaultQueueGroup, &s.Version: "0.0.0"} {
+		if *field == "" {
+			*field = value
+		}
+	}
+	if !validToken(s.Prefix) {
+		return s, fmt.Errorf("tandem: the prefix %q: it needs ASCII letters, digits, - and _", s.Prefix)
+	}
+	if s.Concurrency == 0 {
+		s.Concurrency = 1000
+	}
+	if s.MaxMessage == 0 {
+		s.MaxMessage = drivers.DefaultMaxMessage
+	}
+	if s.Grace == 0 {
+		s.Grace = drivers.DefaultTimeouts().Grace
+	}
+	if s.Logger == nil {
+		s.Logger = slog.Default()
+	}
+	return s, nil
+}
+
+// Serve answers calls that come over NATS with the handlers of a server, beside whatever else that serves. Any number of
+// processes may serve the same service: NATS gives each call to one of them. It appears as a NATS micro service, with
+// discovery and statistics.
+//
+// It returns nil when ctx has ended: then it takes no further calls, and waits for those that run, within the
+// grace of svc. It returns an error that wraps [ipc.ErrDisconnected] when the connection is closed, and
+// ends the contexts of the handlers. While the connection is down they go on, and their answers are
+// sent when it is back. The connection stays the user's.
+//
+// A handler finds with [ipc.PeerOf] this process, and calls nobody back: what worker.Host returns has no handlers.
+func Serve(ctx context.Context, nc *nats.Conn, server *worker.Server, svc Service) error {
+	svc, err := svc.complete()
+	if err != nil {
+		return err
+	}
+	l := &locals{server: server, svc: svc, byCodec: make(map[string]*worker.LocalClient)}
+	defer l.close()
+	if _, err := l.caller(ipc.CBOR.Name()); err != nil {
+		var mismatch *ipc.MismatchError
+		if !errors.As(err, &mismatch) { // a server may demand another codec
+			return err
+		}
+	}
+	return serve(ctx, nc, svc, l.caller, server.Methods)
+}
+
+// Forward is [Serve] for what answers calls elsewhere: a pool of workers, or any other caller. Callers have to have the same codec.
+func Forward(ctx context.Context, nc *nats.Conn, to ipc.Caller, svc Service) error {
+	svc, err := svc.complete()
+	if err != nil {
+		return err
+	}
+	return serve(ctx, nc, svc, func(codec string) (ipc.Caller, error) {
+		if own := to.Codec().Name(); own != codec {
+			return nil, &ipc.MismatchError{What: "codec", Local: own, Remote: codec}
+		}
+		return to, nil
+	}, func() []worker.HandledMethod { return svc.Methods })
+}
+
+// locals are the callers of a server of this process: one for each codec.
+type locals struct {
+	server *worker.Server
+	svc    Service
+
+	mu      sync.Mutex
+	byCodec map[string]*worker.LocalClient
+}
+
+func (l *locals) caller(codec string) (ipc.Caller, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.byCodec[codec]; c != nil {
+		return c, nil
+	}
+	chosen, ok := ipc.FindCodec(codec)
+	if !ok || chosen == ipc.Fixed {
+		return nil, &ipc.MismatchError{What: "codec", Local: "cbor, json or raw", Remote: codec}
+	}
+	// Each is told by the calls themselves how long they may take.
+	c, err := worker.Local(l.server, worker.WithCodec(chosen), worker.WithMaxMessage(max(l.svc.MaxMessage, minMessage)), worker.WithCallTimeout(0),
+		worker.WithGrace(l.svc.Grace), worker.WithLogger(l.svc.Logger))
+	if err != nil {
+		return nil, err
+	}
+	l.byCodec[codec] = c
+	return c, nil
+}
+
+// minMessage is the least that worker.WithMaxMessage takes.
+const minMessage = 4 << 10
+
+func (l *locals) close() {
+	for _, c := range l.byCodec {
+		_ = c.Close()
+	}
+}
+
+// host is a service on NATS.
+type host struct {
+	svc     Service
+	nc      *nats.Conn
+	caller  func(codec string) (ipc.Caller, error)
+	methods func() []worker.HandledMethod
+	id      string
+	base    string // of the subjects, with a dot at its end
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	places  chan struct{} // has as many elements as calls run
+	running sync.WaitGroup
+	stats   stats
+
+	mu    sync.Mutex
+	calls map[uint64]*serving
+	last  atomic.Uint64
+}
+
+// errEnding is why the handlers end that outlast a service.
+var errEnding = errors.New("tandem: the service ends")
+
+func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) (ipc.Caller, error), methods func() []worker.HandledMethod) error {
+	if nc == nil {
+		return errors.New("tandem: serve with a nil connection to NATS")
+	}
+	h := &host{
+		svc: svc, nc: nc, caller: caller, methods: methods, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
+		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving),
+	}
+	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer h.cancel(errEnding)
+	closed := nc.StatusChanged(nats.CLOSED)
+	defer nc.RemoveStatusListener(closed)
+
+	var subs []*nats.Subscription
+	defer func() {
+		for _, s := range subs {
+			_ = s.Unsubscribe() // the connection may be closed
+		}
+	}()
+	subscribe := func(subject, queue string, f nats.MsgHandler) (*nats.Subscription, error) {
+		s, err := nc.QueueSubscribe(subject, queue, f)
+		if err != nil {
+			return nil, fmt.Errorf("tandem: serve %q over NATS: %w", svc.Name, err)
+		}
+		subs = append(subs, s)
+		return s, s.SetPendingLimits(-1, -1) // no handler of a message waits, so none is dropped
+	}
+	if _, err := subscribe(h.base+tokenControl+"."+h.id+".*", "", h.controlled); err != nil {
+		return err
+	}
+	if err := h.monitor(subscribe); err != nil {
+		return err
+	}
+	requests, err := subscribe(h.base+tokenCall+".>", svc.QueueGroup, h.received)
+	if err != nil {
+		return err
+	}
+	drained := make(chan struct{})
+	requests.SetClosedHandler(func(string) { close(drained) })
+
+	select {
+	case <-ctx.Done():
+	case <-closed:
+	}
+	if nc.IsClosed() {
+		h.cancel(errEnding)
+		h.running.Wait()
+		return fmt.Errorf("tandem: the connection to NATS is closed: %w", ipc.ErrDisconnected)
+	}
+	grace := time.NewTimer(svc.Grace)
+	defer grace.Stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if requests.Drain() == nil {
+			select {
+			case <-drained:
+			case <-h.ctx.Done():
+			}
+		}
+		h.running.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-grace.C:
+		h.cancel(errEnding)
+		<-ended
+	}
+	flush, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer stop()
+	_ = nc.FlushWithContext(flush) // the last answers, if NATS can be reached
+	return nil
+}
