@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -159,21 +160,38 @@ func (p *pipelinePool) through(ctx context.Context, m *ipc.Method[[]byte, []byte
 	return s, nil
 }
 
-// aloneThrough does what through does, in this process.
-func aloneThrough(ctx context.Context, f func(context.Context, []byte) ([]byte, error), source iter.Seq2[[]byte, error]) (s measure.Sample, err error) {
+// aloneThrough does what through does by a loop in this process.
+func aloneThrough(ctx context.Context, f func(context.Context, []byte) ([]byte, error), source iter.Seq2[[]byte, error]) (measure.Sample, error) {
+	return inThisProcess(func(got *counter) error {
+		for r, err := range source {
+			if err != nil {
+				return err
+			}
+			if r, err = f(ctx, r); err != nil {
+				return err
+			}
+			if err := got.take(ctx, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// appliedThrough does what through does by a pipeline in this process.
+func appliedThrough(ctx context.Context, source iter.Seq2[[]byte, error]) (measure.Sample, error) {
+	return inThisProcess(func(got *counter) error {
+		out := pipeline.Apply(pipeline.From(source), "pass", func(ctx context.Context, r []byte) ([]byte, error) { return passRecord(ctx, bytes.Clone(r)) })
+		return out.Into(ctx, pipeline.SinkFunc[[]byte](got.take))
+	})
+}
+
+// inThisProcess measures what f does for the records that it counts.
+func inThisProcess(f func(got *counter) error) (s measure.Sample, err error) {
 	host, began := suite.Usage(suite.UsageRequest{GC: true}), measure.Now()
 	var got counter
-	for r, err := range source {
-		if err != nil {
-			return s, err
-		}
-		res, err := f(ctx, r)
-		if err == nil {
-			err = got.take(ctx, res)
-		}
-		if err != nil {
-			return s, err
-		}
+	if err := f(&got); err != nil {
+		return s, err
 	}
 	s.Busy = measure.Now() - began
 	s.Elapsed, s.Ops, s.Bytes = s.Busy, got.n, got.bytes

@@ -19,6 +19,7 @@ const (
 	linesByOne    = "a line at a time"
 	linesBuffered = "lines, buffered"
 	plainHandlers = "plain handlers"
+	applied       = "in a pipeline"
 	grinding      = "10 µs a record"
 	manyBytes     = "2 GB"
 	manyRecord    = 1000 // bytes
@@ -31,7 +32,8 @@ func pipelineScenario() suite.Scenario {
 		Title:    "records through a stage of a pipeline",
 		Subjects: append([]string{alone, osExec}, suite.Drivers...),
 		About: `Records with numbers are made, go through one stage in order (package worker/pipeline), and the sink checks that ` +
-			`none is missing. alone is a loop in one process that calls the same handler. The handler returns the record; a worker with ` +
+			`none is missing. alone is one process: a loop that calls the same handler, or a pipeline with that ` +
+			`as a function (pipeline.Apply), and a copy of each record, since a sink gets many at a time. The handler returns the record; a worker with ` +
 			`plain handlers gets a call for each record. With os/exec a record is a line to a process that ` +
 			`returns it: one at a time, or as many as the pipes take, through buffers of 64 KiB. 10 µs a record: the handler computes for that long, alone ` +
 			`in one process and otherwise in two workers. 2 GB (200 MB with -quick) are records of 1000 B, and the memory is the peak of all processes beyond what they had before.`,
@@ -96,6 +98,8 @@ func pipelineTrivial(o *suite.Options, pools *pipelinePools, ways []suite.Way) (
 	if o.Wants(alone) {
 		g.Cases = append(g.Cases, suite.Case{Result: pipelineResult(alone, "", "", pipelineRecord), Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
 			return aloneThrough(ctx, passRecord, numbered(pipelineRecord, 0, d, 0))
+		}}, suite.Case{Result: pipelineResult(alone, applied, "", pipelineRecord), Run: func(ctx context.Context, d time.Duration) (measure.Sample, error) {
+			return appliedThrough(ctx, numbered(pipelineRecord, 0, d, 0))
 		}})
 	}
 	for _, way := range ways {

@@ -127,6 +127,7 @@ func targets() []report.Target {
 		{What: "10,000 idle streams: memory of both processes", Unit: "MB", Bar: 20, Aim: 5, Figure: report.Of(idleStream, megabytes)},
 		{What: "10,000 idle streams: processor time of both processes in 10 s", Unit: "s", Bar: 0.05, Aim: 0.01, Figure: report.Of(idleStream, func(s measure.Sample) float64 { return in10s(s, (s.Host.CPU + s.Worker.CPU).Seconds()) })},
 		{What: "records of 100 B through a stage, over a loop in one process, records/s", Unit: "x", Bar: 0.2, Aim: 0.5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, loop)},
+		{What: "the same over a pipeline in one process, records/s", Unit: "x", Bar: 0.2, Aim: 0.5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, piped(alone, applied, pipelineRecord))},
 		{What: "the same over os/exec, a line at a time, records/s", Unit: "x", Bar: 2, Aim: 5, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, stage, piped(osExec, linesByOne, pipelineRecord))},
 		{What: "records of 10 µs in two workers, over one process, records/s", Unit: "x", Bar: 1.7, Aim: 1.9, AtLeast: true, Figure: report.Over(measure.Sample.OpsPerSecond, piped(shm.Name, grinding, pipelineRecord), piped(alone, grinding, pipelineRecord))},
 		{What: "2 GB through a stage: memory of both processes beyond their start", Unit: "MB", Bar: 67, Aim: 33.5, Figure: report.Of(piped(shm.Name, manyBytes, manyRecord), megabytes)},
