@@ -96,7 +96,20 @@ func TestStderrTail(t *testing.T) {
 	require.Contains(t, kept("panic: 1\n", long, "panic: 2\npanic: 3\n", long), "...panic: 2\npanic: 3\ny")
 	require.Equal(t, "..."+("mypanic: 1\n" + long)[11+len(long)-tailSize:], kept("mypanic: 1\n", long), "not at the beginning of a line")
 
-	for text, is := range map[string]bool{"SIGSEGV: x": true, "SIGSEGV": false, "SIGNAL x: ": false, "SIG: x": false, "panic(": false, "panic: x": true} {
-		require.Equal(t, is, beginsCrash([]byte(text)), text)
+	// A note of the runtime that comes just before is kept with it, and one from long before is not.
+	note := "runtime/cgo: pthread_create failed: Resource temporarily unavailable\n"
+	require.Contains(t, kept("before\n", note, "SIGABRT: abort\n", long), "..."+note+"SIGABRT: abort\ny")
+	require.Contains(t, kept(note, strings.Repeat("z\n", noteSize/2), "panic: 1\n", long), "...panic: 1\ny")
+	require.Contains(t, kept(note, "and so on\n", note, "panic: 1\n", long), note+"and so on\n"+note+"panic: 1\ny")
+
+	require.Contains(t, kept("panic: 1\n", long, note, "goroutine 2\n", long), "panic: 1\ny", "a note does not begin another one")
+
+	for text, is := range map[string]bool{"SIGSEGV: x": true, "SIGSEGV": false, "SIGNAL x: ": false, "SIG: x": false, "panic(": false, "panic: x": true, "runtime: x": false} {
+		crash, _ := begins([]byte(text))
+		require.Equal(t, is, crash, text)
+	}
+	for text, is := range map[string]bool{"runtime: failed to create new OS thread": true, "runtime/cgo: x": true, "runtime": false, "runtime.main()": false, "my runtime: x": false} {
+		_, note := begins([]byte(text))
+		require.Equal(t, is, note, text)
 	}
 }

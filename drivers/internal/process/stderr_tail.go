@@ -12,15 +12,21 @@ const (
 	tailSize = 4 << 10
 	// headSize is how much is kept of the beginning of a crash, in bytes.
 	headSize = 2 << 10
+	// noteSize is how close to a note of the runtime a crash has to come for the two to belong together, in bytes.
+	noteSize = headSize / 4
 	// markSize is how much of a line shows whether it begins a crash, in bytes.
 	markSize = 16
 )
 
-// crashMark is how the runtime of Go begins to report a crash.
-var crashMark = regexp.MustCompile(`^(panic: |fatal error: |SIG[A-Z]+: )`)
+var (
+	// crashMark is how the runtime of Go begins to report a crash.
+	crashMark = regexp.MustCompile(`^(panic: |fatal error: |SIG[A-Z]+: )`)
+	// noteMark is how it says, before some crashes, what it is short of. A program may go on after other notes.
+	noteMark = regexp.MustCompile(`^runtime(/cgo)?: `)
+)
 
-// beginsCrash reports whether a crash begins with this line, or beginning of one.
-func beginsCrash(line []byte) bool { return crashMark.Match(line) }
+// begins reports whether a crash, or a note before it, begins with this line, or beginning of one.
+func begins(line []byte) (crash, note bool) { return crashMark.Match(line), noteMark.Match(line) }
 
 // stderrTail keeps the last bytes of a worker's stderr. It also keeps the
 // beginning of the last crash, which says what the crash is about: the traceback
@@ -31,6 +37,7 @@ type stderrTail struct {
 	tail    []byte     // the last ones
 	line    []byte     // the first bytes of the present line, up to markSize
 	crashed bool       // head holds something
+	noted   bool       // which begins with a note
 	head    []byte     // the first bytes of the last crash, up to headSize
 	at      int64      // where head begins in the stream
 }
@@ -54,8 +61,13 @@ func (t *stderrTail) look(part []byte) {
 	if known := len(t.line); known < markSize {
 		t.line = append(t.line, part[:min(len(part), markSize-known)]...)
 		begin := t.total - int64(known)
-		if beginsCrash(t.line) && (!t.crashed || begin >= t.at+headSize) {
-			t.crashed, t.at = true, begin
+		crash, note := begins(t.line)
+		reach := int64(headSize) // of what head has begun with
+		if t.noted {
+			reach = noteSize
+		}
+		if !t.crashed && (crash || note) || begin >= t.at+reach && (crash || note && t.noted) { // tracebacks have notes, too
+			t.crashed, t.noted, t.at = true, note, begin
 			t.head = append(t.head[:0], t.line[:known]...)
 		}
 	}
