@@ -6,7 +6,9 @@ import "time"
 func (c *core) finish(b *batch, took time.Duration) {
 	answered := int64(len(b.res))
 	for i := range b.parts {
-		answered += int64(len(b.parts[i].body))
+		if !b.parts[i].dropped {
+			answered += int64(frameHeader + len(b.parts[i].body))
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -79,7 +79,7 @@ type counters struct {
 	skipped, dead              uint64
 }
 
-// finished counts a batch that is through.
+// finished counts a batch that is through, with the bytes of its answers as frames.
 func (n *counters) finished(b *batch, answered int64) {
 	n.batches++
 	n.in += uint64(len(b.ids))
@@ -91,11 +91,9 @@ func (n *counters) finished(b *batch, answered int64) {
 			dropped++
 		}
 	}
-	n.out += uint64(len(b.ids) - dropped)
-	if len(b.parts) == 0 {
-		answered -= int64(frameHeader * len(b.ids))
-	}
-	n.bytesOut += uint64(answered)
+	out := len(b.ids) - dropped
+	n.out += uint64(out)
+	n.bytesOut += uint64(answered) - uint64(frameHeader*out)
 }
 
 // count adds one to a counter.
