@@ -259,7 +259,12 @@ func TestReaderIsStopped(t *testing.T) {
 			p, peers := readersIn(t, w, seg, "follow", 1, []PeerOption{Reliable(20 * time.Millisecond)}, "1000000000", fmt.Sprint(int(mode)), "reliable")
 			ctx := watchdog(t)
 			send := func(tag byte, payload []byte) error { return w.Send(ctx, tag, payload) }
-			require.NoError(t, writeSome(w, 300, processMax, send))
+			require.NoError(t, writeSome(w, 300, processMax, func(tag byte, payload []byte) error {
+				for peers[0].Lag() > MinSize/2 && ctx.Err() == nil { // so that the writer never waits, and loses no patience
+					runtime.Gosched()
+				}
+				return send(tag, payload)
+			}))
 			require.NoError(t, peers[0].Err())
 			p.stop(t)
 			require.NoError(t, writeSome(w, 300, processMax, send))
