@@ -70,13 +70,15 @@ func (f *Flow) take(fr *frame, cost int64) (*ending, error) {
 	}
 	if granted := f.out.granted.Load(); fr.granted < granted {
 		return nil, fmt.Errorf("%w: a stream's window of %d bytes, which was %d", ipc.ErrProtocol, fr.granted, granted)
-	} else if fr.granted > granted {
-		f.out.widen(fr.granted)
 	}
-	if f.peer.Load() == nil {
-		if !f.accepts(fr) {
-			return nil, fmt.Errorf("%w: a frame of kind %d, which does not accept the stream", ipc.ErrProtocol, fr.kind)
-		}
+	first := f.peer.Load() == nil
+	if first && !f.accepts(fr) {
+		return nil, fmt.Errorf("%w: a frame of kind %d, which does not accept the stream", ipc.ErrProtocol, fr.kind)
+	}
+	if fr.granted > f.out.granted.Load() {
+		f.out.widen(fr.granted) // who sends then needs to know the peer
+	}
+	if first {
 		close(f.opened)
 		return nil, nil
 	}

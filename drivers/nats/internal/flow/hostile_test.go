@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"math"
@@ -181,6 +182,7 @@ func FuzzDeliver(f *testing.F) {
 	}
 	f.Add([]byte("\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01\x00\x00\x00x"), true)
 	f.Fuzz(func(t *testing.T, all []byte, accepted bool) {
+		all = all[:min(len(all), 1<<16)] // more says nothing new
 		n := newNetwork(1 << 20)
 		p := NewPort(n, "a", Config{Beat: time.Hour, MaxItem: 1 << 20})
 		note := func([]byte) error { return nil }
@@ -194,8 +196,8 @@ func FuzzDeliver(f *testing.F) {
 		require.NoError(t, err)
 		gone, cancel := context.WithCancel(context.Background())
 		cancel()
-		for len(all) > 0 { // messages end with a byte that is too large for a kind
-			i := strings.IndexByte(string(all), 0xff)
+		for len(all) > 0 && fl.Err() == nil { // messages end with a byte that is too large for a kind
+			i := bytes.IndexByte(all, 0xff)
 			b := all
 			if all = nil; i >= 0 {
 				b, all = b[:i], b[i+1:]
@@ -209,7 +211,7 @@ func FuzzDeliver(f *testing.F) {
 			p.Deliver(fl.name, append([]byte{}, b...), false)
 			fl.mu.Lock()
 			held, limit := 0, int(fl.in.limit)
-			for _, a := range fl.in.arrivals {
+			for _, a := range fl.in.arrivals[fl.in.first:] {
 				held += len(a.body)
 			}
 			fl.mu.Unlock()
