@@ -2,7 +2,6 @@ package flow
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -119,10 +118,7 @@ func (f *Flow) take(fr *frame, cost int64) (*ending, error) {
 			return nil, fmt.Errorf("%w: an end from the side that has opened the stream", ipc.ErrProtocol)
 		}
 		f.end = note
-		if len(failure) > 0 {
-			return &ending{err: ipc.ParseError(failure)}, nil
-		}
-		return &ending{err: io.EOF}, nil
+		return &ending{err: failure}, nil
 	default:
 		return nil, fmt.Errorf("%w: a frame of kind %d", ipc.ErrProtocol, fr.kind)
 	}

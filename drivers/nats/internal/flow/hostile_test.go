@@ -139,7 +139,7 @@ func TestHostileEnd(t *testing.T) {
 	require.NoError(t, err)
 	p.Deliver(f.name, raw(kindEnd, 1, Initial, "\x00\x00\x00\x00"), false)
 	require.ErrorIs(t, f.Err(), ipc.ErrProtocol)
-	for _, body := range []string{"", "abc", "\x01\x00\x00\x00", "\x00\x00\x00\x80"} {
+	for _, body := range []string{"", "abc", "\x01\x00\x00\x00", "\x00\x00\x00\x80", "\x01\x00\x00\x80x"} {
 		f, err := p.Open("b.", nil)
 		require.NoError(t, err)
 		p.Deliver(f.name, raw(kindAccept, 1, Initial, "b.x"), false)
