@@ -135,14 +135,23 @@ func (c *Client) request(inv *ipc.Invocation, request []byte) (*nats.Msg, error)
 	if len(request) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(request), Limit: c.maxMessage}
 	}
+	m, err := c.message(tokenCall, inv)
+	if err == nil {
+		m.Data = request
+	}
+	return m, err
+}
+
+// message returns the message of a request of a method, or of the opening of a stream, without its data.
+func (c *Client) message(token string, inv *ipc.Invocation) (*nats.Msg, error) {
 	if err := inv.Metadata.Check(); err != nil {
 		return nil, err
 	}
-	subject := c.prefix + "." + c.service + "." + tokenCall + "." + subjectOf(inv.Method.Name)
+	subject := c.prefix + "." + c.service + "." + token + "." + subjectOf(inv.Method.Name)
 	if len(subject) > maxSubject {
 		return nil, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: the name of the method is too long for NATS: a subject of %d bytes, most allowed are %d", len(subject), maxSubject)
 	}
-	m := &nats.Msg{Subject: subject, Data: request, Header: make(nats.Header, 2)}
+	m := &nats.Msg{Subject: subject, Header: make(nats.Header, 2)}
 	setMetadata(m, headerMeta, inv.Metadata)
 	return m, nil
 }

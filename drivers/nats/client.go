@@ -11,11 +11,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
 
-// Client calls a service over NATS: see [Caller]. It is an [ipc.Caller], and safe for concurrent use.
+// Client calls a service over NATS: see [Caller]. It is an [ipc.StreamCaller], and safe for concurrent use.
 type Client struct {
 	settings
 	nc      *nats.Conn
@@ -30,6 +31,7 @@ type Client struct {
 	last     uint64 // number of a call
 	sweeping bool
 	closed   bool
+	port     *flow.Port // of streams; nil before the first one
 }
 
 // Caller returns a client of the service of this name, which [Serve] or [Forward] serves in any number
@@ -77,16 +79,19 @@ func (c *Client) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	return c.calls.Invoke(ctx, inv, request, memory)
 }
 
-// Close makes calls that are pending fail, and those that are made later, with [ipc.ErrClosed]. The connection stays
+// Close makes calls and streams that are pending fail, and those that are made later, with [ipc.ErrClosed]. The connection stays
 // open. The error is always nil.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
-	sub, pending := c.sub, c.pending
+	sub, pending, port := c.sub, c.pending, c.port
 	c.pending = make(map[uint64]*call)
 	c.mu.Unlock()
 	if sub != nil {
 		_ = sub.Unsubscribe() // the connection may be closed
+	}
+	if port != nil {
+		port.Close(ipc.ErrClosed)
 	}
 	for _, p := range pending {
 		p.fail(ipc.ErrClosed)

@@ -63,7 +63,11 @@ func endpointName(method string) string {
 func (h *host) endpoints(f func(name, subject string)) {
 	seen := make(map[string]bool)
 	for _, m := range h.methods() {
-		if subject := h.base + tokenCall + "." + subjectOf(m.Name); !m.Stream && !seen[subject] {
+		token := tokenCall
+		if m.Stream {
+			token = tokenStream
+		}
+		if subject := h.base + token + "." + subjectOf(m.Name); !seen[subject] {
 			seen[subject] = true
 			f(endpointName(m.Name), subject)
 		}

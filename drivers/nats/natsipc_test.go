@@ -65,6 +65,7 @@ func newServer() (*worker.Server, *blocked) {
 		b.ended <- ctx.Err()
 		return "", ctx.Err()
 	})
+	handleStreams(s, b)
 	worker.Handle(s, meta, func(ctx context.Context, key string) (string, error) {
 		value := ipc.MetadataOf(ctx).Get(key)
 		if err := errors.Join(ipc.SetHeader(ctx, "head", value), ipc.SetTrailer(ctx, "trail", value, "trail", "2")); err != nil {

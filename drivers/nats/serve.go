@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nuid"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 	"github.com/tandemipc/tandem/worker"
 )
@@ -35,7 +36,9 @@ type Service struct {
 	Methods []worker.HandledMethod
 	// Concurrency is how many calls run at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
 	Concurrency int
-	// MaxMessage is the size of the largest request and response in bytes; 0 stands for 64 MiB.
+	// Streams is how many streams are open at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
+	Streams int
+	// MaxMessage is the size of the largest request, response and item in bytes; 0 stands for 64 MiB.
 	MaxMessage int
 	// Grace is how long calls may run on when the service ends; 0 stands for that of worker.WithGrace.
 	Grace time.Duration
@@ -48,7 +51,7 @@ func (s Service) complete() (Service, error) {
 	if !validToken(s.Name) {
 		return s, fmt.Errorf("tandem: the service %q: its name needs ASCII letters, digits, - and _", s.Name)
 	}
-	if s.Concurrency < 0 || s.MaxMessage < 0 || s.Grace < 0 {
+	if s.Concurrency < 0 || s.Streams < 0 || s.MaxMessage < 0 || s.Grace < 0 {
 		return s, fmt.Errorf("tandem: the service %q: a negative limit", s.Name)
 	}
 	for field, value := range map[*string]string{&s.Prefix: DefaultPrefix, &s.QueueGroup: micro.DefaultQueueGroup, &s.Version: "0.0.0"} {
@@ -61,6 +64,9 @@ func (s Service) complete() (Service, error) {
 	}
 	if s.Concurrency == 0 {
 		s.Concurrency = 1000
+	}
+	if s.Streams == 0 {
+		s.Streams = 1000
 	}
 	if s.MaxMessage == 0 {
 		s.MaxMessage = drivers.DefaultMaxMessage
@@ -166,6 +172,10 @@ type host struct {
 	running sync.WaitGroup
 	stats   stats
 
+	port     *flow.Port
+	streams  chan struct{} // has as many elements as streams are open
+	draining chan struct{} // closed when the service takes nothing further
+
 	mu    sync.Mutex
 	calls map[uint64]*serving
 	last  atomic.Uint64
@@ -181,6 +191,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	h := &host{
 		svc: svc, nc: nc, caller: caller, methods: methods, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
 		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving),
+		streams: make(chan struct{}, svc.Streams), draining: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer h.cancel(errEnding)
@@ -207,12 +218,23 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	if err := h.monitor(subscribe); err != nil {
 		return err
 	}
-	requests, err := subscribe(h.base+tokenCall+".>", svc.QueueGroup, h.received)
+	port, err := flow.Listen(nc, h.base+tokenFlow+"."+h.id, flow.Config{Flows: svc.Streams, MaxItem: svc.MaxMessage})
 	if err != nil {
 		return err
 	}
-	drained := make(chan struct{})
-	requests.SetClosedHandler(func(string) { close(drained) })
+	defer port.Close(ipc.ErrClosed)
+	h.port = port
+	var requests [2]*nats.Subscription
+	drained := make(chan struct{}, len(requests))
+	for i, r := range []struct {
+		token string
+		f     nats.MsgHandler
+	}{{tokenStream, h.opened}, {tokenCall, h.received}} {
+		if requests[i], err = subscribe(h.base+r.token+".>", svc.QueueGroup, r.f); err != nil {
+			return err
+		}
+		requests[i].SetClosedHandler(func(string) { drained <- struct{}{} })
+	}
 
 	select {
 	case <-ctx.Done():
@@ -228,12 +250,15 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if requests.Drain() == nil {
-			select {
-			case <-drained:
-			case <-h.ctx.Done():
+		for _, r := range requests {
+			if r.Drain() == nil {
+				select {
+				case <-drained:
+				case <-h.ctx.Done():
+				}
 			}
 		}
+		close(h.draining)
 		h.running.Wait()
 	}()
 	select {

@@ -65,7 +65,7 @@ func (h *host) refuse(m *nats.Msg, begun time.Time, err error) {
 
 // serve serves one request.
 func (h *host) serve(m *nats.Msg, begun time.Time) {
-	caller, inv, header, err := h.parse(m)
+	caller, inv, header, err := h.parse(m, tokenCall)
 	if err != nil {
 		h.refuse(m, begun, err)
 		return
@@ -91,7 +91,7 @@ func (h *host) serve(m *nats.Msg, begun time.Time) {
 }
 
 // parse returns what a request asks for, and who answers it.
-func (h *host) parse(m *nats.Msg) (ipc.Caller, *ipc.Invocation, callHeader, error) {
+func (h *host) parse(m *nats.Msg, token string) (ipc.Caller, *ipc.Invocation, callHeader, error) {
 	header, err := parseCall(m.Header.Get(headerCall))
 	if err != nil {
 		return nil, nil, header, err
@@ -102,7 +102,7 @@ func (h *host) parse(m *nats.Msg) (ipc.Caller, *ipc.Invocation, callHeader, erro
 	if len(m.Data) > h.svc.MaxMessage {
 		return nil, nil, header, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a request of %d bytes, largest allowed %d", len(m.Data), h.svc.MaxMessage)
 	}
-	name, err := methodOf(strings.TrimPrefix(m.Subject, h.base+tokenCall+"."))
+	name, err := methodOf(strings.TrimPrefix(m.Subject, h.base+token+"."))
 	if err != nil {
 		return nil, nil, header, malformed("subject", m.Subject)
 	}

@@ -51,9 +51,13 @@ const (
 //
 //	<prefix>.<service>.call.<method>            requests, for one of those that serve
 //	<prefix>.<service>.control.<instance>.<n>   what callers say of call n of that instance
+//	<prefix>.<service>.stream.<method>          openings of streams, for one of those that serve
+//	<prefix>.<service>.flow.<instance>.<n>      what callers send of stream n of that instance
 const (
 	tokenCall    = "call"
 	tokenControl = "control"
+	tokenStream  = "stream"
+	tokenFlow    = "flow"
 )
 
 // maxSubject bounds a subject, since NATS ends a connection that has too long ones.

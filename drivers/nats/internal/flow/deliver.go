@@ -2,7 +2,6 @@ package flow
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -70,13 +69,15 @@ func (f *Flow) take(fr *frame, cost int64) (*ending, error) {
 	}
 	if granted := f.out.granted.Load(); fr.granted < granted {
 		return nil, fmt.Errorf("%w: a stream's window of %d bytes, which was %d", ipc.ErrProtocol, fr.granted, granted)
-	} else if fr.granted > granted {
-		f.out.widen(fr.granted)
 	}
-	if f.peer.Load() == nil {
-		if !f.accepts(fr) {
-			return nil, fmt.Errorf("%w: a frame of kind %d, which does not accept the stream", ipc.ErrProtocol, fr.kind)
-		}
+	first := f.peer.Load() == nil
+	if first && !f.accepts(fr) {
+		return nil, fmt.Errorf("%w: a frame of kind %d, which does not accept the stream", ipc.ErrProtocol, fr.kind)
+	}
+	if fr.granted > f.out.granted.Load() {
+		f.out.widen(fr.granted) // who sends then needs to know the peer
+	}
+	if first {
 		close(f.opened)
 		return nil, nil
 	}
@@ -117,10 +118,7 @@ func (f *Flow) take(fr *frame, cost int64) (*ending, error) {
 			return nil, fmt.Errorf("%w: an end from the side that has opened the stream", ipc.ErrProtocol)
 		}
 		f.end = note
-		if len(failure) > 0 {
-			return &ending{err: ipc.ParseError(failure)}, nil
-		}
-		return &ending{err: io.EOF}, nil
+		return &ending{err: failure}, nil
 	default:
 		return nil, fmt.Errorf("%w: a frame of kind %d", ipc.ErrProtocol, fr.kind)
 	}

@@ -127,16 +127,23 @@ func (f *Flow) Subject() string { return f.port.base + "." + f.name }
 // Granted is how many bytes of frames this side takes at first.
 func (f *Flow) Granted() int64 { return Initial }
 
-// Opened waits until the other side has accepted the flow. It returns why it is over if it is.
+// Opened waits until the other side has accepted the flow. It returns why the flow is over if it was not accepted.
 func (f *Flow) Opened(ctx context.Context) error {
 	select {
 	case <-f.opened:
 		return nil
 	case <-f.done:
-		return f.Err()
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	select {
+	case <-f.opened: // and is over already
+		return nil
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return f.Err()
 }
 
 // Done is closed when the flow is over in both directions.
@@ -249,15 +256,17 @@ func (f *Flow) bounded(err error, b []byte) []byte {
 }
 
 // End ends the flow, after all that was sent: with a note if that is not nil, and with err, or
-// without an error if that is nil. It is of the side that has accepted the flow. If ctx ends before
-// that can be sent it gives the flow up.
+// without an error if that is nil. The peer's error wraps [ipc.ErrPeerGone] if err does. It is of the side that has
+// accepted the flow. If ctx ends before all can be sent the cause of that is the error.
 func (f *Flow) End(ctx context.Context, note []byte, err error) {
 	if f.lock(ctx) == nil {
 		if o := &f.out; len(o.buffer) > 0 && o.granted.Load()-o.sent < cost(len(o.buffer)) {
 			f.TakeNoMore() // the peer may not read before it has sent all
 		}
 		if sent := f.sendGathered(ctx); sent != nil && err == nil {
-			err = sent // the peer must not take that for all
+			if err = sent; ctx.Err() != nil { // the peer must not take that for all
+				err = context.Cause(ctx)
+			}
 		}
 		if cut := f.out.cut; cut != nil && err == nil {
 			err = cut
@@ -265,12 +274,12 @@ func (f *Flow) End(ctx context.Context, note []byte, err error) {
 		f.out.closed = true
 		f.unlock()
 	} else if err == nil {
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	}
 	if !f.finish(io.EOF, true) {
 		return
 	}
-	b := appendEnd(make([]byte, header), note, nil)
+	b := appendEnd(make([]byte, header), note, errors.Is(err, ipc.ErrPeerGone))
 	if err != nil {
 		b = f.bounded(err, b)
 	}

@@ -307,9 +307,17 @@ func TestConnectionAway(t *testing.T) {
 
 // A side that has heard nothing for some beats gives up, also in the middle of waiting for room.
 func TestBeats(t *testing.T) {
-	const beat = 10 * time.Millisecond
-	n, a, b := pair(t, Config{Beat: beat})
-	time.Sleep(10 * beat) // is how long two that say nothing have to live
+	n, a, b := pair(t, Config{})
+	unheard := func(f *Flow) int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.missed
+	}
+	for range 10 * Misses { // two that say nothing live on
+		a.tick()
+		b.tick()
+		eventually(t, "they hear each other", func() bool { return unheard(a)+unheard(b) <= 1 })
+	}
 	require.NoError(t, a.Err())
 	require.NoError(t, b.Err())
 	n.hold("a", true) // a hears nothing
@@ -322,6 +330,10 @@ func TestBeats(t *testing.T) {
 			}
 		}
 	}()
+	eventually(t, "the window is full", func() bool { return a.out.waiting.Load() })
+	for range Misses + 1 {
+		a.tick()
+	}
 	err := ends(t, a)
 	require.ErrorIs(t, err, ipc.ErrPeerGone)
 	require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err))
@@ -341,4 +353,70 @@ func TestEndWithinAnItem(t *testing.T) {
 	require.Equal(t, io.EOF, <-sent)
 	require.Equal(t, "x", receive(t, a))
 	require.Equal(t, io.EOF, ends(t, a))
+}
+
+// Nothing is sent before the peer is known, whoever says what in the meantime.
+func TestSendBeforeAccept(t *testing.T) {
+	for range 200 { // for the race of a sender that wakes up with a frame that ends the flow
+		n := newNetwork(1 << 20)
+		p := n.listen(t, "a", Config{Beat: patient})
+		f, err := p.Open("b.", nil)
+		require.NoError(t, err)
+		f.Widen(t.Context(), 2*Initial)
+		sent := make(chan error, 1)
+		go func() { sent <- f.Send(context.Background(), []byte("x")) }()
+		eventually(t, "it waits", func() bool { return f.out.waiting.Load() })
+		p.Deliver(f.name, raw(kindItems, 1, 10*Initial, items("x")), false)
+		require.ErrorIs(t, <-sent, ipc.ErrProtocol)
+	}
+	n := newNetwork(1 << 20)
+	pa, pb := n.listen(t, "a", Config{Beat: patient}), n.listen(t, "b", Config{Beat: patient})
+	a, err := pa.Open("b.", nil)
+	require.NoError(t, err)
+	closed := make(chan error, 1)
+	go func() { closed <- a.CloseSend(context.Background()) }()
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, a.CloseSend(canceled), context.Canceled)
+	b, err := pb.Accept(a.Subject(), a.Granted(), patient, nil)
+	require.NoError(t, err)
+	require.NoError(t, <-closed)
+	require.Equal(t, io.EOF, ends(t, b))
+}
+
+// A Receive that is interrupted in the middle of an item loses nothing of it.
+func TestInterruptedItem(t *testing.T) {
+	_, a, b := pair(t, Config{})
+	item := bytes.Repeat([]byte("0123456"), Initial)
+	sent := make(chan error, 1)
+	go func() { sent <- a.Send(context.Background(), item) }()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	var got []byte
+	err := context.Canceled
+	for begun := time.Now(); err == context.Canceled && time.Since(begun) < time.Minute; {
+		got, err = b.Receive(gone)
+	}
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(item, got))
+	require.NoError(t, <-sent)
+	require.NoError(t, a.Send(t.Context(), []byte("next")))
+	require.Equal(t, "next", receive(t, b))
+}
+
+// A flow that was accepted, and ended at once, was accepted: how it has ended is what Receive returns.
+func TestOpenedAndOver(t *testing.T) {
+	n := newNetwork(1 << 20)
+	a, b := n.listen(t, "a", Config{Beat: patient}), n.listen(t, "b", Config{Beat: patient})
+	for range 100 {
+		opener, err := a.Open("b.", nil)
+		require.NoError(t, err)
+		acceptor, err := b.Accept(opener.Subject(), opener.Granted(), patient, nil)
+		require.NoError(t, err)
+		acceptor.End(t.Context(), nil, nil)
+		<-opener.Done()
+		require.NoError(t, opener.Opened(t.Context()))
+		_, err = opener.Receive(t.Context())
+		require.Equal(t, io.EOF, err)
+	}
 }

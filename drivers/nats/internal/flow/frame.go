@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/tandemipc/tandem/ipc"
@@ -100,19 +101,21 @@ func nextItem(b []byte) (item, rest []byte, piece bool, err error) {
 }
 
 // The body of a frame of kindEnd is the length of a note in four bytes, the note, and an error if
-// there is one.
+// there is one. The highest bit of the length says that the error is about who answers, which is gone.
 
-// appendEnd appends the body of an end.
-func appendEnd(dst, note []byte, failure []byte) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(note)))
-	return append(append(dst, note...), failure...)
-}
+// appendEnd appends the body of an end, up to the error.
+func appendEnd(dst, note []byte, gone bool) []byte { return appendItem(dst, note, gone) }
 
 // parseEnd takes the body of an end apart. It may be hostile.
-func parseEnd(b []byte) (note, failure []byte, err error) {
-	note, failure, piece, err := nextItem(b)
-	if err != nil || piece {
+func parseEnd(b []byte) (note []byte, failure error, err error) {
+	note, rest, gone, err := nextItem(b)
+	switch {
+	case err != nil || gone && len(rest) == 0:
 		return nil, nil, fmt.Errorf("%w: an end that is malformed", ipc.ErrProtocol)
+	case gone:
+		return note, fmt.Errorf("%w: %w", ipc.ErrPeerGone, ipc.ParseError(rest)), nil
+	case len(rest) > 0:
+		return note, ipc.ParseError(rest), nil
 	}
-	return note, failure, nil
+	return note, io.EOF, nil
 }

@@ -95,8 +95,8 @@ func Listen(nc *nats.Conn, base string, c Config) (*Port, error) {
 		_ = sub.Unsubscribe()
 		return nil, failed(err)
 	}
-	sub.SetClosedHandler(func(string) { p.Close(errConnection) })
 	p.sub = sub
+	sub.SetClosedHandler(func(string) { p.Close(errConnection) })
 	return p, nil
 }
 

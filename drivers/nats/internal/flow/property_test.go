@@ -224,7 +224,10 @@ func TestProperties(t *testing.T) {
 		w := tampering{rapid.SampledFrom([]string{"", "", "lose", "double", "swap"}).Draw(rt, "what"), rapid.IntRange(2, 30).Draw(rt, "at")}
 		window := rapid.SampledFrom([]int64{Initial, 1 << 20}).Draw(rt, "window")
 		most := rapid.SampledFrom([]int64{11_000, 1 << 20}).Draw(rt, "payload")
-		c := Config{Beat: 50 * time.Millisecond, Window: window}
+		c := Config{Beat: patient, Window: window}
+		if w.what != "" { // and what is lost at the end is found by a beat
+			c.Beat = 50 * time.Millisecond
+		}
 		n := newNetwork(most)
 		var clean cleanup
 		defer clean.run()

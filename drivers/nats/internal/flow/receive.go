@@ -28,6 +28,7 @@ type in struct {
 	current   int64 // what the frame that is being read counts for
 	rest      []byte
 	assembled []byte // pieces of an item
+	begun     bool   // they are of an item whose Receive was interrupted
 }
 
 // arrival is the body of a frame with items, or with a note.
@@ -77,11 +78,14 @@ func (in *in) drop() { in.arrivals, in.first = nil, 0 }
 // last one, if the peer has ended without an error.
 func (f *Flow) Receive(ctx context.Context) ([]byte, error) {
 	in := &f.in
-	if cap(in.assembled) > maxKept {
-		in.assembled = nil
+	begun := in.begun
+	if in.begun = false; !begun {
+		if cap(in.assembled) > maxKept {
+			in.assembled = nil
+		}
+		in.assembled = in.assembled[:0]
 	}
-	in.assembled = in.assembled[:0]
-	for begun := false; ; {
+	for {
 		for len(in.rest) == 0 {
 			if err := f.next(ctx, begun); err != nil {
 				return nil, err
@@ -181,12 +185,9 @@ func (f *Flow) next(ctx context.Context, begun bool) error {
 	}
 }
 
-// interrupted is the error of a Receive whose context has ended. What was read of an item is
-// kept in front of the rest.
+// interrupted is the error of a Receive whose context has ended. What was read of an item is kept.
 func (f *Flow) interrupted(ctx context.Context, begun bool) error {
-	if begun {
-		f.in.rest = appendItem(nil, f.in.assembled, true)
-	}
+	f.in.begun = begun
 	return ctx.Err()
 }
 
@@ -232,8 +233,13 @@ func (f *Flow) Widen(_ context.Context, n int) {
 	f.beatNow()
 }
 
-// beatNow tells the peer what it may send. If that cannot be sent now the next frame tells it.
-func (f *Flow) beatNow() { _ = f.transmit(kindAlive, make([]byte, header)) }
+// beatNow tells the peer, if there is one yet, what it may send. If that cannot be sent now the next
+// frame tells it.
+func (f *Flow) beatNow() {
+	if f.peer.Load() != nil {
+		_ = f.transmit(kindAlive, make([]byte, header))
+	}
+}
 
 // TakeNoMore says that this side takes no further items. What comes is dropped, and the peer's
 // Send returns io.EOF.
@@ -243,7 +249,7 @@ func (f *Flow) TakeNoMore() {
 	f.in.deaf = true
 	f.in.drop()
 	f.mu.Unlock()
-	if !known {
+	if !known && f.peer.Load() != nil {
 		_ = f.transmit(kindDeaf, make([]byte, header)) // or what is sent has no room, and waits
 	}
 }

@@ -344,6 +344,9 @@ func (f *Flow) CloseSend(ctx context.Context) error {
 	if o.closed || f.sendable() != nil {
 		return nil
 	}
+	if err := f.Opened(ctx); err != nil {
+		return withoutEOF(err)
+	}
 	if err := f.sendGathered(ctx); err != nil {
 		return withoutEOF(err) // at its end the peer wants no more
 	}

@@ -1,0 +1,238 @@
+package natsipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+var _ ipc.StreamCaller = (*Client)(nil)
+
+// OpenStream implements [ipc.StreamCaller]. It waits until a server has taken the stream.
+func (c *Client) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	return c.calls.(ipc.StreamCaller).OpenStream(ctx, inv, o)
+}
+
+// OpenStream implements [ipc.StreamCaller]. A stream is never opened again by itself.
+func (c retrier) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	return c.tries.(ipc.StreamCaller).OpenStream(ctx, inv, o)
+}
+
+// maxFirst is the largest first item that goes with the opening of a stream.
+const maxFirst = 64 << 10
+
+// OpenStream implements [ipc.StreamCaller].
+func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
+	if !o.Attached.Empty() {
+		return nil, noAttachments(inv.Method.Name)
+	}
+	if len(o.First) > c.maxMessage {
+		return nil, &ipc.SizeError{Size: len(o.First), Limit: c.maxMessage}
+	}
+	st := &clientStream{method: inv.Method.Name, meta: received{new(ipc.Metadata), new(ipc.Metadata)}, late: context.DeadlineExceeded}
+	if inv.Header != nil {
+		*inv.Header, st.meta.header = nil, inv.Header
+	}
+	if inv.Trailer != nil {
+		*inv.Trailer, st.meta.trailer = nil, inv.Trailer
+	}
+	stop := func() {}
+	if inv.Timeout > 0 {
+		ours := timedOut(inv, inv.Timeout)
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > inv.Timeout {
+			st.late = ours
+		}
+		ctx, stop = context.WithTimeoutCause(ctx, inv.Timeout, ours)
+	}
+	st.ctx = ctx
+	if err := c.open(ctx, inv, o, st); err != nil {
+		if ctx.Err() != nil {
+			err = st.ended()
+		}
+		stop()
+		return nil, err
+	}
+	unwatch := context.AfterFunc(ctx, func() { st.flow.Abort(st.ended()) })
+	st.flow.Notify(func(err error) {
+		unwatch()
+		stop()
+		if o := o.OnEnd; o != nil {
+			o(st.told(err))
+		}
+	})
+	return st, nil
+}
+
+// open opens st.
+func (c *Client) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, st *clientStream) error {
+	m, err := c.message(tokenStream, inv)
+	if err != nil {
+		return err
+	}
+	if err := c.awaitConnection(ctx, inv, nil); err != nil {
+		return err
+	}
+	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat}
+	if deadline, ok := ctx.Deadline(); ok {
+		if header.timeout = time.Until(deadline); header.timeout <= 0 {
+			return st.late
+		}
+	}
+	port, err := c.flows()
+	if err != nil {
+		return err
+	}
+	if st.flow, err = port.Open(c.prefix+"."+c.service+"."+tokenFlow+".", st.meta.take); err != nil {
+		return err
+	}
+	m.Reply = st.flow.Subject()
+	m.Header[headerCall] = []string{header.String()}
+	opening := streamHeader{granted: st.flow.Granted(), only: o.Only, lasting: o.Lasting}
+	const room = 64 // for the header
+	if opening.first = o.First != nil && len(o.First) <= maxFirst && int64(m.Size()+len(o.First)+room) <= c.nc.MaxPayload(); opening.first {
+		m.Data = o.First
+	} else {
+		opening.only = false
+	}
+	m.Header[headerStream] = []string{opening.String()}
+	if err = c.nc.PublishMsg(m); err != nil {
+		err = c.notPublished(m, err)
+	} else if err = st.flow.Opened(ctx); err == nil {
+		err = st.begin(ctx, o, opening.first)
+	}
+	if err != nil {
+		st.flow.Abort(err) // or it is over
+	}
+	return err
+}
+
+// flows returns the port of the client's streams.
+func (c *Client) flows() (*flow.Port, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ipc.ErrClosed
+	}
+	if c.port == nil {
+		port, err := flow.Listen(c.nc, c.nc.NewInbox(), flow.Config{Beat: c.heartbeat, MaxItem: c.maxMessage})
+		if err != nil {
+			return nil, err
+		}
+		c.port = port
+	}
+	return c.port, nil
+}
+
+// clientStream is a stream on the side that has opened it.
+type clientStream struct {
+	flow   *flow.Flow
+	method string
+	meta   received
+	ctx    context.Context // of the whole stream
+	late   error           // of a deadline that has passed
+}
+
+var (
+	_ ipc.MemoryStream = (*clientStream)(nil)
+	_ ipc.WideStream   = (*clientStream)(nil)
+	_ ipc.PartStream   = (*clientStream)(nil)
+)
+
+func noAttachments(method string) error {
+	return ipc.Errorf(ipc.CodeUnimplemented, "%w: a stream of %q over NATS passes no buffers and no files", ipc.ErrUnsupported, method)
+}
+
+// begin sends the first item, unless it was sent.
+func (s *clientStream) begin(ctx context.Context, o *ipc.StreamOpening, sent bool) error {
+	var err error
+	if o.First != nil && !sent {
+		err = s.flow.Send(ctx, o.First)
+	}
+	if err == nil && o.Only {
+		err = s.flow.CloseSend(ctx)
+	}
+	if err != nil && ctx.Err() == nil && s.flow.Err() != nil {
+		return nil // Receive tells how it has ended
+	}
+	return err
+}
+
+// ended returns why a stream ends whose context has ended.
+func (s *clientStream) ended() error {
+	if err := s.ctx.Err(); errors.Is(err, context.Canceled) {
+		return err
+	}
+	return s.late
+}
+
+// told returns what a method returns in the place of err. If the server has found first that the time is
+// over, it is as if this side had.
+func (s *clientStream) told(err error) error {
+	if e, ok := err.(*ipc.Error); ok && e.Remote() && e.Code == ipc.CodeDeadlineExceeded {
+		if deadline, ok := s.ctx.Deadline(); ok && time.Until(deadline) <= 0 {
+			return s.late
+		}
+	}
+	return err
+}
+
+// Send implements [ipc.Stream].
+func (s *clientStream) Send(ctx context.Context, item []byte) error {
+	return s.told(s.flow.Send(ctx, item))
+}
+
+// SendAttached implements [ipc.AttachedStream]: items have no attachments.
+func (s *clientStream) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
+	if !a.Empty() {
+		return noAttachments(s.method)
+	}
+	return s.Send(ctx, item)
+}
+
+// Attachments implements [ipc.AttachedStream].
+func (s *clientStream) Attachments() *ipc.Attachments { return nil }
+
+// SharesMemory implements [ipc.MemoryStream].
+func (s *clientStream) SharesMemory() bool { return false }
+
+// SendPart implements [ipc.PartStream].
+func (s *clientStream) SendPart(ctx context.Context, b []byte) (int, error) {
+	n, err := s.flow.SendPart(ctx, b)
+	return n, s.told(err)
+}
+
+// Claim implements [ipc.Stream].
+func (s *clientStream) Claim(ctx context.Context, n int) ([]byte, error) {
+	b, err := s.flow.Claim(ctx, n)
+	return b, s.told(err)
+}
+
+// Commit implements [ipc.Stream].
+func (s *clientStream) Commit(ctx context.Context, n int) error {
+	return s.told(s.flow.Commit(ctx, n))
+}
+
+// Flush implements [ipc.Stream].
+func (s *clientStream) Flush(ctx context.Context) error { return s.told(s.flow.Flush(ctx)) }
+
+// CloseSend implements [ipc.Stream].
+func (s *clientStream) CloseSend(ctx context.Context) error { return s.told(s.flow.CloseSend(ctx)) }
+
+// Receive implements [ipc.Stream].
+func (s *clientStream) Receive(ctx context.Context) ([]byte, error) {
+	b, err := s.flow.Receive(ctx)
+	return b, s.told(err)
+}
+
+// Widen implements [ipc.WideStream].
+func (s *clientStream) Widen(ctx context.Context, n int) { s.flow.Widen(ctx, n) }
+
+// errStreamClosed is what the methods of a stream return after Close.
+var errStreamClosed = fmt.Errorf("%w: the stream was closed", ipc.ErrClosed)
+
+// Close implements [ipc.Stream].
+func (s *clientStream) Close() { s.flow.Abort(errStreamClosed) }

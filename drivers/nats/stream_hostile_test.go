@@ -1,0 +1,90 @@
+package natsipc_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	natsipc "github.com/tandemipc/tandem/drivers/nats"
+	"github.com/tandemipc/tandem/drivers/nats/internal/natstest"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+const goodCall, goodStream = "1 1 cbor le 0 1000000000 0 -", "65536 -"
+
+// Openings that no client sends are refused or dropped, and hurt nobody.
+func TestHostileOpenings(t *testing.T) {
+	srv := natstest.Start(t, nil)
+	nc, there := natstest.Connect(t, srv), natstest.Connect(t, srv)
+	s, _ := newServer()
+	few := service
+	few.Streams = 1
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, few) })
+	for name, h := range map[string]nats.Header{
+		"nothing":           nil,
+		"no stream":         {"Tandem-Call": {goodCall}},
+		"another version":   {"Tandem-Call": {"9"}, "Tandem-Stream": {goodStream}},
+		"garbage":           {"Tandem-Call": {goodCall}, "Tandem-Stream": {"x"}},
+		"no window":         {"Tandem-Call": {goodCall}, "Tandem-Stream": {"1 -"}},
+		"a negative window": {"Tandem-Call": {goodCall}, "Tandem-Stream": {"-1 -"}},
+		"bad metadata":      {"Tandem-Call": {goodCall}, "Tandem-Stream": {goodStream}, "Tandem-Meta": {"%"}},
+		"an unknown codec":  {"Tandem-Call": {"1 1 x le 0 1000000000 0 -"}, "Tandem-Stream": {goodStream}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := nc.RequestMsg(&nats.Msg{Subject: "tandem.test.stream.test.numbers", Header: h}, 30*time.Second)
+			require.NoError(t, err)
+			require.Equal(t, byte(8), m.Data[0], "it is refused")
+		})
+	}
+	// A reply subject that is none, none at all, and frames for streams that there are not.
+	good := nats.Header{"Tandem-Call": {goodCall}, "Tandem-Stream": {goodStream}}
+	require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: "tandem.test.stream.test.numbers", Header: good}))
+	require.NoError(t, nc.Publish("tandem.test.flow.x.1", []byte("frame")))
+	c := natsipc.Caller(nc, "test")
+	defer c.Close()
+	require.Eventually(t, func() bool {
+		got, err := collect(numbers.Stream(t.Context(), c, counting{N: 10}))
+		return err == nil && len(got) == 10
+	}, 30*time.Second, time.Millisecond, "the one place is free")
+}
+
+// Whoever answers openings may be hostile: the stream ends, and others are as they were.
+func TestHostileAnswers(t *testing.T) {
+	frame := func(kind, number byte, granted byte, body string) []byte {
+		b := append([]byte{kind, number, 0, 0, 0, 0, 0, 0, 0, 0, 0, granted, 0, 0, 0, 0, 0}, body...)
+		return b
+	}
+	accept := frame(1, 1, 1, "tandem.test.flow.x.1")
+	for name, answers := range map[string][][]byte{
+		"nothing":              {nil},
+		"garbage":              {[]byte("garbage")},
+		"elsewhere":            {frame(1, 1, 1, "else.where")},
+		"items first":          {frame(2, 1, 1, "\x01\x00\x00\x00x")},
+		"refused with garbage": {frame(8, 1, 1, "x")},
+		"a gap":                {accept, frame(2, 3, 1, "\x01\x00\x00\x00x")},
+		"bad metadata":         {accept, frame(3, 2, 1, "x")},
+		"metadata of no use":   {accept, frame(3, 2, 1, "\xa1\x01\x81\xa2\x63Key\x61K\x65Value\x61v")},
+		"a bad end":            {accept, frame(7, 2, 1, "x")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc := natstest.Connect(t, natstest.Start(t, nil))
+			_, err := nc.Subscribe("tandem.test.stream.>", func(m *nats.Msg) {
+				for _, b := range answers {
+					_ = nc.Publish(m.Reply, b)
+				}
+			})
+			require.NoError(t, err)
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Hour))
+			defer c.Close()
+			st, err := echoes.Open(t.Context(), c)
+			if err == nil {
+				_, err = st.Receive(t.Context())
+			}
+			require.Contains(t, []ipc.Code{ipc.CodeInternal, ipc.CodeUnavailable}, ipc.CodeOf(err), "%v", err)
+			require.Eventually(t, func() bool { return c.Streams() == 0 }, 30*time.Second, time.Millisecond)
+		})
+	}
+}

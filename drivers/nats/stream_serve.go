@@ -1,0 +1,218 @@
+package natsipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// opened takes the opening of a stream. One goroutine calls it, so it does not wait.
+func (h *host) opened(m *nats.Msg) {
+	if m.Reply == "" {
+		h.svc.Logger.Warn("tandem: a stream over NATS that nobody receives was dropped", "subject", m.Subject)
+		return
+	}
+	begun := time.Now()
+	select {
+	case h.streams <- struct{}{}:
+	default:
+		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the service %q has %d streams already", h.svc.Name, h.svc.Streams))
+		return
+	}
+	h.running.Add(1)
+	go func() {
+		defer h.running.Done()
+		defer func() { <-h.streams }()
+		h.serveStream(m, begun)
+	}()
+}
+
+// refuseStream tells a caller that its stream is not served.
+func (h *host) refuseStream(m *nats.Msg, begun time.Time, err error) {
+	if sent := flow.Refuse(h.nc, m.Reply, err); sent != nil {
+		h.svc.Logger.Warn("tandem: a stream could not be refused over NATS", "error", sent)
+	}
+	h.stats.note(m.Subject, time.Since(begun), err)
+}
+
+// serving of a stream: what comes from the caller goes to who answers, and back.
+type streamServing struct {
+	host   *host
+	header callHeader
+	flow   *flow.Flow
+	cancel context.CancelCauseFunc // gives the stream up
+	head   ipc.Metadata            // of the answer, as far as it is known
+	trail  ipc.Metadata
+	told   int // how many fields of head the caller has
+}
+
+// serveStream serves a stream.
+func (h *host) serveStream(m *nats.Msg, begun time.Time) {
+	caller, inv, header, err := h.parse(m, tokenStream)
+	if err != nil {
+		h.refuseStream(m, begun, err)
+		return
+	}
+	opening, err := parseStream(m.Header.Get(headerStream))
+	if err != nil {
+		h.refuseStream(m, begun, err)
+		return
+	}
+	to, ok := caller.(ipc.StreamCaller)
+	if !ok {
+		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeUnimplemented, "tandem: the service %q has no streams", h.svc.Name))
+		return
+	}
+	f, err := h.port.Accept(m.Reply, opening.granted, max(header.heartbeat, MinHeartbeat), nil)
+	if err != nil {
+		h.refuseStream(m, begun, err)
+		return
+	}
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	defer cancel(nil)
+	s := &streamServing{host: h, header: header, flow: f, cancel: cancel}
+	f.Notify(s.over)
+	if opening.lasting {
+		unwatch := s.endWhenDraining(ctx)
+		defer unwatch()
+	}
+	inv.Header, inv.Trailer = &s.head, &s.trail
+	o := &ipc.StreamOpening{Lasting: opening.lasting}
+	if opening.first {
+		o.First, o.Only = m.Data, opening.only
+	}
+	st, err := to.OpenStream(ctx, inv, o)
+	if err == nil {
+		received := make(chan struct{})
+		go func() {
+			defer close(received)
+			s.receive(ctx, st)
+		}()
+		err = s.send(ctx, st)
+		st.Close() // if it is not over
+		defer func() { <-received }()
+	}
+	s.end(ctx, begun, err)
+	cancel(nil)
+	if err == io.EOF {
+		err = nil
+	}
+	h.stats.note(m.Subject, time.Since(begun), err)
+}
+
+// over is called when the flow is over, and gives the stream up if it is not over itself. Whoever answers knows
+// the time of the stream as well.
+func (s *streamServing) over(err error) {
+	if err != nil && (s.header.timeout == 0 || ipc.CodeOf(err) != ipc.CodeDeadlineExceeded) {
+		s.cancel(errCanceled)
+	}
+}
+
+// endWhenDraining gives the stream up when the service is to end, since it has no end of its own.
+func (s *streamServing) endWhenDraining(ctx context.Context) (unwatch func()) {
+	ctx, stop := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.host.draining:
+			s.cancel(errEnding)
+		case <-ctx.Done():
+		}
+	}()
+	return stop
+}
+
+// receive gives what comes from the caller to who answers.
+func (s *streamServing) receive(ctx context.Context, st ipc.Stream) {
+	for {
+		item, err := s.flow.Receive(ctx)
+		switch {
+		case err == io.EOF:
+			_ = st.CloseSend(ctx) // send finds out how it has ended
+			return
+		case err != nil:
+			s.over(err) // or ctx has ended
+			return
+		}
+		if err = st.Send(ctx, item); err == nil && !s.flow.Buffered() {
+			err = st.Flush(ctx)
+		}
+		if err != nil {
+			s.flow.TakeNoMore() // send finds out how it has ended
+			return
+		}
+	}
+}
+
+// send gives what comes from who answers to the caller, and returns how that ends: io.EOF after the last item.
+func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
+	attached, _ := st.(ipc.AttachedStream)
+	for {
+		item, err := st.Receive(ctx)
+		if err != nil {
+			return err
+		}
+		if attached != nil {
+			if a := attached.Attachments(); !a.Empty() {
+				a.Release()
+				return ipc.Errorf(ipc.CodeUnimplemented, "%w: items over NATS have no buffers and no files", ipc.ErrUnsupported)
+			}
+		}
+		if len(s.head) > s.told {
+			note, err := streamNote{Header: s.head[s.told:]}.encode()
+			if err == nil {
+				err = s.flow.Note(ctx, note)
+			}
+			if err != nil {
+				return err
+			}
+			s.told = len(s.head)
+		}
+		if err := s.flow.Send(ctx, item); err != nil {
+			return err
+		}
+	}
+}
+
+// end tells the caller how the stream has ended, after all that was sent, unless the caller has given it up.
+func (s *streamServing) end(ctx context.Context, begun time.Time, err error) {
+	if err == io.EOF {
+		err = nil
+	} else {
+		err = s.failure(ctx, begun, err)
+	}
+	note, failed := streamNote{s.head[s.told:], s.trail}.encode()
+	if failed != nil && err == nil {
+		err = failed
+	}
+	// The handler has returned, so its time and what it is told do not count.
+	last, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	defer context.AfterFunc(s.host.ctx, func() { cancel(gone(errEnding)) })()
+	s.flow.End(last, note, err)
+}
+
+// gone is the error of a stream whose answering side is gone, because of err.
+func gone(err error) error {
+	return fmt.Errorf("%w: %w", ipc.ErrPeerGone, ipc.NewError(ipc.CodeUnavailable, err.Error()))
+}
+
+// failure returns the error that the caller gets of a stream that has failed.
+func (s *streamServing) failure(ctx context.Context, begun time.Time, err error) error {
+	if errors.Is(context.Cause(ctx), errEnding) {
+		return gone(errEnding)
+	}
+	switch answer, _ := s.host.failure(err, s.header, time.Since(begun)); answer {
+	case answerGone:
+		return gone(err)
+	case answerOverdue:
+		return context.DeadlineExceeded
+	}
+	return err
+}
