@@ -93,12 +93,19 @@ func (c attempt) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	defer c.forget(p)
 	m.Reply = inbox
 	if err := c.nc.PublishMsg(m); err != nil {
-		return nil, c.notPublished(m, err)
+		if errors.Is(err, nats.ErrMaxPayload) {
+			c.forget(p)
+			return c.sendLarge(ctx, inv, request, end)
+		}
+		return nil, c.unsent(err)
 	}
 	select {
 	case o := <-p.answer:
-		if o.err != nil {
+		switch {
+		case o.err != nil:
 			return nil, o.err
+		case o.msg.Header.Get(headerAnswer) == answerLarge:
+			return c.fetch(ctx, inv, o.msg, end)
 		}
 		return c.result(inv, o.msg, bounded)
 	case <-ctx.Done():
@@ -142,12 +149,15 @@ func (c *Client) request(inv *ipc.Invocation, request []byte) (*nats.Msg, error)
 	return m, err
 }
 
+// base is what the subjects of the service begin with.
+func (c *Client) base() string { return c.prefix + "." + c.service + "." }
+
 // message returns the message of a request of a method, or of the opening of a stream, without its data.
 func (c *Client) message(token string, inv *ipc.Invocation) (*nats.Msg, error) {
 	if err := inv.Metadata.Check(); err != nil {
 		return nil, err
 	}
-	subject := c.prefix + "." + c.service + "." + token + "." + subjectOf(inv.Method.Name)
+	subject := c.base() + token + "." + subjectOf(inv.Method.Name)
 	if len(subject) > maxSubject {
 		return nil, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: the name of the method is too long for NATS: a subject of %d bytes, most allowed are %d", len(subject), maxSubject)
 	}

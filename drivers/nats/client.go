@@ -182,15 +182,16 @@ func (c *Client) received(m *nats.Msg) {
 	if err != nil {
 		return
 	}
-	alive := m.Header.Get(headerAnswer) == answerAlive
+	answer := m.Header.Get(headerAnswer)
+	alive, large := answer == answerAlive, answer == answerLarge
 	c.mu.Lock()
 	p := c.pending[number]
-	if p != nil && alive {
+	if p != nil && (alive || large) {
 		p.control, p.missed = m.Reply, 0
 	}
 	c.mu.Unlock()
 	switch {
-	case alive && p == nil && m.Reply != "":
+	case (alive || large) && p == nil && m.Reply != "":
 		c.tell(m.Reply, controlCancel) // the server does not know yet
 	case alive || p == nil:
 	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -26,8 +27,11 @@ type serving struct {
 	over     bool
 	timer    *time.Timer // of the next heartbeat
 	interval time.Duration
-	unheard  bool // NATS has said since the last heartbeat that nobody gets it
-	strikes  int  // heartbeats in a row that nobody has got
+	large    bool           // there is a response that has to be fetched,
+	size     int            // of so many bytes
+	fetch    chan *nats.Msg // takes who fetches it
+	unheard  bool           // NATS has said since the last heartbeat that nobody gets it
+	strikes  int            // heartbeats in a row that nobody has got
 }
 
 // Why a handler's context ends.
@@ -77,6 +81,13 @@ func (h *host) serve(m *nats.Msg, begun time.Time) {
 	s := h.begin(m.Reply, header.heartbeat, cancel)
 	defer s.end()
 	response, err := caller.Invoke(ctx, inv, m.Data, nil)
+	if err == nil && h.isLarge(response, head, trail) {
+		err = h.hand(ctx, s, response, head, trail)
+		if err == nil {
+			h.stats.note(m.Subject, time.Since(begun), nil)
+			return
+		}
+	}
 	s.end() // before the answer
 	answer := answerOK
 	if err != nil {
@@ -162,7 +173,7 @@ func (h *host) answer(reply, answer string, payload []byte, header, trailer ipc.
 
 // begin makes a call known, and begins its heartbeats.
 func (h *host) begin(reply string, interval time.Duration, cancel context.CancelCauseFunc) *serving {
-	s := &serving{host: h, number: h.last.Add(1), reply: reply, cancel: cancel, interval: max(interval, MinHeartbeat)}
+	s := &serving{host: h, number: h.last.Add(1), reply: reply, cancel: cancel, interval: max(interval, MinHeartbeat), fetch: make(chan *nats.Msg, 1)}
 	s.control = h.base + tokenControl + "." + h.id + "." + strconv.FormatUint(s.number, 36)
 	h.mu.Lock()
 	h.calls[s.number] = s
@@ -202,8 +213,11 @@ func (s *serving) beat() {
 		return
 	}
 	if s.host.nc.IsConnected() {
-		// If that fails the next one is as good.
-		_ = s.host.nc.PublishMsg(&nats.Msg{Subject: s.reply, Reply: s.control, Header: nats.Header{headerAnswer: {answerAlive}}})
+		m := &nats.Msg{Subject: s.reply, Reply: s.control, Header: nats.Header{headerAnswer: {answerAlive}}}
+		if s.large {
+			m.Header, m.Data = nats.Header{headerAnswer: {answerLarge}}, strconv.AppendInt(nil, int64(s.size), 10)
+		}
+		_ = s.host.nc.PublishMsg(m) // if that fails the next one is as good
 	}
 	s.timer.Reset(s.interval)
 }
@@ -217,8 +231,16 @@ func (h *host) controlled(m *nats.Msg) {
 	h.mu.Lock()
 	s := h.calls[number]
 	h.mu.Unlock()
+	fetches := m.Header.Get(headerStream) != ""
 	switch {
+	case s == nil && fetches:
+		_ = flow.Refuse(h.nc, m.Reply, ipc.Errorf(ipc.CodeUnavailable, "tandem: there is no response to fetch")) // or the caller misses heartbeats
 	case s == nil:
+	case fetches:
+		select {
+		case s.fetch <- m:
+		default:
+		}
 	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
 		s.mu.Lock()
 		s.unheard = true

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -33,6 +35,19 @@ func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Str
 	if len(o.First) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(o.First), Limit: c.maxMessage}
 	}
+	m, err := c.message(tokenStream, inv)
+	if err != nil {
+		return nil, err
+	}
+	st, err := c.openStream(ctx, inv, m, o, false)
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// openStream opens a stream, or a call that travels as one, by sending m.
+func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, call bool) (*clientStream, error) {
 	st := &clientStream{method: inv.Method.Name, meta: received{new(ipc.Metadata), new(ipc.Metadata)}, late: context.DeadlineExceeded}
 	if inv.Header != nil {
 		*inv.Header, st.meta.header = nil, inv.Header
@@ -49,7 +64,7 @@ func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Str
 		ctx, stop = context.WithTimeoutCause(ctx, inv.Timeout, ours)
 	}
 	st.ctx = ctx
-	if err := c.open(ctx, inv, o, st); err != nil {
+	if err := c.open(ctx, inv, m, o, call, st); err != nil {
 		if ctx.Err() != nil {
 			err = st.ended()
 		}
@@ -68,15 +83,11 @@ func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Str
 }
 
 // open opens st.
-func (c *Client) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening, st *clientStream) error {
-	m, err := c.message(tokenStream, inv)
-	if err != nil {
-		return err
-	}
+func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, call bool, st *clientStream) error {
 	if err := c.awaitConnection(ctx, inv, nil); err != nil {
 		return err
 	}
-	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat}
+	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat, attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent}
 	if deadline, ok := ctx.Deadline(); ok {
 		if header.timeout = time.Until(deadline); header.timeout <= 0 {
 			return st.late
@@ -86,12 +97,12 @@ func (c *Client) open(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpe
 	if err != nil {
 		return err
 	}
-	if st.flow, err = port.Open(c.prefix+"."+c.service+"."+tokenFlow+".", st.meta.take); err != nil {
+	if st.flow, err = port.Open(c.base()+tokenFlow+".", st.meta.take); err != nil {
 		return err
 	}
 	m.Reply = st.flow.Subject()
 	m.Header[headerCall] = []string{header.String()}
-	opening := streamHeader{granted: st.flow.Granted(), only: o.Only, lasting: o.Lasting}
+	opening := streamHeader{granted: st.flow.Granted(), only: o.Only, lasting: o.Lasting, call: call}
 	const room = 64 // for the header
 	if opening.first = o.First != nil && len(o.First) <= maxFirst && int64(m.Size()+len(o.First)+room) <= c.nc.MaxPayload(); opening.first {
 		m.Data = o.First

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,7 +67,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		return
 	}
 	to, ok := caller.(ipc.StreamCaller)
-	if !ok {
+	if !ok && !opening.call {
 		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeUnimplemented, "tandem: the service %q has no streams", h.svc.Name))
 		return
 	}
@@ -84,6 +85,13 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		defer unwatch()
 	}
 	inv.Header, inv.Trailer = &s.head, &s.trail
+	if opening.call {
+		subject := strings.Replace(m.Subject, h.base+tokenStream, h.base+tokenCall, 1)
+		err := s.call(ctx, caller, inv, m, opening.first)
+		s.end(ctx, begun, err)
+		h.stats.note(subject, time.Since(begun), withoutEOF(err))
+		return
+	}
 	o := &ipc.StreamOpening{Lasting: opening.lasting}
 	if opening.first {
 		o.First, o.Only = m.Data, opening.only
@@ -101,10 +109,15 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	}
 	s.end(ctx, begun, err)
 	cancel(nil)
+	h.stats.note(m.Subject, time.Since(begun), withoutEOF(err))
+}
+
+// withoutEOF returns nil for the end of a stream.
+func withoutEOF(err error) error {
 	if err == io.EOF {
-		err = nil
+		return nil
 	}
-	h.stats.note(m.Subject, time.Since(begun), err)
+	return err
 }
 
 // over is called when the flow is over, and gives the stream up if it is not over itself. Whoever answers knows
@@ -164,20 +177,25 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 				return ipc.Errorf(ipc.CodeUnimplemented, "%w: items over NATS have no buffers and no files", ipc.ErrUnsupported)
 			}
 		}
-		if len(s.head) > s.told {
-			note, err := streamNote{Header: s.head[s.told:]}.encode()
-			if err == nil {
-				err = s.flow.Note(ctx, note)
-			}
-			if err != nil {
-				return err
-			}
-			s.told = len(s.head)
-		}
-		if err := s.flow.Send(ctx, item); err != nil {
+		if err := s.sendItem(ctx, item); err != nil {
 			return err
 		}
 	}
+}
+
+// sendItem sends the caller an item, after what there is of the header.
+func (s *streamServing) sendItem(ctx context.Context, item []byte) error {
+	if len(s.head) > s.told {
+		note, err := streamNote{Header: s.head[s.told:]}.encode()
+		if err == nil {
+			err = s.flow.Note(ctx, note)
+		}
+		if err != nil {
+			return err
+		}
+		s.told = len(s.head)
+	}
+	return s.flow.Send(ctx, item)
 }
 
 // end tells the caller how the stream has ended, after all that was sent, unless the caller has given it up.

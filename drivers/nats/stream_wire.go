@@ -19,11 +19,12 @@ type streamHeader struct {
 	first   bool // the payload is the first item
 	only    bool // which is the only one
 	lasting bool // the stream has no end of its own
+	call    bool // it is a call: a request and a response
 }
 
 func (h *streamHeader) String() string {
 	b := append(strconv.AppendInt(nil, h.granted, 10), " -"...)
-	for flag, set := range map[byte]bool{'f': h.first, 'o': h.only, 'l': h.lasting} {
+	for flag, set := range map[byte]bool{'f': h.first, 'o': h.only, 'l': h.lasting, 'c': h.call} {
 		if set {
 			b = append(b, flag)
 		}
@@ -37,7 +38,8 @@ func parseStream(s string) (h streamHeader, err error) {
 	if h.granted, err = strconv.ParseInt(granted, 10, 64); !ok || err != nil || h.granted < 0 {
 		return h, malformed(headerStream, s)
 	}
-	h.first, h.only, h.lasting = strings.Contains(flags, "f"), strings.Contains(flags, "o"), strings.Contains(flags, "l")
+	has := func(flag string) bool { return strings.Contains(flags, flag) }
+	h.first, h.only, h.lasting, h.call = has("f"), has("o"), has("l"), has("c")
 	return h, nil
 }
 

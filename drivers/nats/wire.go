@@ -39,6 +39,7 @@ const (
 	answerGone    = "gone"    // the server, or the worker behind it, has ended before it answered
 	answerOverdue = "overdue" // the time of the call is over
 	answerAlive   = "alive"   // there is no answer yet; its reply subject is that of controls
+	answerLarge   = "large"   // the response has as many bytes as the payload says, and has to be fetched: see large.go
 )
 
 // What a caller says of a call that it has given up.

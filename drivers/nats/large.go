@@ -1,0 +1,152 @@
+package natsipc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
+	"github.com/tandemipc/tandem/ipc"
+)
+
+// A request that is too large for a message of NATS travels as a stream does, and so does its response: the opening
+// says that it is a call. A response to any other request that is too large stays where it is until the caller
+// fetches it: the server says with each heartbeat that there is one, and the caller opens a flow by a message to the
+// subject of controls.
+
+// sendLarge makes one attempt of a call with a request that is too large for a message. The call has to end at this
+// time, if it has a timeout.
+func (c *Client) sendLarge(ctx context.Context, inv *ipc.Invocation, request []byte, end time.Time) ([]byte, error) {
+	m, err := c.message(tokenStream, inv)
+	if err != nil {
+		return nil, err
+	}
+	return c.receiveLarge(ctx, inv, m, &ipc.StreamOpening{First: request, Only: true}, end)
+}
+
+// fetch fetches a response that is too large for a message, as answer says.
+func (c *Client) fetch(ctx context.Context, inv *ipc.Invocation, answer *nats.Msg, end time.Time) ([]byte, error) {
+	size, err := strconv.Atoi(string(answer.Data))
+	if err != nil || size < 0 || !strings.HasPrefix(answer.Reply, c.base()+tokenControl+".") {
+		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS of %q bytes at %q", ipc.ErrProtocol, answer.Data, answer.Reply)
+	}
+	if size > c.maxMessage {
+		c.tell(answer.Reply, controlCancel)
+		return nil, tooLarge(size, c.maxMessage)
+	}
+	m := &nats.Msg{Subject: answer.Reply, Header: make(nats.Header, 2)}
+	b, err := c.receiveLarge(ctx, inv, m, new(ipc.StreamOpening), end)
+	if err != nil {
+		c.tell(answer.Reply, controlCancel)
+	}
+	return b, err
+}
+
+func tooLarge(size, limit int) error {
+	return ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a response of %d bytes, largest allowed %d", size, limit)
+}
+
+// receiveLarge opens a call that travels as a stream, by sending m, and returns the response.
+func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, end time.Time) ([]byte, error) {
+	own := *inv
+	if own.Timeout > 0 {
+		own.Timeout = max(time.Until(end), 1)
+	}
+	b, err := func() ([]byte, error) {
+		st, err := c.openStream(ctx, &own, m, o, true)
+		if err != nil {
+			return nil, err
+		}
+		defer st.Close()
+		response, err := st.Receive(ctx)
+		if err != nil {
+			return nil, withoutResponse(err, inv)
+		}
+		response = slices.Clone(response)
+		switch _, err := st.Receive(ctx); err { // which has the trailer
+		case io.EOF:
+			return response, nil
+		case nil:
+			return nil, ipc.Errorf(ipc.CodeInternal, "%w: two responses to a call of %q", ipc.ErrProtocol, inv.Method.Name)
+		default:
+			return nil, err
+		}
+	}()
+	var timeout *ipc.TimeoutError
+	if errors.As(err, &timeout) && inv.Timeout > 0 { // of what was left
+		err = timedOut(inv, inv.Timeout)
+	}
+	return b, err
+}
+
+func withoutResponse(err error, inv *ipc.Invocation) error {
+	if err == io.EOF {
+		return ipc.Errorf(ipc.CodeInternal, "%w: no response to a call of %q", ipc.ErrProtocol, inv.Method.Name)
+	}
+	return err
+}
+
+// call serves a call that travels as a stream. It returns io.EOF when the response was sent.
+func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.Invocation, m *nats.Msg, first bool) error {
+	request := m.Data
+	if !first {
+		var err error
+		if request, err = s.flow.Receive(ctx); err != nil {
+			if err == io.EOF {
+				err = ipc.Errorf(ipc.CodeInvalidArgument, "%w: a call without a request", ipc.ErrProtocol)
+			}
+			return err
+		}
+	}
+	response, err := caller.Invoke(ctx, inv, request, nil)
+	if err == nil {
+		err = s.sendItem(ctx, response)
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	return err
+}
+
+// isLarge reports whether a response is too large for a message, or may be.
+func (h *host) isLarge(response []byte, header, trailer ipc.Metadata) bool {
+	const others = 256
+	return int64(len(response)+3*(header.Size()+trailer.Size())+others) > h.nc.MaxPayload()
+}
+
+// hand hands a response over that is too large for a message, when the caller fetches it.
+func (h *host) hand(ctx context.Context, s *serving, response []byte, header, trailer ipc.Metadata) error {
+	s.mu.Lock()
+	s.large, s.size = true, len(response)
+	s.mu.Unlock()
+	s.beat()
+	var m *nats.Msg
+	select {
+	case m = <-s.fetch:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	opening, err := parseStream(m.Header.Get(headerStream))
+	var f *flow.Flow
+	if err == nil {
+		f, err = h.port.Accept(m.Reply, opening.granted, s.interval, nil)
+	}
+	if err != nil {
+		_ = flow.Refuse(h.nc, m.Reply, err) // or the caller misses heartbeats
+		return err
+	}
+	s.end() // the flow has heartbeats of its own
+	f.Notify(func(error) { s.cancel(errCanceled) })
+	to := &streamServing{host: h, flow: f, cancel: s.cancel, head: header, trail: trailer}
+	if err = to.sendItem(ctx, response); err == nil {
+		err = io.EOF
+	}
+	to.end(ctx, time.Now(), err)
+	return nil
+}
