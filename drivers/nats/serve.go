@@ -178,6 +178,8 @@ type host struct {
 
 	mu    sync.Mutex
 	calls map[uint64]*serving
+	timer *time.Timer // of heartbeats, nil before the first call
+	next  time.Time   // when it is due, zero if it is not set
 	last  atomic.Uint64
 }
 

@@ -22,10 +22,10 @@ type serving struct {
 	reply   string
 	control string
 	cancel  context.CancelCauseFunc
+	due     time.Time // of the next heartbeat; guarded by the host's mutex
 
 	mu       sync.Mutex
 	over     bool
-	timer    *time.Timer // of the next heartbeat
 	interval time.Duration
 	large    bool           // there is a response that has to be fetched,
 	size     int            // of so many bytes
@@ -151,7 +151,10 @@ func (h *host) failure(err error, header callHeader, took time.Duration) (answer
 
 // answer sends an answer. One that cannot be sent since it is too large becomes an error.
 func (h *host) answer(reply, answer string, payload []byte, header, trailer ipc.Metadata) {
-	m := &nats.Msg{Subject: reply, Data: payload, Header: nats.Header{headerAnswer: {answer}}}
+	m := &nats.Msg{Subject: reply, Data: payload}
+	if answer != answerOK || len(header)+len(trailer) > 0 {
+		m.Header = nats.Header{headerAnswer: {answer}}
+	}
 	setMetadata(m, headerHeader, header)
 	setMetadata(m, headerTrailer, trailer)
 	if answer == answerError || answer == answerGone {
@@ -175,20 +178,57 @@ func (h *host) answer(reply, answer string, payload []byte, header, trailer ipc.
 func (h *host) begin(reply string, interval time.Duration, cancel context.CancelCauseFunc) *serving {
 	s := &serving{host: h, number: h.last.Add(1), reply: reply, cancel: cancel, interval: max(interval, MinHeartbeat), fetch: make(chan *nats.Msg, 1)}
 	s.control = h.base + tokenControl + "." + h.id + "." + strconv.FormatUint(s.number, 36)
+	s.due = time.Now().Add(min(acceptDelay, s.interval))
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.calls[s.number] = s
-	h.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.timer = time.AfterFunc(min(acceptDelay, s.interval), s.beat)
+	h.beatAt(s.due)
 	return s
+}
+
+// beatAt has the heartbeats sent that are due then. One timer serves all calls, since one for each would cost a
+// quick call more than all the rest of it. h.mu is held.
+func (h *host) beatAt(due time.Time) {
+	if !h.next.IsZero() && !due.Before(h.next) {
+		return
+	}
+	h.next = due
+	if wait := time.Until(due); h.timer == nil {
+		h.timer = time.AfterFunc(wait, h.beats)
+	} else {
+		h.timer.Reset(wait)
+	}
+}
+
+// beats sends the heartbeats that are due.
+func (h *host) beats() {
+	now := time.Now()
+	var due []*serving
+	h.mu.Lock()
+	h.next = time.Time{}
+	var next time.Time
+	for _, s := range h.calls {
+		if !s.due.After(now) {
+			s.due = now.Add(s.interval)
+			due = append(due, s)
+		}
+		if next.IsZero() || s.due.Before(next) {
+			next = s.due
+		}
+	}
+	if !next.IsZero() {
+		h.beatAt(next)
+	}
+	h.mu.Unlock()
+	for _, s := range due {
+		s.beat()
+	}
 }
 
 // end ends the heartbeats. It may be called more than once.
 func (s *serving) end() {
 	s.mu.Lock()
 	s.over = true
-	s.timer.Stop()
 	s.mu.Unlock()
 	s.host.mu.Lock()
 	delete(s.host.calls, s.number)
@@ -219,7 +259,6 @@ func (s *serving) beat() {
 		}
 		_ = s.host.nc.PublishMsg(m) // if that fails the next one is as good
 	}
-	s.timer.Reset(s.interval)
 }
 
 // controlled takes what a caller, or NATS, says of a call. One goroutine calls it.
