@@ -60,8 +60,8 @@ func TestForwardedStreams(t *testing.T) {
 				t.Run(name, func(t *testing.T) {
 					want, wantErr := run(t.Context(), p)
 					got, err := run(t.Context(), c)
-					require.Equal(t, want, got)
 					require.Equal(t, ipc.CodeOf(wantErr), ipc.CodeOf(err), "%v, want %v", err, wantErr)
+					require.Equal(t, want, got)
 					for _, sentinel := range []error{errSentinel, context.DeadlineExceeded, context.Canceled, ipc.ErrPeerGone, ipc.ErrClosed} {
 						require.Equal(t, errors.Is(wantErr, sentinel), errors.Is(err, sentinel), "%v: %v, want %v", sentinel, err, wantErr)
 					}

@@ -107,12 +107,17 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	h.stats.note(m.Subject, time.Since(begun), err)
 }
 
-// over is called when the flow is over, and gives the stream up if it is not over itself. Whoever answers knows
-// the time of the stream as well.
+// over is called when the flow is over, and gives the stream up if it is not over itself.
 func (s *streamServing) over(err error) {
-	if err != nil && (s.header.timeout == 0 || ipc.CodeOf(err) != ipc.CodeDeadlineExceeded) {
+	if err != nil && !s.overdue(err) {
 		s.cancel(errCanceled)
 	}
+}
+
+// overdue reports whether err says that the time of the stream is over. Whoever answers knows that time as well, and so ends
+// the context of its handler with the right error.
+func (s *streamServing) overdue(err error) bool {
+	return s.header.timeout > 0 && ipc.CodeOf(err) == ipc.CodeDeadlineExceeded
 }
 
 // endWhenDraining gives the stream up when the service is to end, since it has no end of its own.
@@ -153,7 +158,7 @@ func (s *streamServing) receive(ctx context.Context, st ipc.Stream) {
 // send gives what comes from who answers to the caller, and returns how that ends: io.EOF after the last item.
 func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 	attached, _ := st.(ipc.AttachedStream)
-	for {
+	for overdue := false; ; {
 		item, err := st.Receive(ctx)
 		if err != nil {
 			return err
@@ -163,6 +168,9 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 				a.Release()
 				return ipc.Errorf(ipc.CodeUnimplemented, "%w: items over NATS have no buffers and no files", ipc.ErrUnsupported)
 			}
+		}
+		if overdue {
+			continue
 		}
 		if len(s.head) > s.told {
 			note, err := streamNote{Header: s.head[s.told:]}.encode()
@@ -174,7 +182,8 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 			}
 			s.told = len(s.head)
 		}
-		if err := s.flow.Send(ctx, item); err != nil {
+		err = s.flow.Send(ctx, item)
+		if overdue = err != nil && s.overdue(err); err != nil && !overdue {
 			return err
 		}
 	}

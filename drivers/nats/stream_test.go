@@ -329,8 +329,8 @@ func TestStreamsAreAsLocally(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want, wantErr := run(t.Context(), local)
 			got, err := run(t.Context(), over)
-			require.Equal(t, want, got)
 			require.Equal(t, ipc.CodeOf(wantErr), ipc.CodeOf(err), "%v, want %v", err, wantErr)
+			require.Equal(t, want, got)
 			for _, sentinel := range []error{io.EOF, errSentinel, context.DeadlineExceeded, context.Canceled, ipc.ErrPeerGone, ipc.ErrClosed} {
 				require.Equal(t, errors.Is(wantErr, sentinel), errors.Is(err, sentinel), "%v: %v, want %v", sentinel, err, wantErr)
 			}

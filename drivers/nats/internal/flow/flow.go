@@ -127,16 +127,24 @@ func (f *Flow) Subject() string { return f.port.base + "." + f.name }
 // Granted is how many bytes of frames this side takes at first.
 func (f *Flow) Granted() int64 { return Initial }
 
-// Opened waits until the other side has accepted the flow. It returns why it is over if it is.
+// Opened waits until the other side has accepted the flow, which may be over by then. It returns why the flow is over
+// if it was not accepted.
 func (f *Flow) Opened(ctx context.Context) error {
 	select {
 	case <-f.opened:
 		return nil
 	case <-f.done:
-		return f.Err()
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	select {
+	case <-f.opened: // before it was over
+		return nil
+	default:
+	}
+	if err := f.Err(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // Done is closed when the flow is over in both directions.

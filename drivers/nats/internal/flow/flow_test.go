@@ -403,3 +403,22 @@ func TestInterruptedItem(t *testing.T) {
 	require.NoError(t, a.Send(t.Context(), []byte("next")))
 	require.Equal(t, "next", receive(t, b))
 }
+
+// A flow that is over already when its opener looks was opened all the same, and what has come can be read.
+func TestOpenedAndOver(t *testing.T) {
+	n := newNetwork(1 << 20)
+	pa, pb := n.listen(t, "a", Config{Beat: patient}), n.listen(t, "b", Config{Beat: patient})
+	for range 50 {
+		a, err := pa.Open("b.", nil)
+		require.NoError(t, err)
+		b, err := pb.Accept(a.Subject(), a.Granted(), patient, nil)
+		require.NoError(t, err)
+		require.NoError(t, b.Send(t.Context(), []byte("x")))
+		b.End(t.Context(), nil, nil)
+		<-a.Done()
+		require.NoError(t, a.Opened(t.Context()))
+		require.NoError(t, a.CloseSend(t.Context()))
+		require.Equal(t, "x", receive(t, a))
+		require.Equal(t, io.EOF, ends(t, a))
+	}
+}
