@@ -2,6 +2,8 @@ package natsipc_test
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	natsipc "github.com/tandemipc/tandem/drivers/nats"
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/drivers/nats/internal/natstest"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -87,4 +90,27 @@ func TestHostileAnswers(t *testing.T) {
 			require.Eventually(t, func() bool { return c.Streams() == 0 }, 30*time.Second, time.Millisecond)
 		})
 	}
+}
+
+// A caller whose time is over while the handler sends is told apart from one that gives up: the handler's own time ends it.
+func TestStreamIsOverdue(t *testing.T) {
+	nc := natstest.Connect(t, natstest.Start(t, nil))
+	s, b := newServer()
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
+	port, err := flow.Listen(nc, nc.NewInbox(), flow.Config{})
+	require.NoError(t, err)
+	defer port.Close(ipc.ErrClosed)
+	f, err := port.Open("tandem.test.flow.", nil)
+	require.NoError(t, err)
+	order := map[uint16]string{0x0201: "le", 0x0102: "be"}[binary.NativeEndian.Uint16([]byte{1, 2})]
+	call := fmt.Sprintf("1 %x cbor %s %d 1000000000 0 -", outflow.Info().ID, order, 300*time.Millisecond)
+	require.NoError(t, nc.PublishMsg(&nats.Msg{
+		Subject: "tandem.test.stream.test.outflow", Reply: f.Subject(), Data: []byte("x"),
+		Header: nats.Header{"Tandem-Call": {call}, "Tandem-Stream": {"65536 -fo"}},
+	}))
+	require.NoError(t, f.Opened(t.Context()))
+	_, err = f.Receive(t.Context())
+	require.NoError(t, err)
+	f.Abort(context.DeadlineExceeded) // its clock is ahead
+	require.ErrorIs(t, within(t, b.ended), context.DeadlineExceeded)
 }

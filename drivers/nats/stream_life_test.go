@@ -145,7 +145,7 @@ func TestStreamServerOfNATSRestarts(t *testing.T) {
 	again := []nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(5 * time.Millisecond), nats.ReconnectJitter(0, 0)}
 	nc, there := natstest.Connect(t, srv, again...), natstest.Connect(t, srv, again...)
 	s, _ := newServer()
-	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
+	stop := serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
 	c := natsipc.Caller(nc, "test")
 	defer c.Close()
 	restarted, over := make(chan struct{}), make(chan struct{})
@@ -164,14 +164,14 @@ func TestStreamServerOfNATSRestarts(t *testing.T) {
 			require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err), "%v", err)
 			continue
 		}
-		stop := make(chan struct{})
+		enough := make(chan struct{})
 		sent := make(chan uint64, 1)
 		go func() {
 			n := uint64(0)
 			defer func() { sent <- n }()
 			for ; ; n++ {
 				select {
-				case <-stop:
+				case <-enough:
 					_ = st.CloseSend(context.Background())
 					return
 				default:
@@ -190,7 +190,7 @@ func TestStreamServerOfNATSRestarts(t *testing.T) {
 					restarted <- struct{}{}
 				}
 				if n == 30_000 {
-					close(stop)
+					close(enough)
 				}
 			}
 		}
@@ -214,4 +214,5 @@ func TestStreamServerOfNATSRestarts(t *testing.T) {
 		return err == nil && len(got) == 10
 	}, 30*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return c.Streams() == 0 }, 30*time.Second, time.Millisecond, "nothing is left")
+	require.NoError(t, stop(), "while there is a server of NATS")
 }

@@ -120,12 +120,17 @@ func withoutEOF(err error) error {
 	return err
 }
 
-// over is called when the flow is over, and gives the stream up if it is not over itself. Whoever answers knows
-// the time of the stream as well.
+// over is called when the flow is over, and gives the stream up if it is not over itself.
 func (s *streamServing) over(err error) {
-	if err != nil && (s.header.timeout == 0 || ipc.CodeOf(err) != ipc.CodeDeadlineExceeded) {
+	if err != nil && !s.overdue(err) {
 		s.cancel(errCanceled)
 	}
+}
+
+// overdue reports whether err says that the time of the stream is over. Whoever answers knows that time as well, and so ends
+// the context of its handler with the right error.
+func (s *streamServing) overdue(err error) bool {
+	return s.header.timeout > 0 && ipc.CodeOf(err) == ipc.CodeDeadlineExceeded
 }
 
 // endWhenDraining gives the stream up when the service is to end, since it has no end of its own.
@@ -166,7 +171,7 @@ func (s *streamServing) receive(ctx context.Context, st ipc.Stream) {
 // send gives what comes from who answers to the caller, and returns how that ends: io.EOF after the last item.
 func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 	attached, _ := st.(ipc.AttachedStream)
-	for {
+	for overdue := false; ; {
 		item, err := st.Receive(ctx)
 		if err != nil {
 			return err
@@ -177,7 +182,11 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 				return ipc.Errorf(ipc.CodeUnimplemented, "%w: items over NATS have no buffers and no files", ipc.ErrUnsupported)
 			}
 		}
-		if err := s.sendItem(ctx, item); err != nil {
+		if overdue {
+			continue
+		}
+		err = s.sendItem(ctx, item)
+		if overdue = err != nil && s.overdue(err); err != nil && !overdue {
 			return err
 		}
 	}

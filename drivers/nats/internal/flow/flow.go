@@ -127,7 +127,8 @@ func (f *Flow) Subject() string { return f.port.base + "." + f.name }
 // Granted is how many bytes of frames this side takes at first.
 func (f *Flow) Granted() int64 { return Initial }
 
-// Opened waits until the other side has accepted the flow. It returns why the flow is over if it was not accepted.
+// Opened waits until the other side has accepted the flow, which may be over by then. It returns why the flow is over
+// if it was not accepted.
 func (f *Flow) Opened(ctx context.Context) error {
 	select {
 	case <-f.opened:
@@ -136,14 +137,14 @@ func (f *Flow) Opened(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	select {
-	case <-f.opened: // and is over already
+	case <-f.opened: // before it was over
 		return nil
 	default:
 	}
-	if err := ctx.Err(); err != nil {
+	if err := f.Err(); err != nil {
 		return err
 	}
-	return f.Err()
+	return ctx.Err()
 }
 
 // Done is closed when the flow is over in both directions.
