@@ -1,0 +1,13 @@
+// Package jetipc brings pipelines and topics onto NATS JetStream: a [Source] and a [Sink] for package
+// worker/pipeline, so that the stages of a pipeline run on several machines and lose nothing between them, and
+// topics with history, [Publisher] and [Subscription].
+//
+//	consumer, err := js.CreateOrUpdateConsumer(ctx, "LINES", jetstream.ConsumerConfig{Durable: "parse", MaxAckPending: 10_000})
+//	source, err := jetipc.NewSource[Line](js, consumer)
+//	sink, err := jetipc.NewSink[Word](js, "words", source.Origin())
+//	defer sink.Close()
+//	err = pipeline.Through(pipeline.FromNumbered(source), Parse, parsers).Into(ctx, sink)
+//
+// Streams and consumers are made with nats.go's own API, package github.com/nats-io/nats.go/jetstream. docs/distribution.md says
+// what is guaranteed.
+package jetipc

@@ -1,0 +1,177 @@
+package jetipc
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// The words by which a consumer is told of a message.
+var (
+	wordAck      = []byte("+ACK")
+	wordNak      = []byte("-NAK")
+	wordProgress = []byte("+WPI")
+)
+
+// held is the messages that this process has and the server still waits for.
+type held struct {
+	nc    *nats.Conn
+	every time.Duration // how often the server is told that they are worked on
+
+	mu      sync.Mutex
+	replies map[uint64]string   // by the sequence: where the server is told of a message
+	done    map[uint64]struct{} // those of them that are done with, and the server has not confirmed that
+	telling bool
+}
+
+func (h *held) init(nc *nats.Conn, wait time.Duration) {
+	h.nc, h.every = nc, max(wait/4, 10*time.Millisecond)
+	h.replies, h.done = make(map[uint64]string), make(map[uint64]struct{})
+}
+
+func (h *held) len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.replies)
+}
+
+// add notes a message. It returns false if it is here already: the server has delivered it again.
+func (h *held) add(m message) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, again := h.replies[m.seq]
+	h.replies[m.seq] = m.Reply()
+	if !h.telling {
+		h.telling = true
+		time.AfterFunc(h.every, h.tell)
+	}
+	return !again
+}
+
+// tell tells the server now and then that the messages are worked on, while there are any.
+func (h *held) tell() {
+	h.mu.Lock()
+	replies := make([]string, 0, len(h.replies))
+	for _, reply := range h.replies {
+		replies = append(replies, reply)
+	}
+	if h.telling = len(replies) > 0 && !h.nc.IsClosed(); h.telling {
+		time.AfterFunc(h.every, h.tell)
+	}
+	h.mu.Unlock()
+	if !h.nc.IsConnected() {
+		return // what would be buffered is old when it arrives
+	}
+	for _, reply := range replies {
+		_ = h.nc.Publish(reply, wordProgress)
+	}
+}
+
+// giveBack makes the server deliver a message to somebody else, unless it is done with.
+func (h *held) giveBack(seq uint64) {
+	h.mu.Lock()
+	reply, ok := h.replies[seq]
+	word := wordNak
+	if _, done := h.done[seq]; done {
+		word = wordAck
+	}
+	delete(h.replies, seq)
+	delete(h.done, seq)
+	h.mu.Unlock()
+	if ok {
+		_ = h.nc.Publish(reply, word) // if it is lost, the server waits for AckWait
+	}
+}
+
+// settle acknowledges messages until the server has confirmed all of them.
+func (h *held) settle(ctx context.Context, seqs []uint64) error {
+	h.mu.Lock()
+	for _, seq := range seqs {
+		if _, ok := h.replies[seq]; ok {
+			h.done[seq] = struct{}{}
+		}
+	}
+	h.mu.Unlock()
+	inbox := h.nc.NewInbox() + "."
+	sub, err := h.nc.SubscribeSync(inbox + "*")
+	if err != nil {
+		return fmt.Errorf("tandem: jetstream: acknowledge: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	_ = sub.SetPendingLimits(-1, -1) // it is what is asked for
+	left := make(map[uint64]struct{}, len(seqs))
+	for _, seq := range seqs {
+		left[seq] = struct{}{}
+	}
+	pause := 50 * time.Millisecond
+	for progress := time.Now(); ; pause = min(2*pause, time.Second) {
+		h.mu.Lock()
+		replies := make(map[uint64]string, len(left))
+		for seq := range left {
+			replies[seq] = h.replies[seq] // of the latest delivery
+		}
+		h.mu.Unlock()
+		before := len(left)
+		err := h.ask(ctx, sub, inbox, replies, left)
+		if len(left) == 0 {
+			h.forget(seqs)
+			return nil
+		}
+		if len(left) < before {
+			progress = time.Now()
+		}
+		switch {
+		case h.nc.IsClosed():
+			return fmt.Errorf("tandem: jetstream: acknowledge: %w", nats.ErrConnectionClosed)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Since(progress) > patience:
+			return fmt.Errorf("tandem: jetstream: acknowledge %d messages: %w: %w", len(left), errAway, err)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// ask acknowledges messages, and takes those from left that the server confirms.
+func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, replies map[uint64]string, left map[uint64]struct{}) error {
+	for seq, reply := range replies {
+		if reply == "" {
+			delete(left, seq) // it was given back
+			continue
+		}
+		if err := h.nc.PublishRequest(reply, inbox+strconv.FormatUint(seq, 10), wordAck); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for answers := len(left); answers > 0; answers-- {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return err
+		}
+		if m.Header.Get("Status") != "" { // there is no such consumer just now
+			err = nats.ErrNoResponders
+			continue
+		}
+		if seq, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, inbox), 10, 64); err == nil {
+			delete(left, seq)
+		}
+	}
+	return nil
+}
+
+// forget forgets messages that are acknowledged.
+func (h *held) forget(seqs []uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, seq := range seqs {
+		delete(h.replies, seq)
+		delete(h.done, seq)
+	}
+}
