@@ -1,10 +1,10 @@
-// Package jetipc brings pipelines and topics onto NATS JetStream: a [Source] and a [Sink] for package
-// worker/pipeline, so that the stages of a pipeline run on several machines and lose nothing between them, and
+// Package jetipc takes pipelines and topics onto NATS JetStream: a [Source] and a [Sink] for package
+// worker/pipeline, so that pipelines run on several machines and lose nothing between them, and
 // topics with history, [Publisher] and [Subscription].
 //
-//	consumer, err := js.CreateOrUpdateConsumer(ctx, "LINES", jetstream.ConsumerConfig{Durable: "parse", MaxAckPending: 10_000})
-//	source, err := jetipc.NewSource[Line](js, consumer)
-//	sink, err := jetipc.NewSink[Word](js, "words", source.Origin())
+//	consumer, err := js.CreateOrUpdateConsumer(ctx, "LINES", jetstream.ConsumerConfig{Durable: "parse", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 10_000})
+//	source, err := jetipc.NewSource[Line](ctx, js, consumer)
+//	sink, err := jetipc.NewSink[Word](ctx, js, "words", source.Origin())
 //	defer sink.Close()
 //	err = pipeline.Through(pipeline.FromNumbered(source), Parse, parsers).Into(ctx, sink)
 //

@@ -14,22 +14,20 @@ import (
 // message is a message of a stream.
 type message struct {
 	natsjs.Msg
-	seq        uint64 // in the stream
-	delivery   uint64 // of the consumer, from 1
-	deliveries uint64 // of the message
-	ahead      uint64 // how many the consumer has yet to deliver
-	size       int64
+	seq  uint64 // in the stream
+	size int64
 }
 
 // fetcher fetches messages by a consumer, one request after the other, and survives what its server does.
 type fetcher struct {
 	js    natsjs.JetStream
 	cons  natsjs.Consumer
+	name  string // of the consumer, for errors
 	bytes int64
 	// add says of each message, as soon as it is here, whether it goes into the queue.
 	add func(message) bool
-	// idle, if there is one, is asked when there is nothing to fetch whether that is the end.
-	idle func(context.Context) bool
+	// over, if there is one, is asked after each request whether that is the end.
+	over func(context.Context) bool
 
 	queue  chan message
 	room   chan struct{} // has a token when there is more room in the queue
@@ -37,8 +35,8 @@ type fetcher struct {
 	err    error         // why it has ended, when queue is closed
 }
 
-func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, messages, bytes int, add func(message) bool) *fetcher {
-	return &fetcher{js: js, cons: cons, bytes: int64(bytes), add: add, queue: make(chan message, messages), room: make(chan struct{}, 1)}
+func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, name string, messages, bytes int, add func(message) bool) *fetcher {
+	return &fetcher{js: js, cons: cons, name: name, bytes: int64(bytes), add: add, queue: make(chan message, messages), room: make(chan struct{}, 1)}
 }
 
 // took says that a message was taken from the queue.
@@ -53,6 +51,9 @@ func (f *fetcher) took(m message) {
 // run fetches until ctx ends, or it is the end, and closes the queue.
 func (f *fetcher) run(ctx context.Context) {
 	defer close(f.queue)
+	if f.over != nil && f.over(ctx) {
+		return
+	}
 	failed := 0
 	for ctx.Err() == nil {
 		n := cap(f.queue) - len(f.queue)
@@ -67,18 +68,16 @@ func (f *fetcher) run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
-		case came > 0:
+		case came > 0 || err == nil:
 			failed = 0
-		case err == nil:
-			failed = 0
-			if f.idle != nil && len(f.queue) == 0 && f.idle(ctx) {
-				return
-			}
 		default:
-			if failed++; f.over(ctx, err, failed) {
+			if failed++; f.failed(ctx, err, failed) {
 				return
 			}
 			sleep(ctx, min(50*time.Millisecond<<min(failed, 5), time.Second))
+		}
+		if f.over != nil && f.over(ctx) {
+			return
 		}
 	}
 }
@@ -86,8 +85,8 @@ func (f *fetcher) run(ctx context.Context) {
 // fetch fetches up to n messages, and returns how many came. err is nil if there are just none.
 func (f *fetcher) fetch(ctx context.Context, n int) (came int, err error) {
 	wait, heartbeat := 10*time.Second, time.Second
-	if f.idle != nil {
-		wait, heartbeat = 500*time.Millisecond, 200*time.Millisecond
+	if f.over != nil {
+		wait, heartbeat = 300*time.Millisecond, 100*time.Millisecond
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -103,8 +102,7 @@ func (f *fetcher) fetch(ctx context.Context, n int) (came int, err error) {
 			continue // no message of a stream
 		}
 		came++
-		m := message{Msg: msg, seq: meta.Sequence.Stream, delivery: meta.Sequence.Consumer, deliveries: meta.NumDelivered, ahead: meta.NumPending}
-		m.size = int64(len(msg.Data()))
+		m := message{Msg: msg, seq: meta.Sequence.Stream, size: int64(len(msg.Data()))}
 		if f.add(m) {
 			f.queued.Add(m.size)
 			f.queue <- m // there is room
@@ -119,31 +117,26 @@ func (f *fetcher) fetch(ctx context.Context, n int) (came int, err error) {
 // notThere is how many times in a row a consumer may be missing, while a server starts say.
 const notThere = 10
 
-// over reports whether fetching has failed for good, with err for the so-manieth time.
-func (f *fetcher) over(ctx context.Context, err error, failed int) bool {
-	info := f.cons.CachedInfo()
+// failed reports whether fetching has failed for good, with err for the so-manieth time in a row.
+func (f *fetcher) failed(ctx context.Context, err error, times int) bool {
 	switch {
 	case f.js.Conn().IsClosed(), errors.Is(err, nats.ErrConnectionClosed):
-		f.err = fmt.Errorf("tandem: jetstream: consumer %q: %w", info.Name, nats.ErrConnectionClosed)
+		err = nats.ErrConnectionClosed
 	case errors.Is(err, natsjs.ErrConsumerDeleted), errors.Is(err, natsjs.ErrBadRequest):
-		f.err = fmt.Errorf("tandem: jetstream: consumer %q: %w", info.Name, err)
-	case errors.Is(err, nats.ErrNoResponders) && failed >= notThere:
+	case times >= notThere:
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		_, err := f.js.Consumer(ctx, info.Stream, info.Name)
-		if errors.Is(err, natsjs.ErrConsumerNotFound) || errors.Is(err, natsjs.ErrStreamNotFound) {
-			f.err = fmt.Errorf("tandem: jetstream: consumer %q: %w", info.Name, err)
+		if _, err = f.cons.Info(ctx); !gone(err) {
+			return false
 		}
+	default:
+		return false
 	}
-	return f.err != nil
+	f.err = fmt.Errorf("tandem: jetstream: %s: %w", f.name, err)
+	return true
 }
 
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+// gone reports whether err says that there is no such consumer, or no such stream.
+func gone(err error) bool {
+	return errors.Is(err, natsjs.ErrConsumerNotFound) || errors.Is(err, natsjs.ErrStreamNotFound)
 }

@@ -2,6 +2,7 @@ package jetipc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
 )
 
 // The words by which a consumer is told of a message.
@@ -21,6 +23,8 @@ var (
 // held is the messages that this process has and the server still waits for.
 type held struct {
 	nc    *nats.Conn
+	cons  natsjs.Consumer
+	name  string        // of the consumer, for errors
 	every time.Duration // how often the server is told that they are worked on
 
 	mu      sync.Mutex
@@ -29,15 +33,9 @@ type held struct {
 	telling bool
 }
 
-func (h *held) init(nc *nats.Conn, wait time.Duration) {
-	h.nc, h.every = nc, max(wait/4, 10*time.Millisecond)
+func (h *held) init(nc *nats.Conn, cons natsjs.Consumer, name string, wait time.Duration) {
+	h.nc, h.cons, h.name, h.every = nc, cons, name, max(wait/4, 10*time.Millisecond)
 	h.replies, h.done = make(map[uint64]string), make(map[uint64]struct{})
-}
-
-func (h *held) len() int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.replies)
 }
 
 // add notes a message. It returns false if it is here already: the server has delivered it again.
@@ -68,7 +66,7 @@ func (h *held) tell() {
 		return // what would be buffered is old when it arrives
 	}
 	for _, reply := range replies {
-		_ = h.nc.Publish(reply, wordProgress)
+		_ = h.nc.Publish(reply, wordProgress) // the next time tells again
 	}
 }
 
@@ -90,55 +88,64 @@ func (h *held) giveBack(seq uint64) {
 
 // settle acknowledges messages until the server has confirmed all of them.
 func (h *held) settle(ctx context.Context, seqs []uint64) error {
+	left := make(map[uint64]struct{}, len(seqs))
 	h.mu.Lock()
 	for _, seq := range seqs {
 		if _, ok := h.replies[seq]; ok {
-			h.done[seq] = struct{}{}
+			h.done[seq], left[seq] = struct{}{}, struct{}{}
 		}
 	}
 	h.mu.Unlock()
 	inbox := h.nc.NewInbox() + "."
 	sub, err := h.nc.SubscribeSync(inbox + "*")
 	if err != nil {
-		return fmt.Errorf("tandem: jetstream: acknowledge: %w", err)
+		return fmt.Errorf("tandem: jetstream: %s: acknowledge: %w", h.name, err)
 	}
-	defer func() { _ = sub.Unsubscribe() }()
-	_ = sub.SetPendingLimits(-1, -1) // it is what is asked for
-	left := make(map[uint64]struct{}, len(seqs))
-	for _, seq := range seqs {
-		left[seq] = struct{}{}
-	}
-	pause := 50 * time.Millisecond
-	for progress := time.Now(); ; pause = min(2*pause, time.Second) {
-		h.mu.Lock()
-		replies := make(map[uint64]string, len(left))
-		for seq := range left {
-			replies[seq] = h.replies[seq] // of the latest delivery
-		}
-		h.mu.Unlock()
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be closed
+	_ = sub.SetPendingLimits(-1, -1)         // what comes is bounded by what is asked for
+	missing := 0
+	for progress, round := time.Now(), 0; ; round++ {
 		before := len(left)
-		err := h.ask(ctx, sub, inbox, replies, left)
-		if len(left) == 0 {
-			h.forget(seqs)
-			return nil
+		why := h.ask(ctx, sub, inbox, left)
+		if len(left) > 0 {
+			err := h.forgotten(ctx, left)
+			if missing++; !gone(err) {
+				missing = 0
+			}
+			if err != nil {
+				why = err
+			}
 		}
 		if len(left) < before {
-			progress = time.Now()
+			progress, round = time.Now(), 0
 		}
 		switch {
+		case len(left) == 0:
+			h.forget(seqs)
+			return nil
 		case h.nc.IsClosed():
-			return fmt.Errorf("tandem: jetstream: acknowledge: %w", nats.ErrConnectionClosed)
+			why = nats.ErrConnectionClosed
 		case ctx.Err() != nil:
-			return ctx.Err()
-		case time.Since(progress) > patience:
-			return fmt.Errorf("tandem: jetstream: acknowledge %d messages: %w: %w", len(left), errAway, err)
+			why = ctx.Err()
+		case missing < notThere && time.Since(progress) <= patience:
+			sleep(ctx, min(50*time.Millisecond<<min(round, 5), time.Second))
+			continue
 		}
-		time.Sleep(pause)
+		return fmt.Errorf("tandem: jetstream: %s: acknowledge %d messages: %w", h.name, len(left), why)
 	}
 }
 
-// ask acknowledges messages, and takes those from left that the server confirms.
-func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, replies map[uint64]string, left map[uint64]struct{}) error {
+// errUnconfirmed is why a message is not acknowledged, if nothing else is known.
+var errUnconfirmed = errors.New("the server has not confirmed it")
+
+// ask acknowledges messages, and takes those from left that the server confirms. It returns why some are left.
+func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, left map[uint64]struct{}) (why error) {
+	h.mu.Lock()
+	replies := make(map[uint64]string, len(left))
+	for seq := range left {
+		replies[seq] = h.replies[seq] // of the latest delivery
+	}
+	h.mu.Unlock()
 	for seq, reply := range replies {
 		if reply == "" {
 			delete(left, seq) // it was given back
@@ -150,16 +157,34 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, re
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for answers := len(left); answers > 0; answers-- {
+	why = errUnconfirmed
+	for answers := len(left); answers > 0 && len(left) > 0; answers-- {
 		m, err := sub.NextMsgWithContext(ctx)
 		if err != nil {
-			return err
+			return errors.Join(why, err)
 		}
 		if m.Header.Get("Status") != "" { // there is no such consumer just now
-			err = nats.ErrNoResponders
+			why = nats.ErrNoResponders
 			continue
 		}
 		if seq, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, inbox), 10, 64); err == nil {
+			delete(left, seq)
+		}
+	}
+	return why
+}
+
+// forgotten takes those from left of which the server no longer knows that it has delivered them, since it was killed: it
+// does not take their acknowledgements, and delivers them again.
+func (h *held) forgotten(ctx context.Context, left map[uint64]struct{}) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	info, err := h.cons.Info(ctx)
+	if err != nil {
+		return err
+	}
+	for seq := range left {
+		if seq > info.Delivered.Stream {
 			delete(left, seq)
 		}
 	}

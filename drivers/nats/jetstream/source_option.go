@@ -2,7 +2,6 @@ package jetipc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	natsjs "github.com/nats-io/nats.go/jetstream"
@@ -17,8 +16,7 @@ type sourceOptions struct {
 	codec      ipc.Codec
 	ahead      int
 	aheadBytes int
-	caughtUp   bool
-	deliveries uint64
+	drain      bool
 	poison     func(context.Context, natsjs.Msg, error) error
 }
 
@@ -26,9 +24,10 @@ type sourceOptions struct {
 // messages, whoever has published them.
 func Decode(c ipc.Codec) SourceOption { return func(o *sourceOptions) { o.codec = c } }
 
-// Ahead bounds the messages that a source has fetched and the pipeline has not taken: 256, and 1 MiB, if
-// it is not told otherwise. A message may be larger; then there is one. What a slow process has fetched
-// no other one gets, so the bounds should be small where records take long. Ahead panics if one of them is not positive.
+// Ahead bounds the messages that a run has fetched and its pipeline has not taken: 256, and 4 MiB, if
+// it is not told otherwise. The bytes may be exceeded by what the server sends at a time, its max_payload and 64 KiB.
+// What a slow process has fetched no other one gets, so the bounds should be small where records take long.
+// Ahead panics if one of them is not positive.
 func Ahead(messages, bytes int) SourceOption {
 	if messages < 1 || bytes < 1 {
 		panic(fmt.Sprintf("tandem: jetstream: Ahead(%d, %d)", messages, bytes))
@@ -36,27 +35,15 @@ func Ahead(messages, bytes int) SourceOption {
 	return func(o *sourceOptions) { o.ahead, o.aheadBytes = messages, bytes }
 }
 
-// UntilCaughtUp makes the records end when there are none left: the consumer has delivered all messages of its
-// stream, and none is in the hands of another process, which may die. Without it a source goes on until its context ends.
-func UntilCaughtUp() SourceOption { return func(o *sourceOptions) { o.caughtUp = true } }
+// Drain makes the records of a run end when all messages are acknowledged that were in the stream when it began, and
+// that the consumer wants, by this process or by others. It may take some that came later. If another process has
+// some of them, and dies, they come to this one, so it waits for that. Without Drain a source goes on until its context ends.
+func Drain() SourceOption { return func(o *sourceOptions) { o.drain = true } }
 
-// ErrDeliveries is why a message is poison that was delivered too often: see [Deliveries].
-var ErrDeliveries = errors.New("tandem: jetstream: the message was delivered too often")
-
-// Deliveries makes a message poison ([Poison]) that was delivered more than n times, with [ErrDeliveries]: it may be one that
-// ends whole processes, which no stage can see. All that ends a run, and a lost connection, make deliveries, too, so n should not
-// be small. Deliveries panics if n is less than 1.
-func Deliveries(n int) SourceOption {
-	if n < 1 {
-		panic(fmt.Sprintf("tandem: jetstream: Deliveries(%d)", n))
-	}
-	return func(o *sourceOptions) { o.deliveries = uint64(n) }
-}
-
-// Poison sets what takes messages that are no records: that cannot be decoded, or were delivered too often. When f has
-// returned nil the message does not come again. It is called at least once, by one goroutine of each run. Without Poison such a message ends
+// Poison sets what takes messages that cannot be decoded. When f has returned nil the message does not come again. It
+// is called at least once for a message, by one goroutine of each run. Without Poison such a message ends
 // the pipeline, as an error of f does, and comes again in the next run. Records that the stages fail with are
-// those of [pipeline.OnError] and [pipeline.DeadLetter]; [DeadLetters] puts them on a subject.
+// those of [pipeline.OnError] and [pipeline.DeadLetter].
 func Poison(f func(ctx context.Context, m natsjs.Msg, why error) error) SourceOption {
 	return func(o *sourceOptions) { o.poison = f }
 }
