@@ -14,8 +14,9 @@ import (
 // message is a message of a stream.
 type message struct {
 	natsjs.Msg
-	seq  uint64 // in the stream
-	size int64
+	seq   uint64 // in the stream
+	ahead uint64 // how many the consumer has yet to deliver
+	size  int64
 }
 
 // fetcher fetches messages by a consumer, one request after the other, and survives what its server does.
@@ -88,7 +89,7 @@ func (f *fetcher) fetch(ctx context.Context, n int) (came int, err error) {
 	if f.over != nil {
 		wait, heartbeat = 300*time.Millisecond, 100*time.Millisecond
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := whileConnected(ctx, f.js.Conn(), wait)
 	defer cancel()
 	// A message that is larger than the limit would never come.
 	limit := max(f.bytes-f.queued.Load(), f.js.Conn().MaxPayload()+64<<10)
@@ -108,10 +109,26 @@ func (f *fetcher) fetch(ctx context.Context, n int) (came int, err error) {
 			f.queue <- m // there is room
 		}
 	}
-	if err = batch.Error(); errors.Is(err, context.DeadlineExceeded) {
+	if err = batch.Error(); err == ctx.Err() {
 		err = nil
 	}
 	return came, err
+}
+
+// whileConnected returns a context that ends after a time, and when the connection was made anew: what was asked for before may
+// never be answered.
+func whileConnected(ctx context.Context, nc *nats.Conn, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	status := nc.StatusChanged(nats.CONNECTED)
+	go func() {
+		select {
+		case <-status:
+			cancel()
+		case <-ctx.Done():
+		}
+		nc.RemoveStatusListener(status)
+	}()
+	return ctx, cancel
 }
 
 // notThere is how many times in a row a consumer may be missing, while a server starts say.

@@ -146,6 +146,8 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, le
 		replies[seq] = h.replies[seq] // of the latest delivery
 	}
 	h.mu.Unlock()
+	ctx, cancel := whileConnected(ctx, h.nc, 2*time.Second)
+	defer cancel()
 	for seq, reply := range replies {
 		if reply == "" {
 			delete(left, seq) // it was given back
@@ -155,8 +157,6 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, le
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	why = errUnconfirmed
 	for answers := len(left); answers > 0 && len(left) > 0; answers-- {
 		m, err := sub.NextMsgWithContext(ctx)

@@ -134,7 +134,9 @@ func (p *natsProcess) start(port string) {
 	cmd, out := role(p.t, "server "+p.dir+" "+port)
 	line, err := out.ReadString('\n')
 	require.NoError(p.t, err, line)
-	p.cmd, p.url = cmd, strings.TrimSpace(line)
+	if p.cmd = cmd; p.url == "" { // and it stays
+		p.url = strings.TrimSpace(line)
+	}
 }
 
 // restart kills the server, and starts it again.

@@ -40,6 +40,9 @@ type outbox struct {
 	next     uint64
 	err      error // why it takes no more
 	sweeping bool
+	// reconnects is how often the connection had been made anew when the last sweep was: what was published before that, and is not
+	// confirmed, may be lost.
+	reconnects uint64
 	SinkStats
 }
 
@@ -133,13 +136,16 @@ func (b *outbox) sweep() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
+	reconnects := b.nc.Stats().Reconnects
+	again := reconnects != b.reconnects
+	b.reconnects = reconnects
 	var due []*posting
 	for _, p := range b.pending {
 		switch {
 		case now.After(p.until):
 			_ = b.fail(fmt.Errorf("a message was not confirmed for %v, published %d times: %w", b.patience, p.tries+1, cmp.Or(p.why, errUnconfirmed)))
 			return
-		case !now.Before(p.due):
+		case again, !now.Before(p.due):
 			due = append(due, p)
 		}
 	}

@@ -60,7 +60,9 @@ func TestSoak(t *testing.T) {
 		for n := uint64(0); ctx.Err() == nil; n++ {
 			b, _ := ipc.Marshal(ipc.CBOR, nil, n)
 			for { // until the server has confirmed it
-				_, err := js.Publish(context.Background(), "IN", b, jetstream.WithMsgID(fmt.Sprint(n)))
+				attempt, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+				_, err := js.Publish(attempt, "IN", b, jetstream.WithMsgID(fmt.Sprint(n)))
+				cancel()
 				if err == nil {
 					break
 				}
