@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -55,7 +56,7 @@ func Example() {
 	batch, err := out.Fetch(3)
 	check(err)
 	for m := range batch.Messages() {
-		fmt.Println(string(m.Data()))
+		fmt.Println(strings.TrimSpace(string(m.Data())))
 	}
 	// Output:
 	// 5

@@ -18,11 +18,16 @@ import (
 	"github.com/tandemipc/tandem/worker/pipeline"
 )
 
-// One stage is a pool of this machine's workers, the other one is a service, which two processes' worth of pools serve, of which
-// one ends in the middle. Which stage is where is the caller that Through gets.
+// One stage is a pool of this machine's workers, the other one is a service, which two pools with connections of their own
+// serve. One of these ends in the middle, in order or by being cut off. Which stage is where is the caller that Through gets.
 func TestStagesHereAndThere(t *testing.T) {
 	const records = 3000
-	for name, swap := range map[string]bool{"pool, then service": false, "service, then pool": true} {
+	for name, test := range map[string]struct{ swap, cut bool }{
+		"pool, then service":          {},
+		"service, then pool":          {swap: true},
+		"pool, then service, cut off": {cut: true},
+		"service, cut off, then pool": {swap: true, cut: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			js := start(t)
 			source, _ := inStream(t, js, records, jetstream.ConsumerConfig{}, jetipc.Drain())
@@ -33,7 +38,7 @@ func TestStagesHereAndThere(t *testing.T) {
 
 			var services sync.WaitGroup
 			defer services.Wait()
-			serve := func() (end context.CancelFunc) {
+			serve := func() (end, cutOff func()) {
 				there, err := newPool(1)
 				require.NoError(t, err)
 				ctx, cancel := context.WithCancel(context.Background())
@@ -42,16 +47,17 @@ func TestStagesHereAndThere(t *testing.T) {
 				services.Go(func() {
 					defer nc.Close()
 					defer there.Close()
-					if err := natsipc.Forward(ctx, nc, there, natsipc.Service{Name: "test", Version: "1.0.0", Grace: time.Minute}); ctx.Err() == nil {
+					if err := natsipc.Forward(ctx, nc, there, natsipc.Service{Name: "test", Version: "1.0.0", Grace: time.Minute}); ctx.Err() == nil && !nc.IsClosed() {
 						t.Error(err)
 					}
 				})
-				return cancel
+				return cancel, nc.Close
 			}
-			endOne, end := serve(), serve()
+			endOne, cutOff := serve()
+			end, _ := serve()
 			defer end()
 			defer endOne()
-			far := natsipc.Caller(js.Conn(), "test")
+			far := natsipc.Caller(js.Conn(), "test", natsipc.WithHeartbeat(100*time.Millisecond))
 			defer far.Close()
 			eventually(t, "somebody serves", func() bool {
 				n, err := double.Call(t.Context(), far, 2)
@@ -59,7 +65,7 @@ func TestStagesHereAndThere(t *testing.T) {
 			})
 
 			var first, second ipc.Caller = here, far
-			if swap {
+			if test.swap {
 				first, second = far, here
 			}
 			doubled := pipeline.Through(pipeline.FromNumbered(source), double, first)
@@ -68,7 +74,11 @@ func TestStagesHereAndThere(t *testing.T) {
 			over := make(chan error, 1)
 			go func() { over <- out.Into(t.Context(), sink) }()
 			eventually(t, "it runs", func() bool { return messages(t, js, "OUT") > records/10 })
-			endOne()
+			if test.cut {
+				cutOff()
+			} else {
+				endOne()
+			}
 			require.NoError(t, within(t, func() error { return <-over }))
 			got := contents(t, js, "OUT")
 			want := 0
