@@ -39,11 +39,11 @@ func (h *held) init(nc *nats.Conn, cons natsjs.Consumer, name string, wait time.
 }
 
 // add notes a message. It returns false if it is here already: the server has delivered it again.
-func (h *held) add(m message) bool {
+func (h *held) add(m *nats.Msg, seq uint64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, again := h.replies[m.seq]
-	h.replies[m.seq] = m.Reply()
+	_, again := h.replies[seq]
+	h.replies[seq] = m.Reply
 	if !h.telling {
 		h.telling = true
 		time.AfterFunc(h.every, h.tell)

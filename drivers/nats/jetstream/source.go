@@ -20,7 +20,7 @@ import (
 // A message is acknowledged when the sink has taken what has become of it, and Done returns when the server has confirmed that. While
 // a record is in the pipeline the source tells the server that it is worked on, so the consumer's AckWait says how
 // soon those of a process that has died come to another one, and not how long a record may take. What a run has taken and not
-// got through is given back at once when it ends.
+// got through is given back at once when it ends; what the server is sending just then comes again after AckWait.
 //
 // A server that was killed may have forgotten what it has confirmed. Then messages come again, with the positions that they had: [Sink]
 // takes each once.
@@ -110,7 +110,7 @@ func (s *Source[T]) Records(ctx context.Context) iter.Seq2[pipeline.Item[T], err
 				s.held.giveBack(m.seq)
 				return
 			}
-			v, err := decode[T](s.codec, m.Data())
+			v, err := decode[T](s.codec, m.Data)
 			if err != nil {
 				if err = s.discard(ctx, m, err); err == nil {
 					continue
@@ -142,11 +142,11 @@ func decode[T any](codec ipc.Codec, b []byte) (v T, err error) {
 }
 
 // discard makes a message that is no record not come again.
-func (s *Source[T]) discard(ctx context.Context, m message, why error) error {
+func (s *Source[T]) discard(ctx context.Context, m fetched, why error) error {
 	if s.poison == nil {
 		return fmt.Errorf("tandem: jetstream: message %d, %s: %w", m.seq, s.name, why)
 	}
-	if err := s.poison(ctx, m, why); err != nil {
+	if err := s.poison(ctx, m.Msg, why); err != nil {
 		return fmt.Errorf("tandem: jetstream: message %d, %s, is poison (%w): %w", m.seq, s.name, why, err)
 	}
 	return s.held.settle(ctx, []uint64{m.seq})
@@ -154,13 +154,9 @@ func (s *Source[T]) discard(ctx context.Context, m message, why error) error {
 
 // drained returns a function that reports whether all is acknowledged that there was when it was first called.
 func (s *Source[T]) drained() func(context.Context) bool {
-	var asked time.Time
 	var last uint64
 	known := false
 	return func(ctx context.Context) bool {
-		if time.Since(asked) < 100*time.Millisecond {
-			return false
-		}
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
 		if !known {
@@ -171,7 +167,6 @@ func (s *Source[T]) drained() func(context.Context) bool {
 			last, known = stream.CachedInfo().State.LastSeq, true
 		}
 		info, err := s.cons.Info(ctx)
-		asked = time.Now()
 		return err == nil && (info.AckFloor.Stream >= last || info.NumPending == 0 && info.NumAckPending == 0)
 	}
 }

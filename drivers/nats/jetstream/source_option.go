@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -17,7 +17,7 @@ type sourceOptions struct {
 	ahead      int
 	aheadBytes int
 	drain      bool
-	poison     func(context.Context, natsjs.Msg, error) error
+	poison     func(context.Context, *nats.Msg, error) error
 }
 
 // Decode sets the codec of a source's records. The default is [ipc.CBOR]. With [ipc.Raw] the records are the bytes of the
@@ -36,7 +36,7 @@ func Ahead(messages, bytes int) SourceOption {
 }
 
 // Drain makes the records of a run end when all messages are acknowledged that were in the stream when it began, and
-// that the consumer wants, by this process or by others. It may take some that came later. If another process has
+// that the consumer wants, by this process or by others. It may take some that came later, and leave some of these until AckWait is over. If another process has
 // some of them, and dies, they come to this one, so it waits for that. Without Drain a source goes on until its context ends.
 func Drain() SourceOption { return func(o *sourceOptions) { o.drain = true } }
 
@@ -44,6 +44,6 @@ func Drain() SourceOption { return func(o *sourceOptions) { o.drain = true } }
 // is called at least once for a message, by one goroutine of each run. Without Poison such a message ends
 // the pipeline, as an error of f does, and comes again in the next run. Records that the stages fail with are
 // those of [pipeline.OnError] and [pipeline.DeadLetter].
-func Poison(f func(ctx context.Context, m natsjs.Msg, why error) error) SourceOption {
+func Poison(f func(ctx context.Context, m *nats.Msg, why error) error) SourceOption {
 	return func(o *sourceOptions) { o.poison = f }
 }

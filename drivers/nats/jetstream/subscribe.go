@@ -83,6 +83,7 @@ type Subscription[T any] struct {
 	batch      natsjs.MessageBatch
 	endBatch   context.CancelFunc
 	came       bool // something has come with batch
+	pace       pace
 
 	number, received, lost atomic.Uint64
 }
@@ -262,9 +263,9 @@ func (s *Subscription[T]) fetch(ctx context.Context) error {
 	if s.batch != nil {
 		return nil
 	}
-	// The server ends it a second earlier.
-	until, cancel := whileConnected(s.ctx, s.js.Conn(), 10*time.Second)
-	batch, err := s.cons.Fetch(256, natsjs.FetchContext(until), natsjs.FetchHeartbeat(time.Second), natsjs.FetchMaxBytes(int(s.js.Conn().MaxPayload())+64<<10))
+	// The server ends it earlier.
+	until, cancel := whileConnected(s.ctx, s.js.Conn(), s.pace.wait())
+	batch, err := s.cons.Fetch(256, natsjs.FetchContext(until), natsjs.FetchHeartbeat(s.pace.heartbeat()), natsjs.FetchMaxBytes(int(s.js.Conn().MaxPayload())+64<<10))
 	if err != nil {
 		cancel()
 		return err
@@ -286,7 +287,7 @@ func (s *Subscription[T]) fromBatch(ctx context.Context) (m message, err error) 
 				return m, errUnconfirmed // one is lost on the way: another consumer begins there
 			}
 			s.came = true
-			return message{Msg: msg, seq: meta.Sequence.Stream, ahead: meta.NumPending, size: int64(len(msg.Data()))}, nil
+			return message{Msg: msg, seq: meta.Sequence.Stream, ahead: meta.NumPending}, nil
 		}
 	case <-ctx.Done():
 		return m, ctx.Err()
@@ -294,6 +295,7 @@ func (s *Subscription[T]) fromBatch(ctx context.Context) (m message, err error) 
 		return m, ipc.ErrClosed
 	}
 	err = s.batch.Error()
+	s.pace.saw(s.came, err)
 	s.dropBatch()
 	switch {
 	case s.js.Conn().Stats().Reconnects != s.reconnects: // what was on its way is lost
@@ -329,3 +331,29 @@ func (s *Subscription[T]) Stats() ipc.SubscriptionStats {
 
 // Close ends the subscription.
 func (s *Subscription[T]) Close() { s.close() }
+
+// message is a message of a stream.
+type message struct {
+	natsjs.Msg
+	seq   uint64 // in the stream
+	ahead uint64 // how many the consumer has yet to deliver
+}
+
+// pace says how long a request for messages waits. What comes after that is missed, and comes once more after a time. So a
+// request waits longer after one that has heard nothing: however slow the server is, something comes at last.
+type pace struct{ slower int }
+
+// heartbeat is how often the server is to say that it is there. It is missed after twice that.
+func (p pace) heartbeat() time.Duration { return heartbeat << p.slower }
+
+// wait is how long a request waits for messages.
+func (p pace) wait() time.Duration { return 4 * p.heartbeat() }
+
+// saw takes account of a request that has ended.
+func (p *pace) saw(came bool, err error) {
+	if came {
+		p.slower = 0
+	} else if errors.Is(err, natsjs.ErrNoHeartbeat) {
+		p.slower = min(p.slower+1, 4)
+	}
+}
