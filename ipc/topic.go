@@ -51,6 +51,9 @@ func NewTopic[T any](name string, opts ...TopicOption) *Topic[T] {
 	return t
 }
 
+// Key returns the function of [LatestBy], or nil. It is for what keeps the records of a topic elsewhere.
+func (t *Topic[T]) Key() func(T) any { return t.key }
+
 // TopicOption is an option of [NewTopic]: [LatestBy], [WithCodec], [WithMaxDecoded].
 type TopicOption interface{ applyTopic(*topicOptions) }
 

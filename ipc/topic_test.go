@@ -484,3 +484,10 @@ func TestTopicPublishAllocates(t *testing.T) {
 		require.LessOrEqual(t, testing.AllocsPerRun(2000, publish), 1.0, "%d subscribers", subscribers)
 	}
 }
+
+// Key is the function of LatestBy, and nil without it.
+func TestTopicKey(t *testing.T) {
+	topic := ipc.NewTopic[string]("test.keyed", ipc.LatestBy(func(s string) int { return len(s) }))
+	require.Equal(t, any(3), topic.Key()("abc"))
+	require.Nil(t, ipc.NewTopic[string]("test.plain").Key())
+}

@@ -34,7 +34,7 @@ const statusNobody = "503"
 
 // What an answer says.
 const (
-	answerOK      = ""        // no header at all: it is not to cost anything
+	answerOK      = "" // no header at all: it is not to cost anything
 	answerError   = "error"
 	answerGone    = "gone"    // the server, or the worker behind it, has ended before it answered
 	answerOverdue = "overdue" // the time of the call is over

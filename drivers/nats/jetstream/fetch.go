@@ -1,0 +1,282 @@
+package jetipc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+)
+
+// fetcher fetches messages by a consumer, one request after the other, and survives what its server does.
+//
+// All requests have the same inbox, and what comes there counts whenever it comes. natsjs.Consumer.Fetch has an inbox for each, and drops it when the
+// server says that the request is over; a consumer with replicas says so before the messages come, which are then lost until AckWait.
+type fetcher struct {
+	nc    *nats.Conn
+	cons  natsjs.Consumer
+	next  string // the subject of requests
+	name  string // of the consumer, for errors
+	bytes int64
+	// add says of each message, as soon as it is here, whether it goes into the queue.
+	add func(*nats.Msg, uint64) bool
+	// over, if there is one, is asked now and then whether that is the end.
+	over func(context.Context) bool
+
+	queue  chan fetched
+	room   chan struct{} // has a token when there is more room in the queue
+	queued atomic.Int64  // bytes
+	err    error         // why it has ended, when queue is closed
+
+	missing int // how often the server has said in a row that there is no such consumer
+}
+
+// fetched is a message, and its sequence in the stream.
+type fetched struct {
+	*nats.Msg
+	seq uint64
+}
+
+func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, name string, messages, bytes int, add func(*nats.Msg, uint64) bool) *fetcher {
+	info := cons.CachedInfo()
+	return &fetcher{
+		nc: js.Conn(), cons: cons, next: apiPrefix(js) + "CONSUMER.MSG.NEXT." + info.Stream + "." + info.Name, name: name,
+		bytes: int64(bytes), add: add, queue: make(chan fetched, messages), room: make(chan struct{}, 1),
+	}
+}
+
+// apiPrefix returns what the subjects of requests to JetStream begin with.
+func apiPrefix(js natsjs.JetStream) string {
+	switch o := js.Options(); {
+	case o.Domain != "":
+		return "$JS." + o.Domain + ".API."
+	case o.APIPrefix != "":
+		return strings.TrimSuffix(o.APIPrefix, ".") + "."
+	}
+	return natsjs.DefaultAPIPrefix
+}
+
+// took says that a message was taken from the queue.
+func (f *fetcher) took(m fetched) {
+	f.queued.Add(-int64(len(m.Data)))
+	select {
+	case f.room <- struct{}{}:
+	default:
+	}
+}
+
+// A request ends after requestWait; the server says every heartbeat that it is there, and is missed after three.
+const (
+	requestWait = 30 * time.Second
+	heartbeat   = time.Second
+)
+
+// run fetches until ctx ends, or it is the end, and closes the queue.
+func (f *fetcher) run(ctx context.Context) {
+	defer close(f.queue)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if f.over != nil {
+		go func() {
+			for ctx.Err() == nil && !f.over(ctx) {
+				sleep(ctx, 100*time.Millisecond)
+			}
+			cancel()
+		}()
+	}
+	if err := f.fetch(ctx); err != nil && ctx.Err() == nil {
+		f.err = fmt.Errorf("tandem: jetstream: %s: %w", f.name, err)
+	}
+}
+
+// fetch asks for messages, and takes them, until ctx ends or there cannot be any more.
+func (f *fetcher) fetch(ctx context.Context) error {
+	inbox := f.nc.NewInbox()
+	sub, err := f.nc.SubscribeSync(inbox)
+	if err != nil {
+		return err
+	}
+	defer func() { f.rest(sub) }()
+	_ = sub.SetPendingLimits(-1, -1) // what comes is bounded by what is asked for
+	expected, failed := 0, 0
+	reconnects := f.nc.Stats().Reconnects
+	for ctx.Err() == nil {
+		if now := f.nc.Stats().Reconnects; now != reconnects {
+			expected, reconnects = 0, now // the server has forgotten the request
+		}
+		if expected <= 0 {
+			if expected = f.hasRoom(); expected == 0 {
+				select {
+				case <-f.room:
+				case <-ctx.Done():
+				}
+				continue
+			}
+			if err := f.ask(inbox, expected); err != nil && f.nc.IsClosed() {
+				return nats.ErrConnectionClosed
+			}
+		}
+		m, err := f.hear(ctx, sub)
+		if err == nil {
+			if came, left := status(m); came {
+				expected--
+				failed, f.missing = 0, 0
+				f.put(m)
+				continue
+			} else if err = problem(m); err == nil {
+				expected -= left
+				continue
+			}
+		}
+		if expected = 0; ctx.Err() != nil {
+			return nil
+		}
+		if failed++; f.nc.IsClosed() {
+			return nats.ErrConnectionClosed
+		}
+		if err := f.hopeless(ctx, err); err != nil {
+			return err
+		}
+		sleep(ctx, min(20*time.Millisecond<<min(failed, 6), time.Second))
+	}
+	return nil
+}
+
+// hasRoom returns how many messages to ask for, 0 if there is too little room.
+func (f *fetcher) hasRoom() int {
+	n := cap(f.queue) - len(f.queue)
+	if n < (cap(f.queue)+3)/4 || f.queued.Load() > f.bytes/2 {
+		return 0
+	}
+	return n
+}
+
+// ask asks for so many messages.
+func (f *fetcher) ask(inbox string, n int) error {
+	request, err := json.Marshal(map[string]int64{
+		"batch": int64(n), "expires": int64(requestWait), "idle_heartbeat": int64(heartbeat),
+		// A message that is larger than the limit would never come.
+		"max_bytes": max(f.bytes-f.queued.Load(), f.nc.MaxPayload()+64<<10),
+	})
+	if err != nil {
+		return err
+	}
+	return f.nc.PublishRequest(f.next, inbox, request)
+}
+
+// hear returns what comes next, or that nothing comes.
+func (f *fetcher) hear(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
+	if n, _, err := sub.Pending(); err == nil && n > 0 {
+		return sub.NextMsgWithContext(ctx)
+	}
+	ctx, cancel := whileConnected(ctx, f.nc, 3*heartbeat)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+// put puts a message into the queue.
+func (f *fetcher) put(m *nats.Msg) {
+	meta, err := m.Metadata()
+	if err != nil || !f.add(m, meta.Sequence.Stream) {
+		return // no message of a stream, or one that is here already
+	}
+	f.queued.Add(int64(len(m.Data)))
+	f.queue <- fetched{m, meta.Sequence.Stream} // until the queue is read to its end
+}
+
+// rest takes what has come, or is on its way, though nobody waits for it any more, so that it is given back at once.
+func (f *fetcher) rest(sub *nats.Subscription) {
+	if sub.Drain() == nil && f.nc.IsConnected() {
+		_ = f.nc.FlushTimeout(2 * time.Second) // what comes later the server delivers again after AckWait
+	}
+	for {
+		m, err := sub.NextMsg(time.Nanosecond)
+		if err != nil {
+			return
+		}
+		if came, _ := status(m); came {
+			f.put(m)
+		}
+	}
+}
+
+// status reports whether a message is one of the stream. If it is what the server says of a request, left is how many messages
+// do not come for it.
+func status(m *nats.Msg) (came bool, left int) {
+	switch m.Header.Get("Status") {
+	case "":
+		return true, 0
+	case "100": // a heartbeat
+		return false, 0
+	}
+	left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+	if err != nil {
+		left = 1 << 30 // none comes
+	}
+	return false, left
+}
+
+// errConsumer is why nothing comes.
+var errConsumer = errors.New("the consumer does not answer")
+
+// problem returns what is wrong if that is what the server says, and not just that a request is over.
+func problem(m *nats.Msg) error {
+	switch s, why := m.Header.Get("Status"), strings.ToLower(m.Header.Get("Description")); {
+	case s == "503":
+		return nats.ErrNoResponders
+	case s == "400":
+		return natsjs.ErrBadRequest
+	case s == "409" && strings.Contains(why, "consumer deleted"):
+		return natsjs.ErrConsumerDeleted
+	case s == "409" && !strings.Contains(why, "batch completed") && !strings.Contains(why, "maxbytes"):
+		return fmt.Errorf("%w: %s", errConsumer, why) // another server leads it, say
+	}
+	return nil
+}
+
+// notThere is how many times in a row a consumer may be missing, while a server starts say.
+const notThere = 5
+
+// hopeless returns why nothing can come any more, after err, or nil if something can.
+func (f *fetcher) hopeless(ctx context.Context, err error) error {
+	if errors.Is(err, natsjs.ErrConsumerDeleted) || errors.Is(err, natsjs.ErrBadRequest) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if _, err = f.cons.Info(ctx); !gone(err) {
+		f.missing = 0
+		return nil
+	}
+	if f.missing++; f.missing < notThere {
+		return nil
+	}
+	return err
+}
+
+// gone reports whether err says that there is no such consumer, or no such stream.
+func gone(err error) bool {
+	return errors.Is(err, natsjs.ErrConsumerNotFound) || errors.Is(err, natsjs.ErrStreamNotFound)
+}
+
+// whileConnected returns a context that ends after a time, and when the connection was made anew: what was asked for before may
+// never be answered.
+func whileConnected(ctx context.Context, nc *nats.Conn, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	status := nc.StatusChanged(nats.CONNECTED)
+	go func() {
+		select {
+		case <-status:
+			cancel()
+		case <-ctx.Done():
+		}
+		nc.RemoveStatusListener(status)
+	}()
+	return ctx, cancel
+}
