@@ -3,6 +3,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"runtime"
@@ -26,7 +27,9 @@ type books struct {
 	excess               atomic.Int64 // bytes of answers beyond what was expected of them
 	excesses             sync.Map     // *batch: its share
 	bytesIn, out, bytes  atomic.Int64
-	mostHeld, mostExcess int64 // which check has seen
+	seen                 sync.Map     // positions of records in batches
+	garbled              atomic.Int64 // that were not as they should be
+	mostHeld, mostExcess int64        // which check has seen
 }
 
 // check compares a stage with the books, at an instant.
@@ -91,6 +94,7 @@ func (k *books) finish(c *core, b *batch, random *rand.Rand) {
 	k.out.Add(int64(records))
 	k.bytes.Add(int64(answered - records*frameHeader))
 	held := int64(len(b.req) + answered + n*perRecord)
+	k.look(b)
 	excess := max(held-b.held, 0)
 	k.excess.Add(excess)
 	k.excesses.Store(b, excess)
@@ -98,6 +102,24 @@ func (k *books) finish(c *core, b *batch, random *rand.Rand) {
 	c.finish(b, time.Duration(n)*time.Microsecond)
 	k.finished.Add(int64(n))
 	k.live.Add(int64(answered))
+}
+
+// look notes the records of a batch, which have to be what was put in.
+func (k *books) look(b *batch) {
+	rest := b.req
+	for _, id := range b.ids {
+		f, after, ok := nextFrame(rest)
+		rest = after
+		if !ok || len(f.body) > 0 && (f.body[0] != byte(id.Pos) || f.body[len(f.body)-1] != byte(id.Pos)) {
+			k.garbled.Add(1)
+		}
+		if _, twice := k.seen.LoadOrStore(id.Pos, true); twice {
+			k.garbled.Add(1)
+		}
+	}
+	if len(rest) > 0 {
+		k.garbled.Add(1)
+	}
 }
 
 // A stage never holds more than its window, but for a single record that is larger and answers that are larger than was to
@@ -179,23 +201,37 @@ func keepBooks(t *testing.T, seed uint64, k *books, opts []Option) {
 		}
 	})
 	sent := int64(0)
-	for i := range records {
-		n := random.IntN(200)
-		switch random.IntN(500) {
-		case 0:
-			n = large
-		case 1:
-			n = 0
+	for i := 0; i < records; {
+		group := 1 // records that come at a time
+		if c.key == nil && random.IntN(4) == 0 {
+			group = min(1+random.IntN(80), records-i)
 		}
-		l := c.lanes[0]
-		if c.key != nil {
-			l = c.laneOf(strconv.Itoa(random.IntN(100)))
+		var ids []ID
+		var frames []byte
+		for range group {
+			n := random.IntN(200)
+			switch random.IntN(500) {
+			case 0:
+				n = large
+			case 1:
+				n = 0
+			}
+			ids, frames = append(ids, ID{Pos: uint64(i)}), appendFrame(frames, bytes.Repeat([]byte{byte(i)}, n))
+			sent += int64(n)
+			i++
 		}
-		k.putting.Add(1)
-		require.NoError(t, c.put(l, ID{Pos: uint64(i)}, make([]byte, n)))
-		k.put.Add(1)
-		k.live.Add(int64(perRecord + frameHeader + n))
-		sent += int64(n)
+		k.putting.Add(int64(group))
+		if group > 1 {
+			require.NoError(t, c.putFrames(c.lanes[0], ids, frames))
+		} else {
+			l := c.lanes[0]
+			if c.key != nil {
+				l = c.laneOf(strconv.Itoa(random.IntN(100)))
+			}
+			require.NoError(t, c.put(l, ids[0], frames[frameHeader:]))
+		}
+		k.put.Add(int64(group))
+		k.live.Add(int64(group*perRecord + len(frames)))
 	}
 	c.end()
 	rest.Wait()
@@ -203,6 +239,7 @@ func keepBooks(t *testing.T, seed uint64, k *books, opts []Option) {
 	close(over)
 	watching.Wait()
 	k.check(t, &c)
+	require.Zero(t, k.garbled.Load())
 	require.Zero(t, k.excess.Load())
 	if k.alike {
 		require.Zero(t, k.mostExcess)
