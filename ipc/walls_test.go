@@ -121,7 +121,7 @@ var walls = map[string][]string{
 	"worker":                  {"ipc", "drivers", "drivers/socket", "worker/internal/..."},
 	"worker/intercept":        {"ipc"},
 	"worker/netconn":          {"ipc", "worker"},
-	"worker/otel":             {"ipc"},
+	"worker/otel":             {"ipc", "worker/pipeline"},
 	"worker/prometheus":       {"ipc", "worker/intercept", "worker/pipeline", "worker/pool"},
 
 	"worker/pool/internal/scheduler": {"ipc", "drivers"},

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -114,53 +115,75 @@ func (s *said) String() string {
 	return s.text.String()
 }
 
-// Whoever kills or stops workers, as often as they like: one process finds the same.
+var (
+	runs  = flag.Int("runs", 1, "how often TestKilledAndStoppedAtAnyTime runs the program with each driver")
+	kills = flag.Float64("kills", 60, "how many workers it kills or stops in a second")
+	seed  = flag.Uint64("seed", 3, "which ones, and when")
+)
+
+// Whoever kills or stops workers, as often as they like: one process finds the same. With -runs 20 that is twenty times.
 func TestKilledAndStoppedAtAnyTime(t *testing.T) {
 	path, err := program()
 	require.NoError(t, err)
 	dir, total := logs(t, 40_000)
 	for _, driver := range []string{"shm", "socket"} {
 		t.Run(driver, func(t *testing.T) {
-			cmd := exec.Command(path, "-driver", driver, "-verify", dir)
-			var stdout bytes.Buffer
-			stderr := &said{up: make(chan struct{})}
-			cmd.Stdout, cmd.Stderr = &stdout, stderr
-			require.NoError(t, cmd.Start())
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			select {
-			case <-stderr.up:
-			case err := <-ended:
-				require.NoError(t, err, stderr.String())
+			for run := range *runs {
+				killed, stopped := harass(t, path, driver, dir, total, rand.New(rand.NewPCG(*seed, uint64(run))))
+				t.Logf("run %d: %d killed, %d stopped", run, killed, stopped)
 			}
-			random := rand.New(rand.NewPCG(3, 4))
-			kills, stops := 0, 0
-			for over := false; !over; {
-				select {
-				case err := <-ended:
-					require.NoError(t, err, stderr.String())
-					over = true
-				case <-time.After(time.Duration(1+random.IntN(30)) * time.Millisecond):
-					pids := children(cmd.Process.Pid)
-					if len(pids) == 0 {
-						break
-					}
-					sig := syscall.SIGKILL
-					if stops < 3 && random.IntN(10) == 0 {
-						sig = syscall.SIGSTOP
-						stops++
-					} else {
-						kills++
-					}
-					_ = syscall.Kill(pids[random.IntN(len(pids))], sig)
-				}
-			}
-			require.Contains(t, stdout.String(), "verified")
-			require.Contains(t, stdout.String(), fmt.Sprintf("7 files, %d lines,", total))
-			require.Positive(t, kills)
-			t.Logf("%d killed, %d stopped", kills, stops)
 		})
 	}
+}
+
+// harass runs the program, and kills and stops its workers until it ends.
+func harass(t *testing.T, path, driver, dir string, total int, random *rand.Rand) (killed, stopped int) {
+	t.Helper()
+	cmd := exec.Command(path, "-driver", driver, "-verify", dir)
+	var stdout bytes.Buffer
+	stderr := &said{up: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
+	require.NoError(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case <-stderr.up:
+	case err := <-ended:
+		require.NoError(t, err, stderr.String())
+	}
+	hang := time.After(3 * time.Minute)
+	for over := false; !over; {
+		select {
+		case err := <-ended:
+			require.NoError(t, err, stderr.String())
+			over = true
+		case <-hang:
+			_ = cmd.Process.Signal(syscall.SIGQUIT)
+			<-ended
+			t.Fatal("it hangs: " + stderr.String())
+		case <-time.After(time.Duration(2 * random.Float64() * float64(time.Second) / *kills)):
+			pids := children(cmd.Process.Pid)
+			if len(pids) == 0 {
+				break
+			}
+			sig := syscall.SIGKILL
+			if stopped < 3 && random.IntN(10) == 0 {
+				sig = syscall.SIGSTOP
+			}
+			if syscall.Kill(pids[random.IntN(len(pids))], sig) != nil {
+				break
+			}
+			if sig == syscall.SIGSTOP {
+				stopped++
+			} else {
+				killed++
+			}
+		}
+	}
+	require.Contains(t, stdout.String(), "verified")
+	require.Contains(t, stdout.String(), fmt.Sprintf("7 files, %d lines,", total))
+	require.Positive(t, killed+stopped)
+	return killed, stopped
 }
 
 // Ctrl-C ends it when what was read is through, and no worker is left.

@@ -1,5 +1,5 @@
 // Package otel has an interceptor that makes traces and metrics of calls and handlers with
-// OpenTelemetry, and carries the context of a trace from process to process, in the metadata of
+// OpenTelemetry, metrics of pipelines, and carries the context of a trace from process to process, in the metadata of
 // requests. It is a module of its own.
 //
 // Give it to both sides:
@@ -29,6 +29,23 @@
 //
 // and the same with server for handlers. Attributes are rpc.system.name, rpc.method and, but for
 // the last one, rpc.response.status_code and error.type.
+//
+// Of each pipeline ([AddPipeline]) there are, when metrics are read, with the attribute tandem.pipeline, and tandem.stage for those of stages:
+//
+//	tandem.pipeline.position, .size, .written    gauges
+//	tandem.pipeline.stage.records                counter, way: in, out
+//	tandem.pipeline.stage.bytes              By  counter, way: in, out
+//	tandem.pipeline.stage.queued                 gauge
+//	tandem.pipeline.stage.held, .window      By  gauges
+//	tandem.pipeline.stage.in_flight              gauge, of batches
+//	tandem.pipeline.stage.batches                counter
+//	tandem.pipeline.stage.batch.time         s   counter, of all batches together
+//	tandem.pipeline.stage.batch.duration     s   gauge, quantile: 0.5, 0.99, 0.999, 1
+//	tandem.pipeline.stage.busy               s   counter
+//	tandem.pipeline.stage.again                  counter, reason: record, death, hang
+//	tandem.pipeline.stage.left_out               counter, reason: skipped, dead_letter
+//
+// as pipeline.Stats has them. A run that begins makes the counters begin again.
 package otel
 
 import (

@@ -12,13 +12,18 @@ import (
 	"github.com/tandemipc/tandem/worker/pipeline"
 )
 
-// BenchmarkRecord is a record of 100 B through one stage that returns it.
-func BenchmarkRecord(b *testing.B) {
+// BenchmarkRecord is a record of 100 B through one stage that returns it, and BenchmarkTwoStages is one through two.
+func BenchmarkRecord(b *testing.B)    { benchmarkStages(b, 1) }
+func BenchmarkTwoStages(b *testing.B) { benchmarkStages(b, 2) }
+
+func benchmarkStages(b *testing.B, stages int) {
 	for _, driver := range []string{"shm", socketName} {
 		b.Run(driver, func(b *testing.B) {
-			w := startPool(b, driver, 1)
 			var sunk int
-			out := pipeline.Through(pipeline.From(numbered(b.N)), echo, w, pipeline.Ordered())
+			out := pipeline.From(numbered(b.N))
+			for range stages {
+				out = pipeline.Through(out, echo, startPool(b, driver, 1), pipeline.Ordered())
+			}
 			b.ResetTimer()
 			require.NoError(b, out.Into(b.Context(), pipeline.SinkFunc[[]byte](func(_ context.Context, r []byte) error {
 				sunk += len(r)

@@ -20,6 +20,48 @@ func (c *core) put(l *lane, id ID, body []byte) error {
 	return c.admit(l, id, body)
 }
 
+// putFrames is put for several records, of which each has a frame. What there is room for goes into a batch in one go.
+func (c *core) putFrames(l *lane, ids []ID, frames []byte) error {
+	for len(ids) > 0 {
+		l.open.Lock()
+		if b := l.cur; b != nil {
+			n, size := b.fill(ids, frames, c.batch.Bytes)
+			ids, frames = ids[n:], frames[size:]
+		}
+		l.open.Unlock()
+		if len(ids) == 0 {
+			break
+		}
+		f, rest, _ := nextFrame(frames)
+		c.mu.Lock()
+		err := c.admit(l, ids[0], f.body)
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		ids, frames = ids[1:], rest
+	}
+	return nil
+}
+
+// fill appends as many of the first records of frames as fit into a batch of less than most bytes. It returns how many, and the bytes
+// of their frames.
+func (b *batch) fill(ids []ID, frames []byte, most int) (n, size int) {
+	for room := min(len(ids), b.most-len(b.ids)-1); n < room; n++ {
+		f, _, _ := nextFrame(frames[size:])
+		one := frameHeader + len(f.body)
+		cost := cost(one, b.ratio)
+		if len(b.req)+size+one >= most || b.held+cost > b.granted {
+			break
+		}
+		b.held += cost
+		size += one
+	}
+	b.req = append(b.req, frames[:size]...)
+	b.ids = append(b.ids, ids[:n]...)
+	return n, size
+}
+
 // add appends a record to a batch that gathers.
 func (b *batch) add(id ID, body []byte, cost int64) {
 	b.req = appendFrame(b.req, body)

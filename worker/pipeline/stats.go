@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -30,6 +32,19 @@ func (s Stats) Remaining() (d time.Duration, ok bool) {
 	}
 	left := float64(s.Size) - float64(s.Position)
 	return time.Duration(max(left, 0) / float64(s.Position) * float64(s.Elapsed)), true
+}
+
+// StageNames returns the names of Stages, made different for metrics: where several have the same one, all but the first have
+// a number behind it.
+func (s Stats) StageNames() []string {
+	names := make([]string, len(s.Stages))
+	for i := range s.Stages {
+		names[i] = s.Stages[i].Name
+		for n := i + 1; slices.Contains(names[:i], names[i]); n++ {
+			names[i] = fmt.Sprintf("%s (%d)", s.Stages[i].Name, n)
+		}
+	}
+	return names
 }
 
 // StageStats says what a stage does and has done. Bytes are those of encoded records.

@@ -16,7 +16,8 @@ import (
 // A stream whose worker ends before it has come to its end is opened again elsewhere, from its beginning, and what had
 // come is dropped. So the results of a record are held until its stream has ended, and count for the
 // window then: a stream with more than that exceeds it. The options are those of [Through]; batches have one
-// record, and the default of [Hang] is 5 minutes.
+// record, and the default of [Hang] is 5 minutes. Streams to the worker, and both ways, are no stages, as they do not say which
+// answer is of which record: docs/pipelines.md has more.
 func ThroughStream[Req, Item any](in *Flow[Req], m *ipc.ServerStream[Req, Item], c ipc.StreamCaller, opts ...Option) *Flow[Item] {
 	if in == nil || m == nil || c == nil {
 		panic("tandem: pipeline: ThroughStream with a nil flow, stream or caller")

@@ -68,14 +68,7 @@ func (s *stage[Req, Res]) frames(ids []ID, codec ipc.Codec, frames []byte) error
 	if s.key != nil || codec.Name() != s.in.Name() {
 		return eachFrame(s, ids, codec, frames)
 	}
-	for _, id := range ids {
-		f, rest, _ := nextFrame(frames)
-		frames = rest
-		if err := s.put(s.lanes[0], id, f.body); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.putFrames(s.lanes[0], ids, frames)
 }
 
 func (s *stage[Req, Res]) pause() error { return nil }

@@ -52,3 +52,19 @@ func TestViewer(t *testing.T) {
 type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken") }
+
+// Stages have names of their own in metrics, whatever they are called.
+func TestStageNames(t *testing.T) {
+	for _, c := range [][2]string{
+		{"", ""},
+		{"a b", "a|b"},
+		{"a a b a", "a|a (2)|b|a (4)"},
+		{"a_(3) a a", "a (3)|a|a (4)"},
+	} {
+		var s Stats
+		for name := range strings.FieldsSeq(c[0]) {
+			s.Stages = append(s.Stages, StageStats{Name: strings.ReplaceAll(name, "_", " ")})
+		}
+		require.Equal(t, c[1], strings.Join(s.StageNames(), "|"), c[0])
+	}
+}

@@ -82,14 +82,9 @@ func (p *pipelines) Collect(to chan<- prometheus.Metric) {
 		gauge(p.position, float64(s.Position))
 		gauge(p.size, float64(s.Size))
 		gauge(p.written, float64(s.Written))
-		seen := make(map[string]bool)
+		names := s.StageNames()
 		for i, stage := range s.Stages {
-			label := stage.Name
-			if seen[label] {
-				label = fmt.Sprintf("%s (%d)", label, i+1)
-			}
-			seen[label] = true
-			p.collect(to, gauge, name, label, stage)
+			p.collect(to, gauge, name, names[i], stage)
 		}
 	}
 }

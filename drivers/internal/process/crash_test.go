@@ -104,6 +104,13 @@ func TestStderrTail(t *testing.T) {
 
 	require.Contains(t, kept("panic: 1\n", long, note, "goroutine 2\n", long), "panic: 1\ny", "a note does not begin another one")
 
+	// What a crash with a note has in its traceback takes the place of neither.
+	traceback := strings.Repeat("z\n", noteSize)
+	for _, mark := range []string{"runtime: g 1: unexpected return pc\n", "fatal error: another\n", note} {
+		require.Contains(t, kept("before\n", note, "SIGABRT: abort\n", traceback, mark, long), "..."+note+"SIGABRT: abort\nz", mark)
+		require.Contains(t, kept("before\n", "runtime: out of memory\n", "fatal error: out of memory\n", traceback, mark, long), "...runtime: out of memory\nfatal error: out of memory\nz", mark)
+	}
+
 	for text, is := range map[string]bool{"SIGSEGV: x": true, "SIGSEGV": false, "SIGNAL x: ": false, "SIG: x": false, "panic(": false, "panic: x": true, "runtime: x": false} {
 		crash, _ := begins([]byte(text))
 		require.Equal(t, is, crash, text)

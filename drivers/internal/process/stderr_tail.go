@@ -37,7 +37,7 @@ type stderrTail struct {
 	tail    []byte     // the last ones
 	line    []byte     // the first bytes of the present line, up to markSize
 	crashed bool       // head holds something
-	noted   bool       // which begins with a note
+	noted   bool       // which is a note, and no crash has followed yet
 	head    []byte     // the first bytes of the last crash, up to headSize
 	at      int64      // where head begins in the stream
 }
@@ -66,9 +66,12 @@ func (t *stderrTail) look(part []byte) {
 		if t.noted {
 			reach = noteSize
 		}
-		if !t.crashed && (crash || note) || begin >= t.at+reach && (crash || note && t.noted) { // tracebacks have notes, too
+		switch {
+		case !t.crashed && (crash || note), begin >= t.at+reach && (crash || note && t.noted): // tracebacks have notes, too
 			t.crashed, t.noted, t.at = true, note, begin
 			t.head = append(t.head[:0], t.line[:known]...)
+		case crash:
+			t.noted = false // this is what the note belongs to
 		}
 	}
 	if t.crashed {
