@@ -73,8 +73,8 @@ func WithCallTimeout(d time.Duration) Option {
 }
 
 // WithHeartbeat sets the interval at which servers say of a call that takes long that they are still
-// at work; the default is [DefaultHeartbeat]. A call fails with an error that wraps [ipc.ErrPeerGone] when
-// between three and four of them were missed. It panics if d is less than [MinHeartbeat].
+// at work, and at which both sides of a stream say so; the default is [DefaultHeartbeat]. A call or a stream fails with an
+// error that wraps [ipc.ErrPeerGone] when between three and four of them were missed. It panics if d is less than [MinHeartbeat].
 func WithHeartbeat(d time.Duration) Option {
 	if d < MinHeartbeat {
 		panic(fmt.Sprintf("tandem: WithHeartbeat(%v): need at least %v", d, MinHeartbeat))
@@ -92,7 +92,7 @@ func WithRetry(attempts int) Option {
 	return func(s *settings) { s.attempts = attempts }
 }
 
-// WithMaxMessage sets the size of the largest request and response in bytes; the default is 64 MiB. It
+// WithMaxMessage sets the size of the largest request, response and item of a stream in bytes; the default is 64 MiB. It
 // panics if bytes is not positive.
 func WithMaxMessage(bytes int) Option {
 	if bytes <= 0 {
