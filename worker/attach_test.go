@@ -90,7 +90,7 @@ func TestAttachOptions(t *testing.T) {
 
 func TestAttachedWorkerDies(t *testing.T) {
 	ref := detached(t)
-	w, err := worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithHeartbeat(10*time.Millisecond, 500*time.Millisecond))
+	w, err := worker.Attach(t.Context(), ref, socket.Connect{}, worker.WithHeartbeat(10*time.Millisecond, silence))
 	require.NoError(t, err)
 	stop(t, ref.PID)
 	_, err = add.Call(t.Context(), w, pair{})

@@ -23,11 +23,15 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
+// silence is the limit of heartbeats that are to find a stopped worker: a running one is not silent for so long, however busy the
+// machine is.
+const silence = 3 * time.Second
+
 func TestHeartbeatFindsStoppedWorker(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
 		var r recorder
-		w := s.start(t, worker.WithHeartbeat(20*time.Millisecond, time.Second), worker.WithRestart(atOnce), r.option())
+		w := s.start(t, worker.WithHeartbeat(20*time.Millisecond, silence), worker.WithRestart(atOnce), r.option())
 		before := w.PID()
 		sum, err := add.Call(t.Context(), w, pair{1, 2})
 		require.NoError(t, err)
@@ -41,7 +45,7 @@ func TestHeartbeatFindsStoppedWorker(t *testing.T) {
 				assert.Equal(t, before, exit.PID)
 				assert.Equal(t, syscall.SIGKILL, exit.Signal)
 				assert.Contains(t, limit.What, "heartbeat")
-				assert.Equal(t, time.Second, limit.After)
+				assert.Equal(t, silence, limit.After)
 				assert.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err))
 			}
 		})
@@ -66,7 +70,7 @@ func TestHeartbeatFindsStoppedWorker(t *testing.T) {
 func TestHeartbeatWithoutRestart(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
-		w := s.start(t, worker.WithHeartbeat(10*time.Millisecond, 500*time.Millisecond))
+		w := s.start(t, worker.WithHeartbeat(10*time.Millisecond, silence))
 		stop(t, w.PID())
 		eventually(t, "killed", func() bool { return gone(w.PID()) })
 		_, err := add.Call(t.Context(), w, pair{})
@@ -81,13 +85,13 @@ func TestHeartbeatOfBusyWorker(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		cmd := worker.Self("test")
 		cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
-		w, err := s.spawn(t.Context(), cmd, worker.WithHeartbeat(20*time.Millisecond, 2*time.Second))
+		w, err := s.spawn(t.Context(), cmd, worker.WithHeartbeat(20*time.Millisecond, 2*silence))
 		require.NoError(t, err)
 		defer w.Close()
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				_, err := busy.Call(context.Background(), w, 3*time.Second)
+				_, err := busy.Call(context.Background(), w, 3*silence)
 				assert.NoError(t, err)
 			})
 		}
@@ -167,7 +171,7 @@ func TestHeartbeatOutOfRange(t *testing.T) {
 }
 
 // hostHeartbeat is the limit of the heartbeat of beHost.
-const hostHeartbeat = time.Second
+const hostHeartbeat = silence
 
 // beHost starts a worker, prints its pid, and again, after a call, for each line
 // that it reads, or else waits to be killed.

@@ -257,7 +257,7 @@ func TestRestartThatHangs(t *testing.T) {
 			cmd.Args = append(cmd.Args, filepath.Join(t.TempDir(), "started"))
 			opts := []worker.Option{worker.WithRestart(atOnce), r.option()}
 			if limited {
-				opts = append(opts, worker.WithStartTimeout(time.Second))
+				opts = append(opts, worker.WithStartTimeout(5*time.Second))
 			}
 			w, err := s.spawn(t.Context(), cmd, opts...)
 			require.NoError(t, err)

@@ -674,6 +674,18 @@ func orLate(outcome string) []string {
 	}
 }
 
+// inTime plays a scene, and plays it again if the worker was killed that was to leave by itself: on a loaded machine the two
+// seconds that it has after SIGTERM may be too short. One that does not leave is killed each time.
+func inTime(want string, play func() string) (outcome string) {
+	rest, fine := strings.CutSuffix(want, "close: fine")
+	for range 3 {
+		if outcome = play(); !fine || outcome != rest+"close: killed" {
+			break
+		}
+	}
+	return outcome
+}
+
 func TestMatrix(t *testing.T) {
 	before := drivertest.NewBaseline()
 	slots := make(chan struct{}, 16) // most of them sleep most of the time
@@ -686,10 +698,14 @@ func TestMatrix(t *testing.T) {
 				t.Run(strings.Join([]string{who, when, how, driver}, "/"), func(t *testing.T) {
 					want := hostOutcome(driver, when, outcome, how)
 					if who == "worker" {
-						require.Contains(t, orLate(want), workerIsStruck(t, driver, when, how, round))
+						require.Contains(t, orLate(want), inTime(want, func() string { return workerIsStruck(t, driver, when, how, round) }))
 						return
 					}
-					host, served := hostIsStruck(t, driver, when, how, round)
+					var served string
+					host := inTime(want, func() (host string) {
+						host, served = hostIsStruck(t, driver, when, how, round)
+						return host
+					})
 					if how == "exit" || how == "kill" {
 						want = ""
 					}

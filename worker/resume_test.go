@@ -481,14 +481,14 @@ func TestResumedCallsAreCanceled(t *testing.T) {
 
 	ctx, cancel = context.WithCancel(context.Background())
 	while := beginHold(t, ctx, w, "while")
-	limited := beginHold(t, context.Background(), w, "limited", ipc.WithTimeout(200*time.Millisecond))
+	limited := beginHold(t, context.Background(), w, "limited", ipc.WithTimeout(2*time.Second))
 	require.NoError(t, w.Channel().Disconnect())
 	cancel()
 	require.ErrorIs(t, <-while, context.Canceled)
 	err = <-limited
 	var limit *ipc.TimeoutError
 	require.ErrorAs(t, err, &limit)
-	require.Equal(t, 200*time.Millisecond, limit.After)
+	require.Equal(t, 2*time.Second, limit.After)
 	require.NoError(t, w.Channel().Reconnect(t.Context()))
 	eventually(t, "the worker learns it", func() bool {
 		return holding(t, w, "while").Canceled == 1 && holding(t, w, "limited").Canceled == 1

@@ -283,7 +283,7 @@ func (r *running) busyWorkers(t *testing.T, n int) (pids []int) {
 			}
 		}
 		assert.Len(c, pids, n)
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	return pids
 }
 
@@ -322,7 +322,7 @@ func TestEnds(t *testing.T) {
 				require.NoError(t, test.end(r.Process, pids[1]))
 				assert.Equal(t, test.status, r.wait(t))
 				t.Logf("ended after %v: %s", time.Since(began), r.stderr.String())
-				assert.Less(t, time.Since(began), time.Second)
+				assert.Less(t, time.Since(began), time.Minute, "long before it has read everything")
 				assert.Empty(t, r.stdout.String())
 				if says := test.says; says != "" {
 					if strings.Contains(says, "%d") {
@@ -334,7 +334,7 @@ func TestEnds(t *testing.T) {
 					return !slices.ContainsFunc(pids, func(pid int) bool { f := stat(pid); return len(f) > 0 && f[0] != "Z" })
 				}
 				if test.status < 0 { // nobody was left to wait for them
-					assert.Eventually(t, gone, 5*time.Second, 5*time.Millisecond)
+					assert.Eventually(t, gone, time.Minute, 5*time.Millisecond)
 				}
 				assert.True(t, gone(), "workers left behind")
 				assert.ElementsMatch(t, before, shmEntries(t))

@@ -166,7 +166,7 @@ func TestPoolQueue(t *testing.T) {
 		require.Equal(t, 20*time.Millisecond, over.After)
 
 		limited := begin(t, func() error {
-			_, err := block.Call(t.Context(), p, "y", ipc.WithTimeout(400*time.Millisecond))
+			_, err := block.Call(t.Context(), p, "y", ipc.WithTimeout(3*time.Second))
 			return err
 		})
 		eventually(t, "it waits", func() bool { return p.Stats().Queued == 2 })
@@ -174,7 +174,7 @@ func TestPoolQueue(t *testing.T) {
 		require.Equal(t, context.Canceled, <-running)
 		require.NoError(t, <-first)
 		require.ErrorAs(t, <-limited, &over, "what is left of the limit goes for the call")
-		require.Equal(t, 400*time.Millisecond, over.After)
+		require.Equal(t, 3*time.Second, over.After)
 		st := p.Stats()
 		require.EqualValues(t, 1, st.Rejected)
 		require.EqualValues(t, 2, st.Abandoned)
@@ -248,7 +248,7 @@ func TestPoolStoppedMember(t *testing.T) {
 		require.True(t, gone(stopped))
 	})
 	eachPool(t, func(t *testing.T, d pooler) {
-		p, pids := d.start(t, 1, pool.WithWorkers(worker.WithRetry(100)), pool.WithWorkers(worker.WithHeartbeat(10*time.Millisecond, 300*time.Millisecond)))
+		p, pids := d.start(t, 1, pool.WithWorkers(worker.WithRetry(100)), pool.WithWorkers(worker.WithHeartbeat(10*time.Millisecond, 3*time.Second)))
 		stopped := pids()[0]
 		stop(t, stopped)
 		_, err := stableAdd.Call(t.Context(), p, pair{})

@@ -161,7 +161,7 @@ func TestCreditIsConserved(t *testing.T) {
 			}
 			requests, notifications, open := to.unreturned()
 			return open == 0 && from.requestWindow.open() == requests && from.notificationWindow.open() == notifications
-		}, 10*time.Second, 5*time.Millisecond)
+		}, time.Minute, 5*time.Millisecond)
 	}
 	require.False(t, host.Failing() || worker.Failing())
 }
