@@ -1,266 +1,171 @@
 //go:build unix
 
-package pipeline
+package pipeline_test
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
+	"github.com/tandemipc/tandem/worker/pipeline"
 )
 
-// books are what a stage should hold, by what a test has put into it and got out of it. Where two of them
-// bound a figure, the first is noted before the stage changes it, and the second afterwards.
-type books struct {
-	alike                bool  // all answers are as large as their requests
-	largest              int64 // what the largest record may count for by itself, if one exceeds the window
-	putting, put         atomic.Int64
-	finishing, finished  atomic.Int64
-	live                 atomic.Int64 // bytes that are there for certain, as they count
-	excess               atomic.Int64 // bytes of answers beyond what was expected of them
-	excesses             sync.Map     // *batch: its share
-	bytesIn, out, bytes  atomic.Int64
-	seen                 sync.Map     // positions of records in batches
-	garbled              atomic.Int64 // that were not as they should be
-	mostHeld, mostExcess int64        // which check has seen
+// unreliable is a caller whose calls fail now and then, before or after the worker has got them.
+type unreliable struct {
+	ipc.Caller
+	mu     sync.Mutex
+	random *rand.Rand
+	pid    int
 }
 
-// check compares a stage with the books, at an instant.
-func (k *books) check(t *testing.T, c *core) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	queued := int64(c.counters.queued)
-	for _, l := range c.lanes {
-		l.open.Lock()
-		defer l.open.Unlock()
-		if l.inFlight < 0 || l.inFlight > l.most {
-			t.Errorf("%d batches of a lane are in flight, of at most %d", l.inFlight, l.most)
+func (u *unreliable) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
+	u.mu.Lock()
+	what, pause := u.random.IntN(60), u.random.IntN(5)
+	u.pid++
+	died := &ipc.ExitError{PID: u.pid, Program: "unreliable", Code: 2}
+	u.mu.Unlock()
+	for range pause {
+		runtime.Gosched()
+	}
+	switch what {
+	case 0:
+		return nil, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the queue is full")
+	case 1:
+		return nil, died
+	case 2:
+		return nil, fmt.Errorf("no link: %w", ipc.ErrPeerGone)
+	}
+	res, err := u.Caller.Invoke(ctx, inv, request, memory)
+	if what == 3 {
+		return nil, died
+	}
+	return res, err
+}
+
+// What stages hold never exceeds their windows, whatever their options are, and whatever calls and records fail; and
+// what is counted as held is given back when all is through.
+func TestWindowAccounts(t *testing.T) {
+	twice := ipc.NewMethod[[]byte, []byte]("test.twice", ipc.WithCodec(ipc.Raw)) // fails for odd records
+	server := worker.NewServer(worker.WithServerLogger(slog.New(slog.DiscardHandler)))
+	pipeline.Handle(server, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
+	pipeline.Handle(server, twice, func(_ context.Context, b []byte) ([]byte, error) {
+		if b[0]%16 == 1 {
+			return nil, io.ErrUnexpectedEOF
 		}
-		if b := l.cur; b != nil {
-			queued += int64(len(b.ids))
-			if actual := int64(len(b.req) + len(b.ids)*perRecord); actual > b.held || b.held > b.granted {
-				t.Errorf("a batch has %d bytes, counts for %d, and was granted %d", actual, b.held, b.granted)
+		return b, nil
+	})
+	local, err := worker.Local(server)
+	require.NoError(t, err)
+	defer local.Close()
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 7))
+			const records = 1500
+			sizes := make([]int, records)
+			for i := range sizes {
+				sizes[i] = 8 + random.IntN(1<<(1+random.IntN(10)))
 			}
-		}
-	}
-	if least, most := k.put.Load()-k.finishing.Load(), k.putting.Load()-k.finished.Load(); queued < least || queued > most {
-		t.Errorf("%d records are queued; there are %d to %d", queued, least, most)
-	}
-	if c.inFlight < 0 || c.inFlight > c.limit {
-		t.Errorf("%d batches are in flight, of at most %d", c.inFlight, c.limit)
-	}
-	if live := k.live.Load(); c.held < live {
-		t.Errorf("the stage has %d bytes, and counts %d", live, c.held)
-	}
-	if excess := k.excess.Load(); c.held-excess > max(c.window, k.largest) {
-		t.Errorf("the stage holds %d bytes, of which answers exceed what was expected by %d; the window is %d", c.held, excess, c.window)
-	}
-	if c.freeBytes < 0 || c.freeBytes > c.window/2 {
-		t.Errorf("buffers to be used again have %d bytes, and the window %d", c.freeBytes, c.window)
-	}
-	k.mostHeld, k.mostExcess = max(k.mostHeld, c.held), max(k.mostExcess, k.excess.Load())
-}
-
-// finish answers a batch: with answers of some sizes, or for each record by itself, some of which are left out.
-func (k *books) finish(c *core, b *batch, random *rand.Rand) {
-	n, answered, records := len(b.ids), 0, 0
-	times := []int{0, 1, 1, 1, 9}[random.IntN(5)] // so large are answers, beside their requests
-	if k.alike {
-		b.res = append(b.res, b.req...)
-		answered, records = len(b.res), n
-	} else if random.IntN(3) == 0 {
-		b.parts = make([]part, n)
-		for i := range b.parts {
-			if b.parts[i].dropped = random.IntN(4) == 0; !b.parts[i].dropped {
-				b.parts[i].body = make([]byte, times*(len(b.req)/n))
-				answered += frameHeader + len(b.parts[i].body)
-				records++
+			source := func(yield func([]byte, error) bool) {
+				r := make([]byte, 2048)
+				for i, n := range sizes {
+					binary.LittleEndian.PutUint64(r, uint64(i))
+					if !yield(r[:n], nil) {
+						return
+					}
+				}
 			}
-		}
-	} else {
-		for range n {
-			b.res = appendFrame(b.res, make([]byte, times*(len(b.req)/n)))
-		}
-		answered, records = len(b.res), n
-	}
-	k.bytesIn.Add(int64(len(b.req) - n*frameHeader))
-	k.out.Add(int64(records))
-	k.bytes.Add(int64(answered - records*frameHeader))
-	held := int64(len(b.req) + answered + n*perRecord)
-	k.look(b)
-	excess := max(held-b.held, 0)
-	k.excess.Add(excess)
-	k.excesses.Store(b, excess)
-	k.finishing.Add(int64(n))
-	c.finish(b, time.Duration(n)*time.Microsecond)
-	k.finished.Add(int64(n))
-	k.live.Add(int64(answered))
-}
+			c := &unreliable{Caller: local, random: rand.New(rand.NewPCG(seed, 8))}
+			method, excess := echo, int64(1)
+			var left struct {
+				sync.Mutex
+				n int
+			}
+			leave := func(context.Context, pipeline.Failure[[]byte]) error {
+				left.Lock()
+				defer left.Unlock()
+				left.n++
+				return nil
+			}
+			onError := pipeline.OnError(func(_ context.Context, f pipeline.Failure[[]byte]) pipeline.Action {
+				switch {
+				case f.Attempt == 1 && f.Record[0]%32 == 1:
+					return pipeline.Retry(0)
+				case f.Record[0]%64 == 1:
+					return pipeline.Bury
+				}
+				_ = leave(nil, f)
+				return pipeline.Skip
+			})
+			if seed%2 == 1 {
+				method, excess = twice, 2 // what fails has no answer, and so others count for less before they have theirs
+			}
+			options := func() []pipeline.Option {
+				opts := []pipeline.Option{
+					pipeline.Window(int64(5000 + random.IntN(60_000))), pipeline.Deaths(1 << 30), pipeline.InFlight(1 + random.IntN(8)),
+					pipeline.BatchBy(pipeline.Batches{Records: 1 + random.IntN(200), Bytes: 100 + random.IntN(20_000)}),
+					onError, pipeline.DeadLetter(leave),
+				}
+				switch random.IntN(3) {
+				case 1:
+					opts = append(opts, pipeline.Ordered())
+				case 2:
+					opts = append(opts, pipeline.By(func(b []byte) string { return string(b[:1]) }))
+				}
+				return opts
+			}
+			out := pipeline.Through(pipeline.Through(pipeline.From(source), method, c, options()...), echo, c, options()...)
 
-// look notes the records of a batch, which have to be what was put in.
-func (k *books) look(b *batch) {
-	rest := b.req
-	for _, id := range b.ids {
-		f, after, ok := nextFrame(rest)
-		rest = after
-		if !ok || len(f.body) > 0 && (f.body[0] != byte(id.Pos) || f.body[len(f.body)-1] != byte(id.Pos)) {
-			k.garbled.Add(1)
-		}
-		if _, twice := k.seen.LoadOrStore(id.Pos, true); twice {
-			k.garbled.Add(1)
-		}
-	}
-	if len(rest) > 0 {
-		k.garbled.Add(1)
-	}
-}
-
-// A stage never holds more than its window, but for a single record that is larger and answers that are larger than was to
-// be expected; it never counts less than it holds; and in the end it counts nothing. That is so in every order in which records
-// come, batches end, and their results are passed on.
-func TestWindowIsKept(t *testing.T) {
-	for name, opts := range map[string][]Option{
-		"as they come":  nil,
-		"ordered":       {Ordered()},
-		"by key":        {By(func([]byte) string { return "" })},
-		"one in flight": {InFlight(1)},
-		"large batches": {BatchBy(Batches{Records: 1 << 20, Bytes: 1 << 20, Work: time.Hour, Wait: 50 * time.Microsecond})},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(6) {
-				keepBooks(t, seed, &books{alike: seed%2 == 0}, append([]Option{Window(16 << 10), BatchBy(Batches{Records: 32, Bytes: 2 << 10, Wait: 100 * time.Microsecond})}, opts...))
+			over := make(chan struct{})
+			var sampler sync.WaitGroup
+			sampler.Go(func() {
+				for {
+					for _, s := range out.Stats().Stages {
+						if s.Held < 0 || s.Held > s.Window*excess || s.Queued < 0 || s.InFlight < 0 || s.Held == 0 && s.Queued > 0 {
+							t.Errorf("held %d of %d, queued %d, %d in flight", s.Held, s.Window, s.Queued, s.InFlight)
+							return
+						}
+					}
+					select {
+					case <-over:
+						return
+					default:
+						runtime.Gosched()
+					}
+				}
+			})
+			got := 0
+			err := within(t, func() error {
+				return out.Into(t.Context(), sinkFunc[[]byte](func(_ context.Context, items []pipeline.Item[[]byte]) error {
+					got += len(items)
+					for _, item := range items {
+						if uint64(len(item.Record)) != uint64(sizes[item.ID.Pos]) || binary.LittleEndian.Uint64(item.Record) != item.ID.Pos {
+							return errors.New("not what it was")
+						}
+					}
+					return nil
+				}))
+			})
+			close(over)
+			sampler.Wait()
+			require.NoError(t, err)
+			require.Equal(t, records, got+left.n)
+			require.Equal(t, method == twice, left.n > 0)
+			for _, s := range out.Stats().Stages {
+				require.Zero(t, s.Held)
+				require.Zero(t, s.Queued)
+				require.Zero(t, s.InFlight)
 			}
 		})
 	}
-}
-
-func keepBooks(t *testing.T, seed uint64, k *books, opts []Option) {
-	const records = 4000
-	random := rand.New(rand.NewPCG(seed, 0))
-	r := &run{track: newTracker(0, 1<<20)}
-	r.ctx, r.stop = context.WithCancel(t.Context())
-	defer r.stop()
-	var c core
-	c.init(r, newOptions("test", opts), nil)
-	c.workers = 1 + int(seed)/2
-	large := 200
-	if !k.alike && seed%4 == 1 {
-		large = 2 * int(c.window)
-		k.largest = perRecord + 11*int64(large+frameHeader) // answers are nine times as large, and have a header
-	}
-	var seq atomic.Uint64
-	c.execute = func(b *batch) {
-		random := rand.New(rand.NewPCG(seed, 1+seq.Add(1)))
-		for range random.IntN(100) {
-			runtime.Gosched()
-		}
-		k.finish(&c, b, random)
-	}
-	guard := time.AfterFunc(time.Minute, func() {
-		t.Error("it hangs, as nothing makes room")
-		r.stop()
-		c.wake()
-	})
-	defer guard.Stop()
-	var rest, watching sync.WaitGroup
-	rest.Go(func() {
-		random := rand.New(rand.NewPCG(seed, 1<<40))
-		for b := c.take(); b != nil; b = c.take() {
-			live := len(b.req) + len(b.ids)*perRecord + len(b.res)
-			for _, p := range b.parts {
-				if !p.dropped {
-					live += frameHeader + len(p.body)
-				}
-			}
-			for range random.IntN(50) {
-				runtime.Gosched()
-			}
-			k.live.Add(-int64(live))
-			excess, _ := k.excesses.LoadAndDelete(b)
-			c.release(b)
-			k.excess.Add(-excess.(int64))
-		}
-	})
-	over := make(chan struct{})
-	watching.Go(func() {
-		for {
-			select {
-			case <-over:
-				return
-			default:
-				k.check(t, &c)
-				runtime.Gosched()
-			}
-		}
-	})
-	sent := int64(0)
-	for i := 0; i < records; {
-		group := 1 // records that come at a time
-		if c.key == nil && random.IntN(4) == 0 {
-			group = min(1+random.IntN(80), records-i)
-		}
-		var ids []ID
-		var frames []byte
-		for range group {
-			n := random.IntN(200)
-			switch random.IntN(500) {
-			case 0:
-				n = large
-			case 1:
-				n = 0
-			}
-			ids, frames = append(ids, ID{Pos: uint64(i)}), appendFrame(frames, bytes.Repeat([]byte{byte(i)}, n))
-			sent += int64(n)
-			i++
-		}
-		k.putting.Add(int64(group))
-		if group > 1 {
-			require.NoError(t, c.putFrames(c.lanes[0], ids, frames))
-		} else {
-			l := c.lanes[0]
-			if c.key != nil {
-				l = c.laneOf(strconv.Itoa(random.IntN(100)))
-			}
-			require.NoError(t, c.put(l, ids[0], frames[frameHeader:]))
-		}
-		k.put.Add(int64(group))
-		k.live.Add(int64(group*perRecord + len(frames)))
-	}
-	c.end()
-	rest.Wait()
-	r.workers.Wait()
-	close(over)
-	watching.Wait()
-	k.check(t, &c)
-	require.Zero(t, k.garbled.Load())
-	require.Zero(t, k.excess.Load())
-	if k.alike {
-		require.Zero(t, k.mostExcess)
-		require.LessOrEqual(t, k.mostHeld, c.window)
-	}
-	s := c.stats()
-	require.Zero(t, s.Held)
-	require.Zero(t, s.Queued)
-	require.Zero(t, s.InFlight)
-	require.EqualValues(t, records, s.In)
-	require.Equal(t, sent, int64(s.BytesIn))
-	require.Equal(t, k.bytesIn.Load(), int64(s.BytesIn))
-	require.EqualValues(t, k.out.Load(), s.Out)
-	require.EqualValues(t, k.bytes.Load(), s.BytesOut)
-	require.Empty(t, c.early)
-	require.Empty(t, c.done)
-	size := int64(0)
-	for _, b := range c.free {
-		size += int64(cap(b.req) + cap(b.mem))
-	}
-	require.Equal(t, size, c.freeBytes)
-	require.Positive(t, s.Full, "the window was never full")
-	require.Greater(t, k.mostHeld, c.window/2)
 }
