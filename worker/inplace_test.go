@@ -285,7 +285,7 @@ func TestInPlaceOnTheHost(t *testing.T) {
 		// The worker is stopped and its ring full when the handler claims: that ends
 		// with the context of the call.
 		again.Store(true)
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // the handler has begun by then
 		defer cancel()
 		slow, err = callPlace.Go(ctx, w, placed('s', 0))
 		require.NoError(t, err)
