@@ -23,13 +23,14 @@ func init() { ipc.RegisterError("natsipc_test.sentinel", errSentinel) }
 
 // The contract of the tests.
 var (
-	echo    = ipc.NewMethod[[]byte, []byte]("test.echo", ipc.WithCodec(ipc.Raw))
-	double  = ipc.NewMethod[int, int]("test.double")
-	fail    = ipc.NewMethod[string, int]("test.fail")
-	block   = ipc.NewMethod[string, string]("test.block") // until its context ends
-	unknown = ipc.NewMethod[int, int]("test.no_handler")
-	odd     = ipc.NewMethod[int, int](" ..a*b>%ü\n.")
-	meta    = ipc.NewMethod[string, string]("test.meta") // sets header and trailer to what came under a key
+	echo     = ipc.NewMethod[[]byte, []byte]("test.echo", ipc.WithCodec(ipc.Raw))
+	double   = ipc.NewMethod[int, int]("test.double")
+	redouble = ipc.NewMethod[int, int]("test.redouble", ipc.WithIdempotent())
+	fail     = ipc.NewMethod[string, int]("test.fail")
+	block    = ipc.NewMethod[string, string]("test.block") // until its context ends
+	unknown  = ipc.NewMethod[int, int]("test.no_handler")
+	odd      = ipc.NewMethod[int, int](" ..a*b>%ü\n.")
+	meta     = ipc.NewMethod[string, string]("test.meta") // sets header and trailer to what came under a key
 )
 
 // blocked is what the handlers of block tell.
@@ -43,6 +44,7 @@ func newServer() (*worker.Server, *blocked) {
 	s, b := worker.NewServer(), &blocked{make(chan string, 1000), make(chan error, 1000)}
 	worker.Handle(s, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 	worker.Handle(s, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
+	worker.Handle(s, redouble, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
 	worker.Handle(s, odd, func(_ context.Context, n int) (int, error) { return 3 * n, nil })
 	worker.Handle(s, fail, func(_ context.Context, how string) (int, error) {
 		switch how {
