@@ -115,6 +115,10 @@ func TestClusterLosesServers(t *testing.T) {
 		progress()
 	}
 	cancel()
-	within(t, func() chan struct{} { over := make(chan struct{}); go func() { callers.Wait(); close(over) }(); return over }())
+	within(t, func() chan struct{} {
+		over := make(chan struct{})
+		go func() { callers.Wait(); close(over) }()
+		return over
+	}())
 	t.Logf("%d calls, %d failed; %d streams", good.Load(), bad.Load(), streams.Load())
 }
