@@ -92,10 +92,20 @@ func withoutResponse(err error, inv *ipc.Invocation) error {
 	return err
 }
 
+// largeAtOnce is how many requests that are too large for a message a service has in memory at once, each of MaxMessage at most. Others
+// wait, at their senders.
+const largeAtOnce = 16
+
 // call serves a call that travels as a stream. It returns io.EOF when the response was sent.
 func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.Invocation, m *nats.Msg, first bool) error {
 	request := m.Data
 	if !first {
+		select {
+		case s.host.large <- struct{}{}:
+			defer func() { <-s.host.large }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		var err error
 		if request, err = s.flow.Receive(ctx); err != nil {
 			if err == io.EOF {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,18 +32,24 @@ var (
 	block    = ipc.NewMethod[string, string]("test.block") // until its context ends
 	unknown  = ipc.NewMethod[int, int]("test.no_handler")
 	odd      = ipc.NewMethod[int, int](" ..a*b>%ü\n.")
-	meta     = ipc.NewMethod[string, string]("test.meta") // sets header and trailer to what came under a key
+	meta     = ipc.NewMethod[string, string]("test.meta")                     // sets header and trailer to what came under a key
+	hold     = ipc.NewMethod[string, int]("test.hold")                        // until the server's gate opens, or process ends
+	again    = ipc.NewMethod[string, int]("test.again", ipc.WithIdempotent()) // the same
+	holding  = ipc.NewMethod[int, int]("test.holding")                        // how many of these two have begun
+	pid      = ipc.NewMethod[int, int]("test.pid")
 )
 
 // blocked is what the handlers of block tell.
 type blocked struct {
-	began chan string
-	ended chan error
+	began   chan string
+	ended   chan error
+	gate    chan struct{} // hold and again return when it is closed
+	holding atomic.Int64  // how many of these have begun
 }
 
 // newServer returns a server with the handlers of the tests.
 func newServer() (*worker.Server, *blocked) {
-	s, b := worker.NewServer(), &blocked{make(chan string, 1000), make(chan error, 1000)}
+	s, b := worker.NewServer(), &blocked{began: make(chan string, 1000), ended: make(chan error, 1000), gate: make(chan struct{})}
 	worker.Handle(s, echo, func(_ context.Context, b []byte) ([]byte, error) { return b, nil })
 	worker.Handle(s, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
 	worker.Handle(s, redouble, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
@@ -68,6 +76,19 @@ func newServer() (*worker.Server, *blocked) {
 		return "", ctx.Err()
 	})
 	handleStreams(s, b)
+	wait := func(ctx context.Context, _ string) (int, error) {
+		b.holding.Add(1)
+		select {
+		case <-b.gate:
+			return os.Getpid(), nil
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	worker.Handle(s, pid, func(context.Context, int) (int, error) { return os.Getpid(), nil })
+	worker.Handle(s, hold, wait)
+	worker.Handle(s, again, wait)
+	worker.Handle(s, holding, func(context.Context, int) (int, error) { return int(b.holding.Load()), nil })
 	worker.Handle(s, meta, func(ctx context.Context, key string) (string, error) {
 		value := ipc.MetadataOf(ctx).Get(key)
 		if err := errors.Join(ipc.SetHeader(ctx, "head", value), ipc.SetTrailer(ctx, "trail", value, "trail", "2")); err != nil {
@@ -110,6 +131,15 @@ func serve(t testing.TB, nc *nats.Conn, run func(ctx context.Context) error) (st
 	t.Cleanup(func() { _ = stop() })
 	awaitService(t, nc)
 	return stop
+}
+
+// awaitHolding returns when a server that answers calls of c has begun n calls of hold and again.
+func awaitHolding(t testing.TB, c ipc.Caller, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		got, err := holding.Call(t.Context(), c, 0)
+		return err == nil && got >= n
+	}, 30*time.Second, time.Millisecond)
 }
 
 // awaitService returns when somebody serves.

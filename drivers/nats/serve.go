@@ -174,6 +174,7 @@ type host struct {
 
 	port     *flow.Port
 	streams  chan struct{} // has as many elements as streams are open
+	large    chan struct{} // has as many elements as large requests are in memory
 	draining chan struct{} // closed when the service takes nothing further
 
 	mu    sync.Mutex
@@ -193,7 +194,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	h := &host{
 		svc: svc, nc: nc, caller: caller, methods: methods, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
 		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving),
-		streams: make(chan struct{}, svc.Streams), draining: make(chan struct{}),
+		streams: make(chan struct{}, svc.Streams), large: make(chan struct{}, largeAtOnce), draining: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer h.cancel(errEnding)

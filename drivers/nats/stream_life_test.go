@@ -51,7 +51,7 @@ func TestStreamServerDies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			srv := natstest.Start(t, nil)
 			nc := natstest.Connect(t, srv)
-			p := serveElsewhere(t, srv.ClientURL())
+			p := elsewhere(t, serveEnv, srv.ClientURL())
 			awaitService(t, nc)
 			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(200*time.Millisecond))
 			defer c.Close()
