@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -180,4 +181,25 @@ func TestHandlersMethods(t *testing.T) {
 	want := []worker.HandledMethod{{MethodInfo: add.Info()}, {MethodInfo: stream.Info(), Stream: true}, {MethodInfo: block.Info()}}
 	require.ElementsMatch(t, want, s.Methods())
 	require.Equal(t, want[2], s.Methods()[2])
+}
+
+// In a bubble of package synctest a timeout of an hour takes no time.
+func TestLocalInABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := worker.NewServer()
+		worker.Handle(s, add, func(_ context.Context, p pair) (int, error) { return p.A + p.B, nil })
+		worker.Handle(s, block, func(ctx context.Context, _ string) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		c, err := worker.Local(s)
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = block.Call(t.Context(), c, "x", ipc.WithTimeout(time.Hour))
+		var timeout *ipc.TimeoutError
+		require.ErrorAs(t, err, &timeout)
+		n, err := add.Call(t.Context(), c, pair{1, 2})
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+	})
 }
