@@ -13,7 +13,7 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// inProcess is a caller for the methods of one function. docs/testing.md shows it.
+// inProcess is a caller for the methods of one function. docs/testing.md names it.
 type inProcess[Req, Res any] func(ctx context.Context, req Req) (Res, error)
 
 func (inProcess[Req, Res]) Codec() ipc.Codec { return ipc.CBOR }
