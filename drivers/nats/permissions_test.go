@@ -2,6 +2,11 @@ package natsipc_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,66 +15,109 @@ import (
 	"github.com/stretchr/testify/require"
 
 	natsipc "github.com/tandemipc/tandem/drivers/nats"
-	"github.com/tandemipc/tandem/drivers/nats/internal/natstest"
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// permissions are those that docs/distribution.md shows, for a service of this name.
-func permissions(service string) []*server.User {
-	allow := func(subjects ...string) *server.SubjectPermission { return &server.SubjectPermission{Allow: subjects} }
-	return []*server.User{
-		{Username: "caller", Password: "x", Permissions: &server.Permissions{
-			Publish: allow("tandem." + service + ".>"), Subscribe: allow("_INBOX_caller.>"),
-		}},
-		{Username: "server", Password: "x", Permissions: &server.Permissions{
-			Publish: allow("_INBOX_caller.>", "_INBOX_tools.>"), Subscribe: allow("tandem."+service+".>", "$SRV.>"),
-		}},
-		{Username: "tools", Password: "x", Permissions: &server.Permissions{
-			Publish: allow("$SRV.>"), Subscribe: allow("_INBOX_tools.>"),
-		}},
-	}
+// permissions returns the configuration that docs/distribution.md shows, for the service of the tests.
+func permissions(t *testing.T) *server.Options {
+	t.Helper()
+	doc, err := os.ReadFile("../../docs/distribution.md")
+	require.NoError(t, err)
+	_, conf, ok := strings.Cut(string(doc), "```hcl\n")
+	require.True(t, ok)
+	conf, _, ok = strings.Cut(conf, "```")
+	require.True(t, ok)
+	path := filepath.Join(t.TempDir(), "nats.conf")
+	require.NoError(t, os.WriteFile(path, []byte(strings.ReplaceAll(conf, "tandem.text.", "tandem.test.")), 0o600))
+	o, err := server.ProcessConfigFile(path)
+	require.NoError(t, err)
+	return o
 }
 
-// With the permissions that the documents show, calls of all sizes, streams and discovery work, and what is not allowed ends with an error.
+// The permissions that the documentation shows are enough for calls, cancellation and what is large, which travels as streams do, and for nothing else.
 func TestPermissions(t *testing.T) {
-	srv := natstest.Start(t, func(o *server.Options) { o.Users = permissions("test") })
-	denied := make(chan error, 100)
-	as := func(user string) *nats.Conn {
-		return natstest.Connect(t, srv, nats.UserInfo(user, "x"), nats.CustomInboxPrefix("_INBOX_"+user), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			denied <- err
-		}))
+	conf := permissions(t)
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, Users: conf.Users}
+	srv, err := server.NewServer(o)
+	require.NoError(t, err)
+	srv.Start()
+	defer srv.WaitForShutdown()
+	defer srv.Shutdown()
+	require.True(t, srv.ReadyForConnections(time.Minute))
+
+	denied := make(chan error, 1000)
+	connect := func(user string) *nats.Conn {
+		nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(user, "secret-of-"+user), nats.CustomInboxPrefix("_INBOX_"+user),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
+		require.NoError(t, err)
+		t.Cleanup(nc.Close)
+		return nc
 	}
-	there, here, tools := as("server"), as("caller"), as("tools")
-	s, _ := newServer()
+	here, there := connect("caller"), connect("worker")
+	s, b := newServer()
 	stop := serve(t, here, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
+
 	c := natsipc.Caller(here, "test", natsipc.WithHeartbeat(50*time.Millisecond))
 	defer c.Close()
-	n, err := double.Call(t.Context(), c, 4)
+	n, err := double.Call(t.Context(), c, 21)
 	require.NoError(t, err)
-	require.Equal(t, 8, n)
+	require.Equal(t, 42, n)
 	large := make([]byte, 3<<20)
-	got, err := echo.Call(t.Context(), c, large)
+	back, err := echo.Call(t.Context(), c, large) // travels as a stream does, both ways
 	require.NoError(t, err)
-	require.Len(t, got, len(large))
-	next := 0
-	for i, err := range numbers.Stream(t.Context(), c, counting{N: 1000}) {
-		require.NoError(t, err)
-		require.Equal(t, next, i)
-		next++
-	}
-	require.Equal(t, 1000, next)
-	m, err := tools.Request("$SRV.PING.test", nil, time.Minute)
+	require.Len(t, back, len(large))
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := block.Call(ctx, c, "x")
+		failed <- err
+	}()
+	within(t, b.began)
+	cancel()
+	require.ErrorIs(t, within(t, failed), context.Canceled)
+	require.ErrorIs(t, within(t, b.ended), context.Canceled)
+	stats, err := here.Request("$SRV.PING.test", nil, 30*time.Second)
 	require.NoError(t, err)
-	require.NotEmpty(t, m.Data)
+	require.Contains(t, string(stats.Data), `"name":"test"`)
 	require.Empty(t, denied)
 
-	other := natsipc.Caller(here, "other", natsipc.WithHeartbeat(50*time.Millisecond))
-	defer other.Close()
-	_, err = double.Call(t.Context(), other, 4)
-	require.ErrorIs(t, err, ipc.ErrPeerGone, "NATS does not say to whom it has denied what")
+	refused := func(nc *nats.Conn, what string, do func() error) {
+		t.Helper()
+		require.NoError(t, do())
+		require.NoError(t, nc.Flush())
+		err := within(t, denied)
+		require.ErrorIs(t, err, nats.ErrPermissionViolation, what)
+	}
+	subscribe := func(nc *nats.Conn, subject string) func() error {
+		return func() error { _, err := nc.SubscribeSync(subject); return err }
+	}
+	publish := func(nc *nats.Conn, subject string) func() error {
+		return func() error { return nc.Publish(subject, nil) }
+	}
+	for _, subject := range []string{"tandem.test.call.>", "tandem.test.flow.>", "_INBOX_worker.>", "_INBOX.>", ">"} {
+		refused(here, "the caller listens to "+subject, subscribe(here, subject))
+	}
+	for _, subject := range []string{"tandem.other.call.x", "_INBOX_worker.x", "$SRV.STATS.other"} {
+		refused(here, "the caller publishes to "+subject, publish(here, subject))
+	}
+	for _, subject := range []string{"tandem.other.call.>", "_INBOX_caller.>", ">"} {
+		refused(there, "the worker listens to "+subject, subscribe(there, subject))
+	}
+	for _, subject := range []string{"tandem.test.call.test.double", "tandem.other.call.x", "$SRV.PING"} {
+		refused(there, "the worker publishes to "+subject, publish(there, subject))
+	}
+
+	// One that may call other services only gets an error, and no answer.
+	other := connect("stranger")
+	oc := natsipc.Caller(other, "test", natsipc.WithHeartbeat(50*time.Millisecond))
+	defer oc.Close()
+	_, err = double.Call(t.Context(), oc, 1)
+	require.ErrorIs(t, err, ipc.ErrPeerGone)
 	require.ErrorIs(t, within(t, denied), nats.ErrPermissionViolation)
-	_, err = here.SubscribeSync("tandem.test.call.>")
-	require.NoError(t, err)
-	require.ErrorIs(t, within(t, denied), nats.ErrPermissionViolation, "a caller does not hear what others ask")
 	require.NoError(t, stop())
+
+	for _, opt := range []nats.Option{nats.UserInfo("caller", "wrong"), func(*nats.Options) error { return nil }} {
+		_, err := nats.Connect(srv.ClientURL(), opt)
+		require.True(t, errors.Is(err, nats.ErrAuthorization) || errors.Is(err, io.EOF), "%v", err)
+	}
 }
