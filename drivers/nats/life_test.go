@@ -182,7 +182,7 @@ func TestPoolWorkerDies(t *testing.T) {
 }
 
 func testPoolWorkerDies[C drivers.Channel](t *testing.T, driver drivers.Driver[C]) {
-	p, err := pool.New(t.Context(), 1, worker.Self("test"), driver, pool.WithWorkers(worker.WithRetry(2)))
+	p, err := pool.New(t.Context(), 1, worker.Self("test"), driver, pool.WithConcurrency(4), pool.WithWorkers(worker.WithRetry(2)))
 	if errors.Is(err, ipc.ErrUnsupported) {
 		t.Skip(err)
 	}
