@@ -213,6 +213,9 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 	}
 	switch answer := m.Header.Get(headerAnswer); answer {
 	case answerOK:
+		if m.Reply != answerMark {
+			return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS that no service has sent; is there a JetStream stream of the subject of requests?", ipc.ErrProtocol)
+		}
 		if len(m.Data) > c.maxMessage {
 			return nil, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a response of %d bytes, largest allowed %d", len(m.Data), c.maxMessage)
 		}

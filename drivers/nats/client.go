@@ -184,6 +184,9 @@ func (c *Client) received(m *nats.Msg) {
 	}
 	answer := m.Header.Get(headerAnswer)
 	alive, large := answer == answerAlive, answer == answerLarge
+	if (alive || large) && !strings.HasPrefix(m.Reply, c.base()+tokenControl+".") {
+		return // no service has sent that
+	}
 	c.mu.Lock()
 	p := c.pending[number]
 	if p != nil && (alive || large) {
@@ -191,7 +194,7 @@ func (c *Client) received(m *nats.Msg) {
 	}
 	c.mu.Unlock()
 	switch {
-	case (alive || large) && p == nil && m.Reply != "":
+	case (alive || large) && p == nil:
 		c.tell(m.Reply, controlCancel) // the server does not know yet
 	case alive || p == nil:
 	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:

@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,8 +32,8 @@ func (c *Client) sendLarge(ctx context.Context, inv *ipc.Invocation, request []b
 // fetch fetches a response that is too large for a message, as answer says.
 func (c *Client) fetch(ctx context.Context, inv *ipc.Invocation, answer *nats.Msg, end time.Time) ([]byte, error) {
 	size, err := strconv.Atoi(string(answer.Data))
-	if err != nil || size < 0 || !strings.HasPrefix(answer.Reply, c.base()+tokenControl+".") {
-		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS of %q bytes at %q", ipc.ErrProtocol, answer.Data, answer.Reply)
+	if err != nil || size < 0 {
+		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS of %q bytes", ipc.ErrProtocol, answer.Data)
 	}
 	if size > c.maxMessage {
 		c.tell(answer.Reply, controlCancel)
@@ -126,8 +125,8 @@ func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.In
 
 // isLarge reports whether a response is too large for a message, or may be.
 func (h *host) isLarge(response []byte, header, trailer ipc.Metadata) bool {
-	const others = 256
-	return int64(len(response)+3*(header.Size()+trailer.Size())+others) > h.nc.MaxPayload()
+	const others, field = 256, 32
+	return int64(len(response)+3*(header.Size()+trailer.Size())+field*(len(header)+len(trailer))+others) > h.nc.MaxPayload()
 }
 
 // hand hands a response over that is too large for a message, when the caller fetches it.

@@ -18,6 +18,8 @@ const (
 	DefaultHeartbeat = time.Second
 	// MinHeartbeat is the shortest interval.
 	MinHeartbeat = 10 * time.Millisecond
+	// MaxHeartbeat is the longest interval.
+	MaxHeartbeat = time.Minute
 	// maxMissed is how many heartbeats in a row may be missed.
 	maxMissed = 3
 	// acceptDelay is after what time the first one is sent, from which the caller learns
@@ -74,10 +76,10 @@ func WithCallTimeout(d time.Duration) Option {
 
 // WithHeartbeat sets the interval at which servers say of a call that takes long that they are still
 // at work, and at which both sides of a stream say so; the default is [DefaultHeartbeat]. A call or a stream fails with an
-// error that wraps [ipc.ErrPeerGone] when between three and four of them were missed. It panics if d is less than [MinHeartbeat].
+// error that wraps [ipc.ErrPeerGone] when between three and four of them were missed. It panics if d is less than [MinHeartbeat] or more than [MaxHeartbeat].
 func WithHeartbeat(d time.Duration) Option {
-	if d < MinHeartbeat {
-		panic(fmt.Sprintf("tandem: WithHeartbeat(%v): need at least %v", d, MinHeartbeat))
+	if d != bounded(d) {
+		panic(fmt.Sprintf("tandem: WithHeartbeat(%v): need %v to %v", d, MinHeartbeat, MaxHeartbeat))
 	}
 	return func(s *settings) { s.heartbeat = d }
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -181,7 +180,6 @@ type host struct {
 	calls map[uint64]*serving
 	timer *time.Timer // of heartbeats, nil before the first call
 	next  time.Time   // when it is due, zero if it is not set
-	last  atomic.Uint64
 }
 
 // errEnding is why the handlers end that outlast a service.

@@ -3,9 +3,13 @@ package natsipc_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/stretchr/testify/require"
 
@@ -105,5 +109,56 @@ func TestNotifyInOrder(t *testing.T) {
 	}
 	for n := range 100 {
 		require.Equal(t, n, within(t, got))
+	}
+}
+
+// What a JetStream stream says that takes the subjects of requests is not taken for an answer.
+func TestStreamTakesRequests(t *testing.T) {
+	srv := natstest.Start(t, nil)
+	nc := natstest.Connect(t, srv)
+	s, _ := newServer()
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "GREEDY", Subjects: []string{"tandem.test.call.>"}, Storage: jetstream.MemoryStorage})
+	require.NoError(t, err)
+	c := natsipc.Caller(nc, "test")
+	defer c.Close()
+	for range 50 {
+		got, err := echo.Call(t.Context(), c, []byte("x"))
+		if err != nil {
+			require.ErrorIs(t, err, ipc.ErrProtocol)
+			continue
+		}
+		require.Equal(t, "x", string(got))
+	}
+}
+
+// Nobody who has a call of its own can tell where those of others are controlled.
+func TestControlsAreNotGuessed(t *testing.T) {
+	srv := natstest.Start(t, nil)
+	nc := natstest.Connect(t, srv)
+	s, _ := newServer()
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
+	beats := make(chan *nats.Msg, 1000)
+	inbox := nc.NewInbox()
+	sub, err := nc.ChanSubscribe(inbox, beats)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, sub.Unsubscribe()) }()
+	request, err := ipc.Marshal(ipc.CBOR, nil, "x")
+	require.NoError(t, err)
+	seen := make(map[string]bool)
+	for range 50 {
+		require.NoError(t, nc.PublishMsg(&nats.Msg{
+			Subject: "tandem.test.call.test.block", Reply: inbox, Data: request,
+			Header: nats.Header{"Tandem-Call": {fmt.Sprintf("1 %x cbor le 0 60000000000 0 -", block.Info().ID)}},
+		}))
+		m := within(t, beats)
+		require.Equal(t, "alive", m.Header.Get("Tandem-Answer"))
+		number := m.Reply[strings.LastIndexByte(m.Reply, '.')+1:]
+		require.GreaterOrEqual(t, len(number), 8, "of 64 bits by chance")
+		require.False(t, seen[number])
+		seen[number] = true
+		require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: m.Reply, Header: nats.Header{"Tandem-Control": {"cancel"}}}))
 	}
 }

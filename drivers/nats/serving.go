@@ -2,6 +2,8 @@ package natsipc
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"strconv"
 	"strings"
@@ -82,6 +84,11 @@ func (h *host) serve(m *nats.Msg, begun time.Time) {
 	defer s.end()
 	response, err := caller.Invoke(ctx, inv, m.Data, nil)
 	if err == nil && h.isLarge(response, head, trail) {
+		if header.timeout > 0 { // then nobody fetches it any more
+			var stop context.CancelFunc
+			ctx, stop = context.WithDeadline(ctx, begun.Add(header.timeout))
+			defer stop()
+		}
 		err = h.hand(ctx, s, response, head, trail)
 		if err == nil {
 			h.stats.note(m.Subject, time.Since(begun), nil)
@@ -151,7 +158,7 @@ func (h *host) failure(err error, header callHeader, took time.Duration) (answer
 
 // answer sends an answer. One that cannot be sent since it is too large becomes an error.
 func (h *host) answer(reply, answer string, payload []byte, header, trailer ipc.Metadata) {
-	m := &nats.Msg{Subject: reply, Data: payload}
+	m := &nats.Msg{Subject: reply, Reply: answerMark, Data: payload}
 	if answer != answerOK || len(header)+len(trailer) > 0 {
 		m.Header = nats.Header{headerAnswer: {answer}}
 	}
@@ -174,9 +181,21 @@ func (h *host) answer(reply, answer string, payload []byte, header, trailer ipc.
 	}
 }
 
+// secret returns a number that nobody guesses: who knows the subject of controls of a call can give it up, and fetch its response.
+func secret() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// bounded returns an interval of heartbeats as a caller may choose it.
+func bounded(interval time.Duration) time.Duration {
+	return min(max(interval, MinHeartbeat), MaxHeartbeat)
+}
+
 // begin makes a call known, and begins its heartbeats.
 func (h *host) begin(reply string, interval time.Duration, cancel context.CancelCauseFunc) *serving {
-	s := &serving{host: h, number: h.last.Add(1), reply: reply, cancel: cancel, interval: max(interval, MinHeartbeat), fetch: make(chan *nats.Msg, 1)}
+	s := &serving{host: h, number: secret(), reply: reply, cancel: cancel, interval: bounded(interval), fetch: make(chan *nats.Msg, 1)}
 	s.control = h.base + tokenControl + "." + h.id + "." + strconv.FormatUint(s.number, 36)
 	s.due = time.Now().Add(min(acceptDelay, s.interval))
 	h.mu.Lock()

@@ -80,7 +80,7 @@ func TestHostileAnswers(t *testing.T) {
 				}
 			})
 			require.NoError(t, err)
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Hour))
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(natsipc.MaxHeartbeat))
 			defer c.Close()
 			st, err := echoes.Open(t.Context(), c)
 			if err == nil {

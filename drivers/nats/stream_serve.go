@@ -71,7 +71,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeUnimplemented, "tandem: the service %q has no streams", h.svc.Name))
 		return
 	}
-	f, err := h.port.Accept(m.Reply, opening.granted, max(header.heartbeat, MinHeartbeat), nil)
+	f, err := h.port.Accept(m.Reply, opening.granted, bounded(header.heartbeat), nil)
 	if err != nil {
 		h.refuseStream(m, begun, err)
 		return

@@ -474,7 +474,7 @@ func TestStreamsAreBounded(t *testing.T) {
 
 // Nobody serves: a stream is refused at once.
 func TestNobodyServesStreams(t *testing.T) {
-	c := natsipc.Caller(natstest.Connect(t, natstest.Start(t, nil)), "test", natsipc.WithHeartbeat(time.Hour))
+	c := natsipc.Caller(natstest.Connect(t, natstest.Start(t, nil)), "test", natsipc.WithHeartbeat(natsipc.MaxHeartbeat))
 	defer c.Close()
 	_, err := stuck.Open(t.Context(), c)
 	require.ErrorIs(t, err, nats.ErrNoResponders)

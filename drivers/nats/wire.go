@@ -42,6 +42,10 @@ const (
 	answerLarge   = "large"   // the response has as many bytes as the payload says, and has to be fetched: see large.go
 )
 
+// answerMark is the reply subject of answers, to which nothing is sent. It tells one without a header from what others may say at an
+// inbox, such as a JetStream stream that takes the subjects of requests.
+const answerMark = "tandem.answer"
+
 // What a caller says of a call that it has given up.
 const (
 	controlCancel   = "cancel"

@@ -1,8 +1,8 @@
 package flow
 
 import (
+	"crypto/rand"
 	"errors"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,7 +51,6 @@ type Port struct {
 
 	mu     sync.Mutex
 	flows  map[string]*Flow
-	opened uint64
 	closed error // why it takes no further flows
 }
 
@@ -121,8 +120,9 @@ func (p *Port) add(f *Flow) error {
 	if len(p.flows) >= p.config.Flows {
 		return ipc.Errorf(ipc.CodeResourceExhausted, "tandem: there are %d streams already, and may not be more", len(p.flows))
 	}
-	p.opened++
-	f.name = strconv.FormatUint(p.opened, 36)
+	for f.name == "" || p.flows[f.name] != nil {
+		f.name = rand.Text() // nobody guesses where to send frames of others
+	}
 	p.flows[f.name] = f
 	return nil
 }
