@@ -137,7 +137,7 @@ func reasonOf(err error) string {
 // request returns the message of a request, without what changes with each attempt.
 func (c *Client) request(inv *ipc.Invocation, request []byte) (*nats.Msg, error) {
 	if !inv.Attached.Empty() {
-		return nil, ipc.Errorf(ipc.CodeUnimplemented, "%w: a call of %q over NATS passes no buffers and no files", ipc.ErrUnsupported, inv.Method.Name)
+		return nil, noAttachments("call", inv.Method.Name)
 	}
 	if len(request) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(request), Limit: c.maxMessage}
@@ -217,7 +217,7 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 			return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS that no service has sent; is there a JetStream stream of the subject of requests?", ipc.ErrProtocol)
 		}
 		if len(m.Data) > c.maxMessage {
-			return nil, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a response of %d bytes, largest allowed %d", len(m.Data), c.maxMessage)
+			return nil, tooLarge(len(m.Data), c.maxMessage)
 		}
 		return m.Data, nil
 	case answerError:

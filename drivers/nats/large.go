@@ -57,26 +57,12 @@ func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.
 	if own.Timeout > 0 {
 		own.Timeout = max(time.Until(end), 1)
 	}
-	b, err := func() ([]byte, error) {
-		st, err := c.openStream(ctx, &own, m, o, true)
-		if err != nil {
-			return nil, err
-		}
+	var b []byte
+	st, err := c.openStream(ctx, &own, m, o, true)
+	if err == nil {
 		defer st.Close()
-		response, err := st.Receive(ctx)
-		if err != nil {
-			return nil, withoutResponse(err, inv)
-		}
-		response = slices.Clone(response)
-		switch _, err := st.Receive(ctx); err { // which has the trailer
-		case io.EOF:
-			return response, nil
-		case nil:
-			return nil, ipc.Errorf(ipc.CodeInternal, "%w: two responses to a call of %q", ipc.ErrProtocol, inv.Method.Name)
-		default:
-			return nil, err
-		}
-	}()
+		b, err = st.response(ctx)
+	}
 	var timeout *ipc.TimeoutError
 	if errors.As(err, &timeout) && inv.Timeout > 0 { // of what was left
 		err = timedOut(inv, inv.Timeout)
@@ -84,11 +70,24 @@ func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.
 	return b, err
 }
 
-func withoutResponse(err error, inv *ipc.Invocation) error {
+// response receives the only item of a call that travels as a stream.
+func (s *clientStream) response(ctx context.Context) ([]byte, error) {
+	item, err := s.Receive(ctx)
 	if err == io.EOF {
-		return ipc.Errorf(ipc.CodeInternal, "%w: no response to a call of %q", ipc.ErrProtocol, inv.Method.Name)
+		return nil, ipc.Errorf(ipc.CodeInternal, "%w: no response to a call of %q", ipc.ErrProtocol, s.method)
 	}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	response := slices.Clone(item)
+	switch _, err := s.Receive(ctx); err { // which has the trailer
+	case io.EOF:
+		return response, nil
+	case nil:
+		return nil, ipc.Errorf(ipc.CodeInternal, "%w: two responses to a call of %q", ipc.ErrProtocol, s.method)
+	default:
+		return nil, err
+	}
 }
 
 // largeAtOnce is how many requests that are too large for a message a service has in memory at once, each of MaxMessage at most. Others
@@ -131,13 +130,14 @@ func (h *host) isLarge(response []byte, header, trailer ipc.Metadata) bool {
 
 // hand hands a response over that is too large for a message, when the caller fetches it.
 func (h *host) hand(ctx context.Context, s *serving, response []byte, header, trailer ipc.Metadata) error {
+	fetch := make(chan *nats.Msg, 1)
 	s.mu.Lock()
-	s.large, s.size = true, len(response)
+	s.large, s.size, s.fetch = true, len(response), fetch
 	s.mu.Unlock()
 	s.beat()
 	var m *nats.Msg
 	select {
-	case m = <-s.fetch:
+	case m = <-fetch:
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -31,7 +31,7 @@ type serving struct {
 	interval time.Duration
 	large    bool           // there is a response that has to be fetched,
 	size     int            // of so many bytes
-	fetch    chan *nats.Msg // takes who fetches it
+	fetch    chan *nats.Msg // takes who fetches it; nil if there is none
 	unheard  bool           // NATS has said since the last heartbeat that nobody gets it
 	strikes  int            // heartbeats in a row that nobody has got
 }
@@ -195,7 +195,7 @@ func bounded(interval time.Duration) time.Duration {
 
 // begin makes a call known, and begins its heartbeats.
 func (h *host) begin(reply string, interval time.Duration, cancel context.CancelCauseFunc) *serving {
-	s := &serving{host: h, number: secret(), reply: reply, cancel: cancel, interval: bounded(interval), fetch: make(chan *nats.Msg, 1)}
+	s := &serving{host: h, number: secret(), reply: reply, cancel: cancel, interval: bounded(interval)}
 	s.control = h.base + tokenControl + "." + h.id + "." + strconv.FormatUint(s.number, 36)
 	s.due = time.Now().Add(min(acceptDelay, s.interval))
 	h.mu.Lock()
@@ -295,9 +295,12 @@ func (h *host) controlled(m *nats.Msg) {
 		_ = flow.Refuse(h.nc, m.Reply, ipc.Errorf(ipc.CodeUnavailable, "tandem: there is no response to fetch")) // or the caller misses heartbeats
 	case s == nil:
 	case fetches:
+		s.mu.Lock()
+		fetch := s.fetch
+		s.mu.Unlock()
 		select {
-		case s.fetch <- m:
-		default:
+		case fetch <- m:
+		default: // there is no response yet, or somebody fetches it already
 		}
 	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
 		s.mu.Lock()

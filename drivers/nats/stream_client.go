@@ -30,7 +30,7 @@ const maxFirst = 64 << 10
 // OpenStream implements [ipc.StreamCaller].
 func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
 	if !o.Attached.Empty() {
-		return nil, noAttachments(inv.Method.Name)
+		return nil, noAttachments("stream", inv.Method.Name)
 	}
 	if len(o.First) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(o.First), Limit: c.maxMessage}
@@ -153,8 +153,8 @@ var (
 	_ ipc.PartStream   = (*clientStream)(nil)
 )
 
-func noAttachments(method string) error {
-	return ipc.Errorf(ipc.CodeUnimplemented, "%w: a stream of %q over NATS passes no buffers and no files", ipc.ErrUnsupported, method)
+func noAttachments(what, method string) error {
+	return ipc.Errorf(ipc.CodeUnimplemented, "%w: a %s of %q over NATS passes no buffers and no files", ipc.ErrUnsupported, what, method)
 }
 
 // begin sends the first item, unless it was sent.
@@ -199,7 +199,7 @@ func (s *clientStream) Send(ctx context.Context, item []byte) error {
 // SendAttached implements [ipc.AttachedStream]: items have no attachments.
 func (s *clientStream) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
 	if !a.Empty() {
-		return noAttachments(s.method)
+		return noAttachments("stream", s.method)
 	}
 	return s.Send(ctx, item)
 }
