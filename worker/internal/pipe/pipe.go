@@ -4,6 +4,7 @@ package pipe
 import (
 	"context"
 	"os"
+	"runtime"
 	"sync"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -17,10 +18,17 @@ const Driver = "local"
 // them.
 const room = 1 << 20
 
+const (
+	// maxSpins is how often a reader that finds nothing lets others run before it sleeps: to be woken takes longer.
+	maxSpins = 2
+	// keptFrames is for how many frames the memory of an empty queue is kept.
+	keptFrames = 64
+)
+
 // New returns the two ends of a link. The fields of a hello that say who has sent it are set.
 func New(a, b drivers.Hello) (ofA, ofB drivers.Link) {
-	toA, toB := newQueue(a), newQueue(b)
-	return &link{in: toA, out: toB}, &link{in: toB, out: toA}
+	toA, toB, spare := newQueue(a), newQueue(b), new(spare)
+	return &link{in: toA, out: toB, spare: spare}, &link{in: toB, out: toA, spare: spare}
 }
 
 // queue is one direction of a link.
@@ -29,7 +37,8 @@ type queue struct {
 
 	mu     sync.Mutex
 	change *sync.Cond
-	frames []drivers.Frame
+	frames []drivers.Frame // from head on
+	head   int
 	bytes  int
 	end    error // why nothing more comes
 	armed  bool
@@ -67,9 +76,57 @@ func (q *queue) giveRoom() {
 	}
 }
 
+// spare is memory for payloads of both directions.
+type spare struct {
+	mu   sync.Mutex
+	list [8][]byte
+	next int // which is replaced when there is no place
+}
+
+// Smaller memory is quickly made anew, and larger is not kept.
+const (
+	minSpare = 1 << 10
+	maxSpare = 1 << 20
+)
+
+// take returns an empty slice for n bytes.
+func (s *spare) take(n int) []byte {
+	if n < minSpare {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, b := range s.list {
+		if cap(b) >= n && cap(b)/4 <= n { // a receiver that keeps it is not to keep much more
+			s.list[i] = nil
+			return b[:0]
+		}
+	}
+	return nil
+}
+
+// give takes memory that nobody uses any more.
+func (s *spare) give(b []byte) {
+	if cap(b) < minSpare || cap(b) > maxSpare {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.list {
+		if s.list[i] == nil {
+			s.list[i] = b
+			return
+		}
+	}
+	s.list[s.next] = b
+	s.next = (s.next + 1) % len(s.list)
+}
+
 // link is one end.
 type link struct {
 	in, out *queue
+	spare   *spare
+	spins   int // since a frame came; of the reader
 
 	sleeping sync.Mutex // held by Sleep
 }
@@ -94,19 +151,16 @@ func (l *link) Send(ctx context.Context, sent *drivers.Frame) error {
 	if limit := l.out.owner.MaxMessage; size > limit {
 		return &ipc.SizeError{Size: size, Limit: limit}
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	f := drivers.Frame{
 		Kind: sent.Kind, Owned: true, Tx: sent.Tx, Method: sent.Method, Remaining: sent.Remaining, Meta: sent.Meta,
-		Payload: append([]byte(nil), sent.Payload...),
+		Payload: append(l.spare.take(len(sent.Payload)), sent.Payload...),
 	}
 	if len(sent.Handles) > 0 {
 		f.Handles = append([]byte(nil), sent.Handles...)
 	}
 	q := l.out
 	q.mu.Lock()
-	for q.end == nil && len(q.frames) > 0 && q.bytes+size > room {
+	for q.end == nil && len(q.frames) > q.head && q.bytes+size > room {
 		if q.room == nil {
 			q.room = make(chan struct{})
 		}
@@ -122,6 +176,11 @@ func (l *link) Send(ctx context.Context, sent *drivers.Frame) error {
 	defer q.mu.Unlock()
 	if q.end != nil {
 		return l.why()
+	}
+	if q.head > len(q.frames)/2 && len(q.frames) == cap(q.frames) { // a queue that is never empty does not grow by what has left it
+		n := copy(q.frames, q.frames[q.head:])
+		clear(q.frames[n:])
+		q.frames, q.head = q.frames[:n], 0
 	}
 	q.frames = append(q.frames, f)
 	q.bytes += size
@@ -153,15 +212,19 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 	q := l.in
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.frames) == 0 {
+	if len(q.frames) == q.head {
 		return false, q.end
 	}
-	*f = q.frames[0]
-	q.frames[0] = drivers.Frame{}
-	if q.frames = q.frames[1:]; len(q.frames) == 0 {
-		q.frames = nil
+	l.spins = 0
+	*f = q.frames[q.head]
+	q.frames[q.head] = drivers.Frame{}
+	q.head++
+	f.More = len(q.frames) > q.head
+	if !f.More {
+		if q.frames, q.head = q.frames[:0], 0; cap(q.frames) > keptFrames {
+			q.frames = nil
+		}
 	}
-	f.More = len(q.frames) > 0
 	if q.bytes -= cost(f); q.bytes <= room/2 {
 		q.giveRoom()
 	}
@@ -172,10 +235,18 @@ func (l *link) Next(f *drivers.Frame) (bool, error) {
 func (l *link) Hold() func() { return func() {} }
 
 // Recycle implements [drivers.Link].
-func (l *link) Recycle([]byte) {}
+func (l *link) Recycle(b []byte) { l.spare.give(b) }
 
 // Spin implements [drivers.Link].
-func (l *link) Spin() bool { return false }
+// The other side runs in this process, so what it takes is a processor.
+func (l *link) Spin() bool {
+	if l.spins++; l.spins > maxSpins {
+		l.spins = 0
+		return false
+	}
+	runtime.Gosched()
+	return true
+}
 
 // Arm implements [drivers.Link].
 func (l *link) Arm() { l.set(true) }
@@ -193,7 +264,7 @@ func (l *link) set(armed bool) {
 func (l *link) Ready() bool {
 	l.in.mu.Lock()
 	defer l.in.mu.Unlock()
-	return len(l.in.frames) > 0 || l.in.end != nil
+	return len(l.in.frames) > l.in.head || l.in.end != nil
 }
 
 // Sleep implements [drivers.Link].
@@ -207,7 +278,7 @@ func (l *link) Sleep(until func() bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	// A frame that came since until looked has called nobody, unless the link was armed.
-	for !q.woken && q.end == nil && !(q.armed && len(q.frames) > 0) {
+	for !q.woken && q.end == nil && !(q.armed && len(q.frames) > q.head) {
 		q.change.Wait()
 	}
 	q.woken = false
