@@ -16,7 +16,7 @@ type Caller interface {
 	// does this with types.
 	//
 	// request has been sent or copied when Invoke returns, and call is not used any more.
-	// Invoke takes over memory, and may put the response there, or into other memory. What it returns belongs to the
+	// Invoke takes over memory, which is empty, and may put the response there, or into other memory. What it returns belongs to the
 	// caller.
 	Invoke(ctx context.Context, call *Invocation, request, memory []byte) ([]byte, error)
 	// Codec is the codec of methods that do not choose one.

@@ -53,67 +53,65 @@ type attempt struct{ *Client }
 
 // Invoke implements [ipc.Caller].
 func (c attempt) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
-	m, err := c.request(inv, request)
+	if !inv.Attached.Empty() {
+		return nil, noAttachments("call", inv.Method.Name)
+	}
+	if len(request) > c.maxMessage {
+		return nil, &ipc.SizeError{Size: len(request), Limit: c.maxMessage}
+	}
+	subject, err := c.subject(tokenCall, inv)
 	if err != nil {
+		return nil, err
+	}
+	p, inbox, err := c.register()
+	if err != nil {
+		return nil, err
+	}
+	var over <-chan time.Time
+	var end time.Time
+	if inv.Timeout > 0 {
+		end = time.Now().Add(inv.Timeout)
+		p.timer.Reset(inv.Timeout)
+		over = p.timer.C
+	}
+	waited, err := c.awaitConnection(ctx, inv, over)
+	if err != nil {
+		c.forget(p, false)
 		return nil, err
 	}
 	header := callHeader{
 		id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, timeout: inv.Timeout, heartbeat: c.heartbeat,
 		attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent,
 	}
-	var over <-chan time.Time
-	end := time.Now().Add(inv.Timeout)
-	if inv.Timeout > 0 {
-		timer := time.NewTimer(inv.Timeout)
-		defer timer.Stop()
-		over = timer.C
-	}
-	if err := c.awaitConnection(ctx, inv, over); err != nil {
-		return nil, err
-	}
-	if inv.Timeout > 0 {
+	if waited && inv.Timeout > 0 {
 		header.timeout = max(time.Until(end), 1)
 	}
-	deadline, bounded := ctx.Deadline()
-	if bounded {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return nil, context.DeadlineExceeded // its timer has not fired yet
-		}
-		if bounded = header.timeout == 0 || left < header.timeout; bounded {
-			header.timeout = left
-		}
+	bounded, err := header.bound(ctx)
+	if err == nil {
+		err = c.send(subject, inbox, inv, &header, request)
 	}
-	m.Header[headerCall] = []string{header.String()}
-
-	p, inbox, err := c.register()
 	if err != nil {
-		return nil, err
-	}
-	defer c.forget(p)
-	m.Reply = inbox
-	if err := c.nc.PublishMsg(m); err != nil {
+		c.forget(p, false)
 		if errors.Is(err, nats.ErrMaxPayload) {
-			c.forget(p)
 			return c.sendLarge(ctx, inv, request, end)
 		}
-		return nil, c.unsent(err)
+		return nil, err
 	}
 	select {
 	case o := <-p.answer:
-		switch {
-		case o.err != nil:
-			return nil, o.err
-		case o.msg.Header.Get(headerAnswer) == answerLarge:
+		if o.err == nil && o.msg.Header.Get(headerAnswer) == answerLarge {
+			defer c.forget(p, true) // the heartbeats until then are of a call that is known
 			return c.fetch(ctx, inv, o.msg, end)
+		}
+		c.forget(p, true)
+		if o.err != nil {
+			return nil, o.err
 		}
 		return c.result(inv, o.msg, bounded)
 	case <-ctx.Done():
-		c.forget(p)
 		c.giveUp(p, reasonOf(ctx.Err()))
 		return nil, ctx.Err()
 	case <-over:
-		c.forget(p)
 		c.giveUp(p, controlDeadline)
 		return nil, timedOut(inv, inv.Timeout)
 	}
@@ -134,62 +132,101 @@ func reasonOf(err error) string {
 	return controlCancel
 }
 
-// request returns the message of a request, without what changes with each attempt.
-func (c *Client) request(inv *ipc.Invocation, request []byte) (*nats.Msg, error) {
-	if !inv.Attached.Empty() {
-		return nil, noAttachments("call", inv.Method.Name)
+// bound has the call end with the deadline of its context, if that is earlier than its timeout, and reports whether it is.
+func (h *callHeader) bound(ctx context.Context) (bool, error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return false, nil
 	}
-	if len(request) > c.maxMessage {
-		return nil, &ipc.SizeError{Size: len(request), Limit: c.maxMessage}
+	left := time.Until(deadline)
+	if left <= 0 {
+		return false, context.DeadlineExceeded // its timer has not fired yet
 	}
-	m, err := c.message(tokenCall, inv)
-	if err == nil {
-		m.Data = request
+	if h.timeout > 0 && h.timeout <= left {
+		return false, nil
 	}
-	return m, err
+	h.timeout = left
+	return true, nil
+}
+
+// send sends a request. The error wraps [nats.ErrMaxPayload] if it is too large for a message.
+func (c *Client) send(subject, inbox string, inv *ipc.Invocation, header *callHeader, request []byte) error {
+	var err error
+	if len(inv.Metadata) == 0 && len(request) <= smallPayload {
+		err = publishLine(c.nc, subject, inbox, header.append, request)
+	} else {
+		m := message(subject, inv)
+		m.Header[headerCall] = []string{header.String()}
+		m.Reply, m.Data = inbox, request
+		err = c.nc.PublishMsg(m)
+	}
+	if err != nil && !errors.Is(err, nats.ErrMaxPayload) {
+		return c.unsent(err)
+	}
+	return err
 }
 
 // base is what the subjects of the service begin with.
 func (c *Client) base() string { return c.prefix + "." + c.service + "." }
 
-// message returns the message of a request of a method, or of the opening of a stream, without its data.
-func (c *Client) message(token string, inv *ipc.Invocation) (*nats.Msg, error) {
+// maxSubjects is how many subjects a client remembers.
+const maxSubjects = 1000
+
+// subject returns the subject of calls of a method, or of openings of its streams. The error says what of inv cannot be sent.
+func (c *Client) subject(token string, inv *ipc.Invocation) (string, error) {
 	if err := inv.Metadata.Check(); err != nil {
-		return nil, err
+		return "", err
+	}
+	key := subjectKey{token, inv.Method.Name}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if subject := c.subjects[key]; subject != "" {
+		return subject, nil
 	}
 	subject := c.base() + token + "." + subjectOf(inv.Method.Name)
 	if len(subject) > maxSubject {
-		return nil, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: the name of the method is too long for NATS: a subject of %d bytes, most allowed are %d", len(subject), maxSubject)
+		return "", ipc.Errorf(ipc.CodeInvalidArgument, "tandem: the name of the method is too long for NATS: a subject of %d bytes, most allowed are %d", len(subject), maxSubject)
 	}
-	m := &nats.Msg{Subject: subject, Header: make(nats.Header, 2)}
-	setMetadata(m, headerMeta, inv.Metadata)
-	return m, nil
+	if len(c.subjects) >= maxSubjects {
+		clear(c.subjects)
+	}
+	c.subjects[key] = subject
+	return subject, nil
 }
 
-// awaitConnection waits until the connection is up. Otherwise NATS would keep the request, and send it when its
-// time is over.
-func (c *Client) awaitConnection(ctx context.Context, inv *ipc.Invocation, over <-chan time.Time) error {
+// message returns the message of a request, or of the opening of a stream, with its metadata.
+func message(subject string, inv *ipc.Invocation) *nats.Msg {
+	m := &nats.Msg{Subject: subject, Header: make(nats.Header, 2)}
+	setMetadata(m, headerMeta, inv.Metadata)
+	return m
+}
+
+// awaitConnection waits until the connection is up, and reports whether it had to. Otherwise NATS would keep the request, and
+// send it when its time is over.
+func (c *Client) awaitConnection(ctx context.Context, inv *ipc.Invocation, over <-chan time.Time) (waited bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	if c.nc.IsConnected() {
-		return nil
+		return false, nil
 	}
 	changed := c.nc.StatusChanged(nats.CONNECTED, nats.CLOSED)
 	defer c.nc.RemoveStatusListener(changed)
 	for {
 		switch {
 		case c.nc.IsConnected():
-			return nil
+			return true, nil
 		case c.nc.IsClosed(), c.nc.IsDraining():
-			return c.unsent(nats.ErrConnectionClosed)
+			return true, c.unsent(nats.ErrConnectionClosed)
 		}
 		select {
 		case <-changed:
+		case <-c.closing:
+			return true, ipc.ErrClosed
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		case <-over:
-			return timedOut(inv, inv.Timeout)
+			return true, timedOut(inv, inv.Timeout)
 		}
 	}
 }
@@ -211,15 +248,12 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 	if inv.Trailer != nil {
 		*inv.Trailer = trailer
 	}
-	switch answer := m.Header.Get(headerAnswer); answer {
+	switch answer, payload := lineOf(m, headerAnswer); answer {
 	case answerOK:
-		if m.Reply != answerMark {
-			return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS that no service has sent; is there a JetStream stream of the subject of requests?", ipc.ErrProtocol)
+		if len(payload) > c.maxMessage {
+			return nil, tooLarge(len(payload), c.maxMessage)
 		}
-		if len(m.Data) > c.maxMessage {
-			return nil, tooLarge(len(m.Data), c.maxMessage)
-		}
-		return m.Data, nil
+		return payload, nil
 	case answerError:
 		return nil, ipc.ParseError(m.Data)
 	case answerGone:
@@ -230,6 +264,6 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 		}
 		return nil, timedOut(inv, inv.Timeout)
 	default:
-		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS that says %q", ipc.ErrProtocol, answer)
+		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS that no service has sent: %.100q; is there a JetStream stream of the subject of requests?", ipc.ErrProtocol, m.Data)
 	}
 }

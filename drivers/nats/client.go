@@ -24,6 +24,8 @@ type Client struct {
 	calls   ipc.Caller // makes calls as a whole
 	tries   ipc.Caller // makes one attempt of a call
 
+	closing chan struct{} // closed by Close
+
 	mu       sync.Mutex
 	inbox    string // with a dot at its end; "" before the first call
 	sub      *nats.Subscription
@@ -32,7 +34,11 @@ type Client struct {
 	sweeping bool
 	closed   bool
 	port     *flow.Port // of streams; nil before the first one
+	subjects map[subjectKey]string
 }
+
+// subjectKey says which subject it is.
+type subjectKey struct{ token, method string }
 
 // Caller returns a client of the service of this name, which [Serve] or [Forward] serves in any number
 // of processes. NATS chooses one of them for each call. The connection stays the
@@ -52,7 +58,7 @@ func Caller(nc *nats.Conn, service string, opts ...Option) *Client {
 	case !validToken(service):
 		panic(fmt.Sprintf("tandem: Caller: the service %q: need ASCII letters, digits, - and _", service))
 	}
-	c := &Client{settings: defaults(), nc: nc, service: service, pending: make(map[uint64]*call)}
+	c := &Client{settings: defaults(), nc: nc, service: service, closing: make(chan struct{}), pending: make(map[uint64]*call), subjects: make(map[subjectKey]string)}
 	for _, opt := range opts {
 		opt(&c.settings)
 	}
@@ -83,9 +89,19 @@ func (c *Client) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 // open. The error is always nil.
 func (c *Client) Close() error {
 	c.mu.Lock()
-	c.closed = true
-	sub, pending, port := c.sub, c.pending, c.port
-	c.pending = make(map[uint64]*call)
+	if !c.closed {
+		c.closed = true
+		close(c.closing)
+	}
+	sub, port := c.sub, c.port
+	var controls []string
+	for _, p := range c.pending {
+		if p.control != "" {
+			controls = append(controls, p.control)
+		}
+		p.settle(outcome{err: ipc.ErrClosed})
+	}
+	clear(c.pending)
 	c.mu.Unlock()
 	if sub != nil {
 		_ = sub.Unsubscribe() // the connection may be closed
@@ -93,18 +109,19 @@ func (c *Client) Close() error {
 	if port != nil {
 		port.Close(ipc.ErrClosed)
 	}
-	for _, p := range pending {
-		p.fail(ipc.ErrClosed)
-		c.giveUp(p, controlCancel)
+	for _, control := range controls {
+		c.tell(control, controlCancel)
 	}
 	return nil
 }
 
-// call is a call that waits for its answer.
+// call is a call that waits for its answer. It is used again for later ones.
 type call struct {
 	number uint64
 	answer chan outcome // takes one
+	timer  *time.Timer  // of its timeout; it runs only while the call has one
 	// Guarded by the client's mutex.
+	settled bool
 	control string // where to say that it was given up, "" while that is not known
 	missed  int    // heartbeats in a row
 }
@@ -115,15 +132,19 @@ type outcome struct {
 	err error
 }
 
-// settle ends the call. Only the first end counts.
+var calls = sync.Pool{New: func() any {
+	p := &call{answer: make(chan outcome, 1), timer: time.NewTimer(time.Hour)}
+	p.timer.Stop()
+	return p
+}}
+
+// settle ends the call. Only the first end counts. The client's mutex is held.
 func (p *call) settle(o outcome) {
-	select {
-	case p.answer <- o:
-	default:
+	if !p.settled {
+		p.settled = true
+		p.answer <- o
 	}
 }
-
-func (p *call) fail(err error) { p.settle(outcome{err: err}) }
 
 // register makes a call, and subscribes to answers if nobody has yet.
 func (c *Client) register() (p *call, inbox string, err error) {
@@ -145,7 +166,8 @@ func (c *Client) register() (p *call, inbox string, err error) {
 		c.inbox, c.sub = inbox, sub
 	}
 	c.last++
-	p = &call{number: c.last, answer: make(chan outcome, 1)}
+	p = calls.Get().(*call)
+	p.number = c.last
 	c.pending[p.number] = p
 	if !c.sweeping {
 		c.sweeping = true
@@ -154,19 +176,26 @@ func (c *Client) register() (p *call, inbox string, err error) {
 	return p, c.inbox + strconv.FormatUint(p.number, 36), nil
 }
 
-// forget takes a call out.
-func (c *Client) forget(p *call) {
+// forget takes a call out. received says that its outcome has been received.
+func (c *Client) forget(p *call, received bool) {
 	c.mu.Lock()
 	delete(c.pending, p.number)
+	free := received || !p.settled // else an outcome is in the channel that nobody wants
 	c.mu.Unlock()
+	if free {
+		p.timer.Stop()
+		p.settled, p.control, p.missed = false, "", 0
+		calls.Put(p)
+	}
 }
 
-// giveUp tells the server that nobody waits for a call any more. If it is not known yet which server that
+// giveUp is forget for a call whose server is told that nobody waits for it any more. If it is not known yet which server that
 // is, its first heartbeat is answered so.
 func (c *Client) giveUp(p *call, why string) {
 	c.mu.Lock()
 	control := p.control
 	c.mu.Unlock()
+	c.forget(p, false)
 	if control != "" {
 		c.tell(control, why)
 	}
@@ -184,50 +213,52 @@ func (c *Client) received(m *nats.Msg) {
 	}
 	answer := m.Header.Get(headerAnswer)
 	alive, large := answer == answerAlive, answer == answerLarge
-	if (alive || large) && !strings.HasPrefix(m.Reply, c.base()+tokenControl+".") {
+	control := m.Header.Get(headerControl)
+	if (alive || large) && !strings.HasPrefix(control, c.base()+tokenControl+".") {
 		return // no service has sent that
 	}
 	c.mu.Lock()
 	p := c.pending[number]
-	if p != nil && (alive || large) {
-		p.control, p.missed = m.Reply, 0
+	if p != nil {
+		switch {
+		case alive, large:
+			if p.control, p.missed = control, 0; large {
+				p.settle(outcome{msg: m})
+			}
+		case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
+			p.settle(outcome{err: ipc.Errorf(ipc.CodeUnavailable, "tandem: nobody serves %q over NATS: %w", c.service, nats.ErrNoResponders)})
+		default:
+			p.settle(outcome{msg: m})
+		}
 	}
 	c.mu.Unlock()
 	switch {
-	case (alive || large) && p == nil:
-		c.tell(m.Reply, controlCancel) // the server does not know yet
-	case alive || p == nil:
-	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
-		p.fail(ipc.Errorf(ipc.CodeUnavailable, "tandem: nobody serves %q over NATS: %w", c.service, nats.ErrNoResponders))
-	default:
-		p.settle(outcome{msg: m})
+	case !alive && !large:
+	case p == nil:
+		c.tell(control, controlCancel) // the server does not know yet
+	case m.Reply != control: // the server is in another account, and NATS does not tell it that this caller lives
+		c.tell(control, controlAlive)
 	}
 }
 
 // sweep looks after calls, once in each interval, as long as there are any.
 func (c *Client) sweep() {
 	closed, connected := c.nc.IsClosed(), c.nc.IsConnected()
-	var lost []*call
 	c.mu.Lock()
-	for number, p := range c.pending {
+	defer c.mu.Unlock()
+	for _, p := range c.pending {
 		if connected { // else nothing can come
 			p.missed++
 		}
-		if closed || p.missed > maxMissed {
-			lost = append(lost, p)
-			delete(c.pending, number)
+		switch {
+		case closed:
+			p.settle(outcome{err: c.unsent(nats.ErrConnectionClosed)})
+		case p.missed > maxMissed:
+			p.settle(outcome{err: fmt.Errorf("tandem: a server of %q has not been heard of for %v: %w", c.service, maxMissed*c.heartbeat, ipc.ErrPeerGone)})
 		}
 	}
 	if c.sweeping = len(c.pending) > 0; c.sweeping {
 		time.AfterFunc(c.heartbeat, c.sweep)
-	}
-	c.mu.Unlock()
-	for _, p := range lost {
-		if closed {
-			p.fail(c.unsent(nats.ErrConnectionClosed))
-		} else {
-			p.fail(fmt.Errorf("tandem: a server of %q has not been heard of for %v: %w", c.service, maxMissed*c.heartbeat, ipc.ErrPeerGone))
-		}
 	}
 }
 

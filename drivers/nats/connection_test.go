@@ -91,6 +91,33 @@ func TestConnectionDownAndBack(t *testing.T) {
 	require.Equal(t, number{os.Getpid(), nil}, within(t, pending))
 }
 
+// Close ends calls and openings of streams that wait for the connection.
+func TestCloseWhileDisconnected(t *testing.T) {
+	r := &restarting{t: t}
+	r.start()
+	here := r.connect()
+	r.stop()
+	require.Eventually(t, func() bool { return !here.IsConnected() }, 30*time.Second, time.Millisecond)
+	c := natsipc.Caller(here, "test")
+	failed := make(chan error, 2)
+	go func() {
+		_, err := double.Call(context.Background(), c, 1)
+		failed <- err
+	}()
+	go func() {
+		_, err := doubles.Open(context.Background(), c)
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	case <-time.After(20 * time.Millisecond): // both wait by now, or else find the client closed
+	}
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, within(t, failed), ipc.ErrClosed)
+	require.ErrorIs(t, within(t, failed), ipc.ErrClosed)
+}
+
 // While the NATS server is restarted under calls, each ends with its own result or an error that says so, and
 // then all is as before.
 func TestRestartsUnderCalls(t *testing.T) {

@@ -22,27 +22,28 @@ import (
 // sendLarge makes one attempt of a call with a request that is too large for a message. The call has to end at this
 // time, if it has a timeout.
 func (c *Client) sendLarge(ctx context.Context, inv *ipc.Invocation, request []byte, end time.Time) ([]byte, error) {
-	m, err := c.message(tokenStream, inv)
+	subject, err := c.subject(tokenStream, inv)
 	if err != nil {
 		return nil, err
 	}
-	return c.receiveLarge(ctx, inv, m, &ipc.StreamOpening{First: request, Only: true}, end)
+	return c.receiveLarge(ctx, inv, message(subject, inv), &ipc.StreamOpening{First: request, Only: true}, end)
 }
 
 // fetch fetches a response that is too large for a message, as answer says.
 func (c *Client) fetch(ctx context.Context, inv *ipc.Invocation, answer *nats.Msg, end time.Time) ([]byte, error) {
+	control := answer.Header.Get(headerControl)
 	size, err := strconv.Atoi(string(answer.Data))
 	if err != nil || size < 0 {
 		return nil, ipc.Errorf(ipc.CodeInternal, "%w: an answer over NATS of %q bytes", ipc.ErrProtocol, answer.Data)
 	}
 	if size > c.maxMessage {
-		c.tell(answer.Reply, controlCancel)
+		c.tell(control, controlCancel)
 		return nil, tooLarge(size, c.maxMessage)
 	}
-	m := &nats.Msg{Subject: answer.Reply, Header: make(nats.Header, 2)}
+	m := &nats.Msg{Subject: control, Header: make(nats.Header, 2)}
 	b, err := c.receiveLarge(ctx, inv, m, new(ipc.StreamOpening), end)
 	if err != nil {
-		c.tell(answer.Reply, controlCancel)
+		c.tell(control, controlCancel)
 	}
 	return b, err
 }
@@ -123,13 +124,13 @@ func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.In
 }
 
 // isLarge reports whether a response is too large for a message, or may be.
-func (h *host) isLarge(response []byte, header, trailer ipc.Metadata) bool {
+func (h *host) isLarge(response []byte, a *answer) bool {
 	const others, field = 256, 32
-	return int64(len(response)+3*(header.Size()+trailer.Size())+field*(len(header)+len(trailer))+others) > h.nc.MaxPayload()
+	return int64(len(response)+3*(a.header.Size()+a.trailer.Size())+field*(len(a.header)+len(a.trailer))+others) > h.nc.MaxPayload()
 }
 
-// hand hands a response over that is too large for a message, when the caller fetches it.
-func (h *host) hand(ctx context.Context, s *serving, response []byte, header, trailer ipc.Metadata) error {
+// hand hands a response over that is too large for a message, with the metadata of a, when the caller fetches it.
+func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer) error {
 	fetch := make(chan *nats.Msg, 1)
 	s.mu.Lock()
 	s.large, s.size, s.fetch = true, len(response), fetch
@@ -152,7 +153,7 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, header, tr
 	}
 	s.end() // the flow has heartbeats of its own
 	f.Notify(func(error) { s.cancel(errCanceled) })
-	to := &streamServing{host: h, flow: f, cancel: s.cancel, head: header, trail: trailer}
+	to := &streamServing{host: h, flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
 	if err = to.sendItem(ctx, response); err == nil {
 		err = io.EOF
 	}

@@ -22,15 +22,7 @@ import (
 // blow answers with so many bytes. With metadata "head" its header has as many as that says.
 var blow = ipc.NewMethod[int, []byte]("test.blow")
 
-// payload is what a NATS server of these tests takes in a message.
-const payload = 8 << 10
-
-// largeService serves echo and blow by a NATS server that takes small messages.
-func largeService(t testing.TB, svc natsipc.Service) (*server.Server, func(opts ...natsipc.Option) *natsipc.Client) {
-	t.Helper()
-	srv := natstest.Start(t, func(o *server.Options) { o.MaxPayload, o.MaxPending = payload, 64<<20 })
-	nc := natstest.Connect(t, srv)
-	s, _ := newServer()
+func handleBlow(s *worker.Server) {
 	worker.Handle(s, blow, func(ctx context.Context, n int) ([]byte, error) {
 		var size int
 		if _, err := fmt.Sscan(ipc.MetadataOf(ctx).Get("head"), &size); err == nil {
@@ -40,6 +32,18 @@ func largeService(t testing.TB, svc natsipc.Service) (*server.Server, func(opts 
 		}
 		return bytes.Repeat([]byte{7}, n), nil
 	})
+}
+
+// payload is what a NATS server of these tests takes in a message.
+const payload = 8 << 10
+
+// largeService serves echo and blow by a NATS server that takes small messages.
+func largeService(t testing.TB, svc natsipc.Service) (*server.Server, func(opts ...natsipc.Option) *natsipc.Client) {
+	t.Helper()
+	srv := natstest.Start(t, func(o *server.Options) { o.MaxPayload, o.MaxPending = payload, 64<<20 })
+	nc := natstest.Connect(t, srv)
+	s, _ := newServer()
+	handleBlow(s)
 	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, svc) })
 	return srv, func(opts ...natsipc.Option) *natsipc.Client {
 		c := natsipc.Caller(natstest.Connect(t, srv), "test", opts...)

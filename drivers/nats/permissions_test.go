@@ -18,14 +18,14 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// permissions returns the configuration that docs/distribution.md shows, for the service of the tests.
-func permissions(t *testing.T) *server.Options {
+// documented returns the nth configuration that docs/distribution.md shows, for the service of the tests.
+func documented(t *testing.T, n int) *server.Options {
 	t.Helper()
 	doc, err := os.ReadFile("../../docs/distribution.md")
 	require.NoError(t, err)
-	_, conf, ok := strings.Cut(string(doc), "```hcl\n")
-	require.True(t, ok)
-	conf, _, ok = strings.Cut(conf, "```")
+	parts := strings.Split(string(doc), "```hcl\n")
+	require.Greater(t, len(parts), n)
+	conf, _, ok := strings.Cut(parts[n], "```")
 	require.True(t, ok)
 	path := filepath.Join(t.TempDir(), "nats.conf")
 	require.NoError(t, os.WriteFile(path, []byte(strings.ReplaceAll(conf, "tandem.text.", "tandem.test.")), 0o600))
@@ -36,7 +36,7 @@ func permissions(t *testing.T) *server.Options {
 
 // The permissions that the documentation shows are enough for calls, cancellation and what is large, which travels as streams do, and for nothing else.
 func TestPermissions(t *testing.T) {
-	conf := permissions(t)
+	conf := documented(t, 1)
 	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, Users: conf.Users}
 	srv, err := server.NewServer(o)
 	require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -171,6 +172,9 @@ type host struct {
 	running sync.WaitGroup
 	stats   stats
 
+	requests chan request // from received to a goroutine that waits for one
+	idle     atomic.Int32 // goroutines that wait, or are about to
+
 	port     *flow.Port
 	streams  chan struct{} // has as many elements as streams are open
 	large    chan struct{} // has as many elements as large requests are in memory
@@ -191,7 +195,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	}
 	h := &host{
 		svc: svc, nc: nc, caller: caller, methods: methods, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
-		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving),
+		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving), requests: make(chan request),
 		streams: make(chan struct{}, svc.Streams), large: make(chan struct{}, largeAtOnce), draining: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -225,16 +229,16 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	}
 	defer port.Close(ipc.ErrClosed)
 	h.port = port
-	var requests [2]*nats.Subscription
-	drained := make(chan struct{}, len(requests))
+	var subscriptions [2]*nats.Subscription
+	drained := make(chan struct{}, len(subscriptions))
 	for i, r := range []struct {
 		token string
 		f     nats.MsgHandler
 	}{{tokenStream, h.opened}, {tokenCall, h.received}} {
-		if requests[i], err = subscribe(h.base+r.token+".>", svc.QueueGroup, r.f); err != nil {
+		if subscriptions[i], err = subscribe(h.base+r.token+".>", svc.QueueGroup, r.f); err != nil {
 			return err
 		}
-		requests[i].SetClosedHandler(func(string) { drained <- struct{}{} })
+		subscriptions[i].SetClosedHandler(func(string) { drained <- struct{}{} })
 	}
 
 	select {
@@ -251,7 +255,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for _, r := range requests {
+		for _, r := range subscriptions {
 			if r.Drain() == nil {
 				select {
 				case <-drained:

@@ -134,6 +134,63 @@ func TestStreamTakesRequests(t *testing.T) {
 	}
 }
 
+// Requests that no caller sends are refused with an error that says so, and those with a line and with a header mean the same.
+func TestHostileRequests(t *testing.T) {
+	nc := natstest.Connect(t, natstest.Start(t, nil))
+	s, _ := newServer()
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
+	encoded, err := ipc.Marshal(ipc.CBOR, nil, 21)
+	require.NoError(t, err)
+	id := double.Info().ID
+	ask := func(header, line, request string) (string, *ipc.Error) {
+		m := &nats.Msg{Subject: "tandem.test.call.test.double", Data: []byte(line + request)}
+		if header != "" {
+			m.Header = nats.Header{"Tandem-Call": {header}}
+		}
+		answer, err := nc.RequestMsg(m, 30*time.Second)
+		require.NoError(t, err)
+		if answer.Header.Get("Tandem-Answer") == "" {
+			return string(answer.Data), nil
+		}
+		require.Equal(t, "error", answer.Header.Get("Tandem-Answer"))
+		return "", ipc.ParseError(answer.Data)
+	}
+	good := fmt.Sprintf("1 %x cbor le 0 60000000000 0 -", id)
+	answer, err := ipc.Marshal(ipc.CBOR, nil, 42)
+	require.NoError(t, err)
+	for line, code := range map[string]ipc.Code{
+		good: 0, good + "i": 0,
+		"": ipc.CodeInvalidArgument, "1": ipc.CodeInvalidArgument, "1 2 3": ipc.CodeInvalidArgument, "1 0 cbor le 0 1 0 -": ipc.CodeInvalidArgument,
+		"1 x cbor le 0 1 0 -": ipc.CodeInvalidArgument, fmt.Sprintf("1 %x cbor le -1 1 0 -", id): ipc.CodeInvalidArgument, strings.Repeat("x", 3000): ipc.CodeFailedPrecondition, "1 " + strings.Repeat("x", 3000): ipc.CodeInvalidArgument,
+		"2 1 cbor le 0 1 0 -": ipc.CodeFailedPrecondition, fmt.Sprintf("1 %x cbor be 0 1 0 -", id): ipc.CodeFailedPrecondition, fmt.Sprintf("1 %x fixed le 0 1 0 -", id): ipc.CodeFailedPrecondition,
+	} {
+		for _, way := range []string{"line", "header"} {
+			var got string
+			var failed *ipc.Error
+			if way == "line" {
+				got, failed = ask("", line+"\n", string(encoded))
+			} else {
+				got, failed = ask(line, "", string(encoded))
+			}
+			switch {
+			case code == 0:
+				require.Nil(t, failed, "%s %q", way, line)
+				require.Equal(t, "ok\n"+string(answer), got, "%s %q", way, line)
+			case way == "line" && len(line) > 512: // too long for one
+				require.Equal(t, ipc.CodeInvalidArgument, failed.Code)
+			default:
+				require.NotNil(t, failed, "%s %q", way, line)
+				require.Equal(t, code, failed.Code, "%s %q: %v", way, line, failed)
+				require.Less(t, len(failed.Message), 500)
+			}
+		}
+	}
+	_, failed := ask("", "", "no line feed")
+	require.Equal(t, ipc.CodeInvalidArgument, failed.Code)
+	_, failed = ask("", "", "")
+	require.Equal(t, ipc.CodeInvalidArgument, failed.Code)
+}
+
 // Nobody who has a call of its own can tell where those of others are controlled.
 func TestControlsAreNotGuessed(t *testing.T) {
 	srv := natstest.Start(t, nil)

@@ -35,11 +35,11 @@ func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.Str
 	if len(o.First) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(o.First), Limit: c.maxMessage}
 	}
-	m, err := c.message(tokenStream, inv)
+	subject, err := c.subject(tokenStream, inv)
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.openStream(ctx, inv, m, o, false)
+	st, err := c.openStream(ctx, inv, message(subject, inv), o, false)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Ms
 
 // open opens st.
 func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, call bool, st *clientStream) error {
-	if err := c.awaitConnection(ctx, inv, nil); err != nil {
+	if _, err := c.awaitConnection(ctx, inv, nil); err != nil {
 		return err
 	}
 	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat, attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent}

@@ -56,7 +56,7 @@ type streamServing struct {
 
 // serveStream serves a stream.
 func (h *host) serveStream(m *nats.Msg, begun time.Time) {
-	caller, inv, header, err := h.parse(m, tokenStream)
+	caller, inv, header, err := h.parse(m, tokenStream, m.Header.Get(headerCall), m.Data)
 	if err != nil {
 		h.refuseStream(m, begun, err)
 		return

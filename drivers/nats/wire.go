@@ -1,11 +1,13 @@
 package natsipc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,38 +20,65 @@ import (
 const version = "1"
 
 // Headers of messages. The payload is the encoded request, the encoded response, or an error as
-// [ipc.AppendError] encodes it.
+// [ipc.AppendError] encodes it. A request or a response without metadata that is not large has no headers, since these
+// cost as much as all the rest of it: its payload begins with what headerCall or headerAnswer would say, and a line feed.
 const (
 	headerCall    = "Tandem-Call"    // of a request: see callHeader
 	headerMeta    = "Tandem-Meta"    // a field of its metadata
 	headerAnswer  = "Tandem-Answer"  // of an answer: one of the answers below
 	headerHeader  = "Tandem-Header"  // a field of its header
 	headerTrailer = "Tandem-Trailer" // a field of its trailer
-	headerControl = "Tandem-Control" // what a caller says of a call: one of the controls below
+	headerControl = "Tandem-Control" // what a caller says of a call: one of the controls below; of a heartbeat: where to say it
 	headerStatus  = "Status"         // what NATS itself says
 )
+
+// smallPayload is up to what size a request or a response is copied to stand behind a line. A header costs less than the copy of a larger one.
+const smallPayload = 8 << 10
+
+// buffers are memory for payloads of at most smallPayload and their lines.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// publishLine publishes a message without headers: a line, and a small payload.
+func publishLine(nc *nats.Conn, subject, reply string, line func([]byte) []byte, payload []byte) error {
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	*buffer = append(append(line((*buffer)[:0]), '\n'), payload...)
+	if reply == "" {
+		return nc.Publish(subject, *buffer) // which copies it
+	}
+	return nc.PublishRequest(subject, reply, *buffer)
+}
+
+// lineOf returns what a header of a message says, or the line that the message has in its place, and the payload.
+func lineOf(m *nats.Msg, header string) (line string, payload []byte) {
+	if values := m.Header[header]; len(values) > 0 {
+		return values[0], m.Data
+	}
+	const longest = 512
+	if end := bytes.IndexByte(m.Data[:min(len(m.Data), longest)], '\n'); end >= 0 {
+		return string(m.Data[:end]), m.Data[end+1:]
+	}
+	return "", m.Data
+}
 
 // statusNobody is the status with which NATS says that nobody gets a message.
 const statusNobody = "503"
 
 // What an answer says.
 const (
-	answerOK      = "" // no header at all: it is not to cost anything
+	answerOK      = "ok"
 	answerError   = "error"
 	answerGone    = "gone"    // the server, or the worker behind it, has ended before it answered
 	answerOverdue = "overdue" // the time of the call is over
-	answerAlive   = "alive"   // there is no answer yet; its reply subject is that of controls
+	answerAlive   = "alive"   // there is no answer yet
 	answerLarge   = "large"   // the response has as many bytes as the payload says, and has to be fetched: see large.go
 )
 
-// answerMark is the reply subject of answers, to which nothing is sent. It tells one without a header from what others may say at an
-// inbox, such as a JetStream stream that takes the subjects of requests.
-const answerMark = "tandem.answer"
-
-// What a caller says of a call that it has given up.
+// What a caller says of a call.
 const (
-	controlCancel   = "cancel"
-	controlDeadline = "deadline"
+	controlAlive    = "alive"    // it waits, and has got a heartbeat
+	controlCancel   = "cancel"   // it has given up
+	controlDeadline = "deadline" // the same, since its time is over
 )
 
 // Subjects are names with dots. What is under the one of a service is:
@@ -88,8 +117,10 @@ type callHeader struct {
 
 const callFields = 8
 
-func (h *callHeader) String() string {
-	b := append(make([]byte, 0, 80), version+" "...)
+func (h *callHeader) String() string { return string(h.append(make([]byte, 0, 80))) }
+
+func (h *callHeader) append(b []byte) []byte {
+	b = append(b, version+" "...)
 	b = strconv.AppendUint(b, h.id, 16)
 	b = append(append(append(append(b, ' '), h.codec...), ' '), h.order...)
 	for _, n := range []int64{int64(h.timeout), int64(h.heartbeat), int64(h.attempts)} {
@@ -102,7 +133,7 @@ func (h *callHeader) String() string {
 	if h.idempotent {
 		b = append(b, 'i')
 	}
-	return string(b)
+	return b
 }
 
 // maxAttempts bounds what a request may ask for.
@@ -110,13 +141,17 @@ const maxAttempts = 1 << 20
 
 // parseCall undoes String.
 func parseCall(s string) (h callHeader, err error) {
-	fields := strings.Split(s, " ")
+	var fields [callFields]string
+	n, rest, more := 0, s, s != ""
+	for ; more && n < callFields; n++ {
+		fields[n], rest, more = strings.Cut(rest, " ")
+	}
 	switch {
-	case s == "":
+	case n == 0:
 		return h, ipc.Errorf(ipc.CodeInvalidArgument, "tandem: the request has no header %s", headerCall)
 	case fields[0] != version:
-		return h, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "version of the protocol over NATS", Local: version, Remote: fields[0]})
-	case len(fields) < callFields:
+		return h, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "version of the protocol over NATS", Local: version, Remote: fmt.Sprintf("%.20q", fields[0])})
+	case n < callFields:
 		return h, malformed(headerCall, s)
 	}
 	var timeout, heartbeat, attempts int64
@@ -135,7 +170,7 @@ func parseCall(s string) (h callHeader, err error) {
 }
 
 func malformed(header, value string) error {
-	return ipc.Errorf(ipc.CodeInvalidArgument, "%w: malformed header %s: %q", ipc.ErrProtocol, header, value)
+	return ipc.Errorf(ipc.CodeInvalidArgument, "%w: malformed header %s: %.100q", ipc.ErrProtocol, header, value)
 }
 
 // setMetadata puts metadata into a message: each field as key=value, the value escaped.
