@@ -53,8 +53,12 @@ type attempt struct{ *Client }
 
 // Invoke implements [ipc.Caller].
 func (c attempt) Invoke(ctx context.Context, inv *ipc.Invocation, request, memory []byte) ([]byte, error) {
-	if !inv.Attached.Empty() {
-		return nil, noAttachments("call", inv.Method.Name)
+	attached := !inv.Attached.Empty()
+	if attached {
+		var err error
+		if request, err = pack(request, inv.Attached, c.maxMessage); err != nil {
+			return nil, err
+		}
 	}
 	if len(request) > c.maxMessage {
 		return nil, &ipc.SizeError{Size: len(request), Limit: c.maxMessage}
@@ -81,7 +85,7 @@ func (c attempt) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	}
 	header := callHeader{
 		id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, timeout: inv.Timeout, heartbeat: c.heartbeat,
-		attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent,
+		attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent, attached: attached,
 	}
 	if waited && inv.Timeout > 0 {
 		header.timeout = max(time.Until(end), 1)
@@ -93,7 +97,7 @@ func (c attempt) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	if err != nil {
 		c.forget(p, false)
 		if errors.Is(err, nats.ErrMaxPayload) {
-			return c.sendLarge(ctx, inv, request, end)
+			return c.sendLarge(ctx, inv, request, attached, end)
 		}
 		return nil, err
 	}
@@ -249,11 +253,16 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 		*inv.Trailer = trailer
 	}
 	switch answer, payload := lineOf(m, headerAnswer); answer {
-	case answerOK:
+	case answerOK, answerBuffers:
 		if len(payload) > c.maxMessage {
 			return nil, tooLarge(len(payload), c.maxMessage)
 		}
-		return payload, nil
+		if answer == answerOK {
+			return payload, nil
+		}
+		response, a, err := unpack(payload, false)
+		give(inv, a)
+		return response, err
 	case answerError:
 		return nil, ipc.ParseError(m.Data)
 	case answerGone:

@@ -19,14 +19,14 @@ import (
 // fetches it: the server says with each heartbeat that there is one, and the caller opens a flow by a message to the
 // subject of controls.
 
-// sendLarge makes one attempt of a call with a request that is too large for a message. The call has to end at this
-// time, if it has a timeout.
-func (c *Client) sendLarge(ctx context.Context, inv *ipc.Invocation, request []byte, end time.Time) ([]byte, error) {
+// sendLarge makes one attempt of a call with a request that is too large for a message, and has buffers if attached is set. The call
+// has to end at this time, if it has a timeout.
+func (c *Client) sendLarge(ctx context.Context, inv *ipc.Invocation, request []byte, attached bool, end time.Time) ([]byte, error) {
 	subject, err := c.subject(tokenStream, inv)
 	if err != nil {
 		return nil, err
 	}
-	return c.receiveLarge(ctx, inv, message(subject, inv), &ipc.StreamOpening{First: request, Only: true}, end)
+	return c.receiveLarge(ctx, inv, message(subject, inv), &opening{StreamOpening: ipc.StreamOpening{First: request, Only: true}, attached: attached, call: true}, end)
 }
 
 // fetch fetches a response that is too large for a message, as answer says.
@@ -41,7 +41,7 @@ func (c *Client) fetch(ctx context.Context, inv *ipc.Invocation, answer *nats.Ms
 		return nil, tooLarge(size, c.maxMessage)
 	}
 	m := &nats.Msg{Subject: control, Header: make(nats.Header, 2)}
-	b, err := c.receiveLarge(ctx, inv, m, new(ipc.StreamOpening), end)
+	b, err := c.receiveLarge(ctx, inv, m, &opening{call: true}, end)
 	if err != nil {
 		c.tell(control, controlCancel)
 	}
@@ -53,16 +53,16 @@ func tooLarge(size, limit int) error {
 }
 
 // receiveLarge opens a call that travels as a stream, by sending m, and returns the response.
-func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, end time.Time) ([]byte, error) {
+func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *opening, end time.Time) ([]byte, error) {
 	own := *inv
 	if own.Timeout > 0 {
 		own.Timeout = max(time.Until(end), 1)
 	}
 	var b []byte
-	st, err := c.openStream(ctx, &own, m, o, true)
+	st, err := c.openStream(ctx, &own, m, o)
 	if err == nil {
 		defer st.Close()
-		b, err = st.response(ctx)
+		b, err = st.response(ctx, inv)
 	}
 	var timeout *ipc.TimeoutError
 	if errors.As(err, &timeout) && inv.Timeout > 0 { // of what was left
@@ -72,7 +72,7 @@ func (c *Client) receiveLarge(ctx context.Context, inv *ipc.Invocation, m *nats.
 }
 
 // response receives the only item of a call that travels as a stream.
-func (s *clientStream) response(ctx context.Context) ([]byte, error) {
+func (s *clientStream) response(ctx context.Context, inv *ipc.Invocation) ([]byte, error) {
 	item, err := s.Receive(ctx)
 	if err == io.EOF {
 		return nil, ipc.Errorf(ipc.CodeInternal, "%w: no response to a call of %q", ipc.ErrProtocol, s.method)
@@ -80,15 +80,16 @@ func (s *clientStream) response(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	response := slices.Clone(item)
-	switch _, err := s.Receive(ctx); err { // which has the trailer
+	response, a := slices.Clone(item), s.Attachments()
+	switch _, err = s.Receive(ctx); err { // which has the trailer
 	case io.EOF:
+		give(inv, a)
 		return response, nil
 	case nil:
-		return nil, ipc.Errorf(ipc.CodeInternal, "%w: two responses to a call of %q", ipc.ErrProtocol, s.method)
-	default:
-		return nil, err
+		err = ipc.Errorf(ipc.CodeInternal, "%w: two responses to a call of %q", ipc.ErrProtocol, s.method)
 	}
+	a.Release()
+	return nil, err
 }
 
 // largeAtOnce is how many requests that are too large for a message a service has in memory at once, each of MaxMessage at most. Others
@@ -113,9 +114,10 @@ func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.In
 			return err
 		}
 	}
-	response, err := caller.Invoke(ctx, inv, request, nil)
+	var a answer
+	response, err := s.host.invoke(ctx, caller, inv, request, s.header.attached, nil, &a)
 	if err == nil {
-		err = s.sendItem(ctx, response)
+		err = s.sendItem(ctx, response, a.kind == answerBuffers)
 	}
 	if err == nil {
 		err = io.EOF
@@ -154,7 +156,7 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 	s.end() // the flow has heartbeats of its own
 	f.Notify(func(error) { s.cancel(errCanceled) })
 	to := &streamServing{host: h, flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
-	if err = to.sendItem(ctx, response); err == nil {
+	if err = to.sendItem(ctx, response, a.kind == answerBuffers); err == nil {
 		err = io.EOF
 	}
 	to.end(ctx, time.Now(), err)

@@ -106,7 +106,7 @@ func (h *host) call(m *nats.Msg, begun time.Time, memory []byte, a *answer) erro
 	defer cancel(nil)
 	s := h.begin(m.Reply, header.heartbeat, cancel)
 	defer s.end()
-	response, err := caller.Invoke(ctx, inv, payload, memory)
+	response, err := h.invoke(ctx, caller, inv, payload, header.attached, memory, a)
 	if err == nil && h.isLarge(response, a) {
 		if header.timeout > 0 { // then nobody fetches it any more
 			var stop context.CancelFunc
@@ -114,18 +114,40 @@ func (h *host) call(m *nats.Msg, begun time.Time, memory []byte, a *answer) erro
 			defer stop()
 		}
 		if err = h.hand(ctx, s, response, a); err == nil {
+			a.kind = ""
 			return nil
 		}
 	}
 	if err == nil {
-		a.kind, a.payload = answerOK, response
+		a.payload = response
 		return nil
 	}
 	if cause := context.Cause(ctx); cause == errCanceled || cause == errCallerGone {
+		a.kind = ""
 		return cause // nobody waits
 	}
 	a.kind, a.payload = h.failure(err, header, time.Since(begun))
 	return err
+}
+
+// invoke makes a call, whose request has buffers if attached is set. It returns the response, with its buffers, and the kind of the
+// answer in a.
+func (h *host) invoke(ctx context.Context, caller ipc.Caller, inv *ipc.Invocation, request []byte, attached bool, memory []byte, a *answer) ([]byte, error) {
+	if attached {
+		var err error
+		if request, inv.Attached, err = unpack(request, false); err != nil {
+			return nil, err
+		}
+		defer inv.Attached.Release()
+	}
+	inv.Received = &a.received
+	defer a.received.Release()
+	response, err := caller.Invoke(ctx, inv, request, memory)
+	if a.kind = answerOK; err == nil && !a.received.Empty() {
+		a.kind = answerBuffers
+		response, err = pack(response, &a.received, h.svc.MaxMessage)
+	}
+	return response, err
 }
 
 // parse returns what a request asks for, and who answers it.
@@ -181,6 +203,7 @@ type answer struct {
 	kind            string // one of those of headerAnswer, or "" if there is none
 	payload         []byte
 	header, trailer ipc.Metadata
+	received        ipc.Attachments // of the response
 }
 
 // answer sends an answer. One that cannot be sent since it is too large becomes an error.

@@ -29,26 +29,37 @@ const maxFirst = 64 << 10
 
 // OpenStream implements [ipc.StreamCaller].
 func (c attempt) OpenStream(ctx context.Context, inv *ipc.Invocation, o *ipc.StreamOpening) (ipc.Stream, error) {
-	if !o.Attached.Empty() {
-		return nil, noAttachments("stream", inv.Method.Name)
+	own := opening{StreamOpening: *o, attached: !o.Attached.Empty()}
+	if own.attached {
+		var err error
+		if own.First, err = pack(o.First, o.Attached, c.maxMessage); err != nil {
+			return nil, err
+		}
 	}
-	if len(o.First) > c.maxMessage {
-		return nil, &ipc.SizeError{Size: len(o.First), Limit: c.maxMessage}
+	if len(own.First) > c.maxMessage {
+		return nil, &ipc.SizeError{Size: len(own.First), Limit: c.maxMessage}
 	}
 	subject, err := c.subject(tokenStream, inv)
 	if err != nil {
 		return nil, err
 	}
-	st, err := c.openStream(ctx, inv, message(subject, inv), o, false)
+	st, err := c.openStream(ctx, inv, message(subject, inv), &own)
 	if err != nil {
 		return nil, err
 	}
 	return st, nil
 }
 
+// opening says how a stream begins.
+type opening struct {
+	ipc.StreamOpening
+	attached bool // First has buffers
+	call     bool // it is a call that travels as a stream
+}
+
 // openStream opens a stream, or a call that travels as one, by sending m.
-func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, call bool) (*clientStream, error) {
-	st := &clientStream{method: inv.Method.Name, meta: received{new(ipc.Metadata), new(ipc.Metadata)}, late: context.DeadlineExceeded}
+func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *opening) (*clientStream, error) {
+	st := &clientStream{method: inv.Method.Name, meta: streamMeta{new(ipc.Metadata), new(ipc.Metadata)}, late: context.DeadlineExceeded, maxMessage: c.maxMessage}
 	if inv.Header != nil {
 		*inv.Header, st.meta.header = nil, inv.Header
 	}
@@ -64,7 +75,7 @@ func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Ms
 		ctx, stop = context.WithTimeoutCause(ctx, inv.Timeout, ours)
 	}
 	st.ctx = ctx
-	if err := c.open(ctx, inv, m, o, call, st); err != nil {
+	if err := c.open(ctx, inv, m, o, st); err != nil {
 		if ctx.Err() != nil {
 			err = st.ended()
 		}
@@ -75,19 +86,19 @@ func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Ms
 	st.flow.Notify(func(err error) {
 		unwatch()
 		stop()
-		if o := o.OnEnd; o != nil {
-			o(st.told(err))
+		if o.OnEnd != nil {
+			o.OnEnd(st.told(err))
 		}
 	})
 	return st, nil
 }
 
 // open opens st.
-func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *ipc.StreamOpening, call bool, st *clientStream) error {
+func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *opening, st *clientStream) error {
 	if _, err := c.awaitConnection(ctx, inv, nil); err != nil {
 		return err
 	}
-	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat, attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent}
+	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat, attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent, attached: o.attached}
 	if deadline, ok := ctx.Deadline(); ok {
 		if header.timeout = time.Until(deadline); header.timeout <= 0 {
 			return st.late
@@ -102,18 +113,18 @@ func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *
 	}
 	m.Reply = st.flow.Subject()
 	m.Header[headerCall] = []string{header.String()}
-	opening := streamHeader{granted: st.flow.Granted(), only: o.Only, lasting: o.Lasting, call: call}
+	says := streamHeader{granted: st.flow.Granted(), only: o.Only, lasting: o.Lasting, call: o.call}
 	const room = 64 // for the header
-	if opening.first = o.First != nil && len(o.First) <= maxFirst && int64(m.Size()+len(o.First)+room) <= c.nc.MaxPayload(); opening.first {
+	if says.first = o.First != nil && len(o.First) <= maxFirst && int64(m.Size()+len(o.First)+room) <= c.nc.MaxPayload(); says.first {
 		m.Data = o.First
 	} else {
-		opening.only = false
+		says.only = false
 	}
-	m.Header[headerStream] = []string{opening.String()}
+	m.Header[headerStream] = []string{says.String()}
 	if err = c.nc.PublishMsg(m); err != nil {
 		err = c.notPublished(m, err)
 	} else if err = st.flow.Opened(ctx); err == nil {
-		err = st.begin(ctx, o, opening.first)
+		err = st.begin(ctx, o, says.first)
 	}
 	if err != nil {
 		st.flow.Abort(err) // or it is over
@@ -142,9 +153,12 @@ func (c *Client) flows() (*flow.Port, error) {
 type clientStream struct {
 	flow   *flow.Flow
 	method string
-	meta   received
+	meta   streamMeta
 	ctx    context.Context // of the whole stream
 	late   error           // of a deadline that has passed
+
+	maxMessage int
+	attached   *ipc.Attachments // of the item that Receive has returned last
 }
 
 var (
@@ -153,15 +167,11 @@ var (
 	_ ipc.PartStream   = (*clientStream)(nil)
 )
 
-func noAttachments(what, method string) error {
-	return ipc.Errorf(ipc.CodeUnimplemented, "%w: a %s of %q over NATS passes no buffers and no files", ipc.ErrUnsupported, what, method)
-}
-
 // begin sends the first item, unless it was sent.
-func (s *clientStream) begin(ctx context.Context, o *ipc.StreamOpening, sent bool) error {
+func (s *clientStream) begin(ctx context.Context, o *opening, sent bool) error {
 	var err error
 	if o.First != nil && !sent {
-		err = s.flow.Send(ctx, o.First)
+		err = s.sendItem(ctx, o.First, o.attached)
 	}
 	if err == nil && o.Only {
 		err = s.flow.CloseSend(ctx)
@@ -196,16 +206,31 @@ func (s *clientStream) Send(ctx context.Context, item []byte) error {
 	return s.told(s.flow.Send(ctx, item))
 }
 
-// SendAttached implements [ipc.AttachedStream]: items have no attachments.
+// SendAttached implements [ipc.AttachedStream].
 func (s *clientStream) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
-	if !a.Empty() {
-		return noAttachments("stream", s.method)
+	if a.Empty() {
+		return s.Send(ctx, item)
 	}
-	return s.Send(ctx, item)
+	packed, err := pack(item, a, s.maxMessage)
+	if err != nil {
+		return err
+	}
+	return s.told(s.sendItem(ctx, packed, true))
+}
+
+func (s *clientStream) sendItem(ctx context.Context, item []byte, attached bool) error {
+	if attached {
+		return s.flow.SendAttached(ctx, item)
+	}
+	return s.flow.Send(ctx, item)
 }
 
 // Attachments implements [ipc.AttachedStream].
-func (s *clientStream) Attachments() *ipc.Attachments { return nil }
+func (s *clientStream) Attachments() *ipc.Attachments {
+	a := s.attached
+	s.attached = nil
+	return a
+}
 
 // SharesMemory implements [ipc.MemoryStream].
 func (s *clientStream) SharesMemory() bool { return false }
@@ -235,7 +260,14 @@ func (s *clientStream) CloseSend(ctx context.Context) error { return s.told(s.fl
 
 // Receive implements [ipc.Stream].
 func (s *clientStream) Receive(ctx context.Context) ([]byte, error) {
+	s.attached.Release() // of the last item, if nobody has taken them
+	s.attached = nil
 	b, err := s.flow.Receive(ctx)
+	if err == nil && s.flow.Attached() {
+		if b, s.attached, err = unpack(b, true); err != nil {
+			s.flow.Abort(err)
+		}
+	}
 	return b, s.told(err)
 }
 

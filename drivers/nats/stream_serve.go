@@ -94,9 +94,15 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	}
 	o := &ipc.StreamOpening{Lasting: opening.lasting}
 	if opening.first {
-		o.First, o.Only = m.Data, opening.only
+		if o.First, o.Only = m.Data, opening.only; header.attached {
+			o.First, o.Attached, err = unpack(m.Data, false)
+		}
 	}
-	st, err := to.OpenStream(ctx, inv, o)
+	var st ipc.Stream
+	if err == nil {
+		st, err = to.OpenStream(ctx, inv, o)
+		o.Attached.Release()
+	}
 	if err == nil {
 		received := make(chan struct{})
 		go func() {
@@ -158,10 +164,19 @@ func (s *streamServing) receive(ctx context.Context, st ipc.Stream) {
 			s.over(err) // or ctx has ended
 			return
 		}
-		if err = st.Send(ctx, item); err == nil && !s.flow.Buffered() {
+		if s.flow.Attached() {
+			err = sendAttached(ctx, st, item)
+		} else {
+			err = st.Send(ctx, item)
+		}
+		if err == nil && !s.flow.Buffered() {
 			err = st.Flush(ctx)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ipc.ErrProtocol), errors.Is(err, ipc.ErrUnsupported):
+			s.flow.Abort(err)
+			return
+		case err != nil:
 			s.flow.TakeNoMore() // send finds out how it has ended
 			return
 		}
@@ -176,24 +191,42 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 		if err != nil {
 			return err
 		}
+		buffers := false
 		if attached != nil {
-			if a := attached.Attachments(); !a.Empty() {
-				a.Release()
-				return ipc.Errorf(ipc.CodeUnimplemented, "%w: items over NATS have no buffers and no files", ipc.ErrUnsupported)
+			a := attached.Attachments()
+			if buffers = !a.Empty(); buffers {
+				item, err = pack(item, a, s.host.svc.MaxMessage)
+			}
+			if a.Release(); err != nil {
+				return err
 			}
 		}
 		if overdue {
 			continue
 		}
-		err = s.sendItem(ctx, item)
+		err = s.sendItem(ctx, item, buffers)
 		if overdue = err != nil && s.overdue(err); err != nil && !overdue {
 			return err
 		}
 	}
 }
 
-// sendItem sends the caller an item, after what there is of the header.
-func (s *streamServing) sendItem(ctx context.Context, item []byte) error {
+// sendAttached sends an item that has come with buffers on.
+func sendAttached(ctx context.Context, st ipc.Stream, packed []byte) error {
+	to, ok := st.(ipc.AttachedStream)
+	if !ok {
+		return ipc.NoAttachments(st)
+	}
+	item, a, err := unpack(packed, true)
+	if err != nil {
+		return err
+	}
+	defer a.Release()
+	return to.SendAttached(ctx, item, a)
+}
+
+// sendItem sends the caller an item, which has buffers if attached is set, after what there is of the header.
+func (s *streamServing) sendItem(ctx context.Context, item []byte, attached bool) error {
 	if len(s.head) > s.told {
 		note, err := streamNote{Header: s.head[s.told:]}.encode()
 		if err == nil {
@@ -203,6 +236,9 @@ func (s *streamServing) sendItem(ctx context.Context, item []byte) error {
 			return err
 		}
 		s.told = len(s.head)
+	}
+	if attached {
+		return s.flow.SendAttached(ctx, item)
 	}
 	return s.flow.Send(ctx, item)
 }

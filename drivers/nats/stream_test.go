@@ -40,6 +40,7 @@ var (
 )
 
 func handleStreams(r worker.Registrar, b *blocked) {
+	handleBuffers(r)
 	worker.HandleServerStream(r, numbers, func(ctx context.Context, req counting, out *ipc.Sender[int]) error {
 		for i := range req.N {
 			if err := out.Send(ctx, i); err != nil {
@@ -561,37 +562,4 @@ func TestInterceptorsSeeStreams(t *testing.T) {
 	require.ElementsMatch(t, []string{
 		"handle test.numbers sent 5, received 1, <nil>", "attempt test.numbers sent 0, received 5, <nil>", "call test.numbers sent 0, received 5, <nil>",
 	}, seen)
-}
-
-// Buffers do not go over NATS, on either way, and that is said.
-func TestStreamsRefuseBuffers(t *testing.T) {
-	type withBuffer struct{ B ipc.Buffer }
-	up := ipc.NewBidiStream[withBuffer, int]("test.buffers_up")
-	down := ipc.NewBidiStream[int, withBuffer]("test.buffers_down")
-	nc := natstest.Connect(t, natstest.Start(t, nil))
-	s := worker.NewServer()
-	local, err := worker.Local(s) // which has buffers
-	require.NoError(t, err)
-	defer local.Close()
-	b, err := local.Alloc(t.Context(), 10)
-	if err != nil {
-		t.Skip(err)
-	}
-	defer b.Release()
-	worker.HandleBidiStream(s, up, func(ctx context.Context, _ *ipc.Receiver[withBuffer], _ *ipc.Sender[int]) error { return nil })
-	worker.HandleBidiStream(s, down, func(ctx context.Context, _ *ipc.Receiver[int], out *ipc.Sender[withBuffer]) error {
-		return out.Send(ctx, withBuffer{b})
-	})
-	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
-	c := natsipc.Caller(nc, "test")
-	defer c.Close()
-	u, err := up.Open(t.Context(), c)
-	require.NoError(t, err)
-	err = u.Send(t.Context(), withBuffer{b})
-	require.Equal(t, ipc.CodeUnimplemented, ipc.CodeOf(err), "%v", err)
-	u.Close()
-	d, err := down.Open(t.Context(), c)
-	require.NoError(t, err)
-	_, err = d.Receive(t.Context())
-	require.Equal(t, ipc.CodeUnimplemented, ipc.CodeOf(err), "%v", err)
 }

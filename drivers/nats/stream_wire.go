@@ -57,11 +57,11 @@ func (n streamNote) encode() ([]byte, error) {
 	return ipc.Marshal(ipc.CBOR, nil, n)
 }
 
-// received are header and trailer of a stream, where the caller wants them.
-type received struct{ header, trailer *ipc.Metadata }
+// streamMeta are header and trailer of a stream, where the caller wants them.
+type streamMeta struct{ header, trailer *ipc.Metadata }
 
 // take takes a note, which may be hostile.
-func (r *received) take(b []byte) error {
+func (r *streamMeta) take(b []byte) error {
 	n, err := ipc.Unmarshal[streamNote](ipc.CBOR, b)
 	if err != nil {
 		return ipc.Errorf(ipc.CodeInternal, "%w: metadata of a stream: %w", ipc.ErrProtocol, err)

@@ -34,7 +34,7 @@ func FuzzStreamNotes(f *testing.F) {
 	b, err := streamNote{Header: ipc.Pairs("k", "v"), Trailer: ipc.Pairs("a", "1", "b", "2")}.encode()
 	require.NoError(f, err)
 	var header, trailer ipc.Metadata
-	r := received{&header, &trailer}
+	r := streamMeta{&header, &trailer}
 	require.NoError(f, r.take(b))
 	require.Equal(f, ipc.Pairs("k", "v"), header)
 	require.Equal(f, ipc.Pairs("a", "1", "b", "2"), trailer)
@@ -47,7 +47,7 @@ func FuzzStreamNotes(f *testing.F) {
 	f.Add([]byte("\xa1\x01\x9b\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var header, trailer ipc.Metadata
-		r := received{&header, &trailer}
+		r := streamMeta{&header, &trailer}
 		for range 3 {
 			_ = r.take(b)
 			require.NoError(t, header.Check())

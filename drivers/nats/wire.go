@@ -67,6 +67,7 @@ const statusNobody = "503"
 // What an answer says.
 const (
 	answerOK      = "ok"
+	answerBuffers = "buffers" // the same, and the response has some: see attach.go
 	answerError   = "error"
 	answerGone    = "gone"    // the server, or the worker behind it, has ended before it answered
 	answerOverdue = "overdue" // the time of the call is over
@@ -113,6 +114,7 @@ type callHeader struct {
 	attempts   int
 	oneWay     bool
 	idempotent bool
+	attached   bool // the request has buffers: see attach.go
 }
 
 const callFields = 8
@@ -132,6 +134,9 @@ func (h *callHeader) append(b []byte) []byte {
 	}
 	if h.idempotent {
 		b = append(b, 'i')
+	}
+	if h.attached {
+		b = append(b, 'a')
 	}
 	return b
 }
@@ -165,7 +170,7 @@ func parseCall(s string) (h callHeader, err error) {
 	}
 	h.codec, h.order = fields[2], fields[3]
 	h.timeout, h.heartbeat, h.attempts = time.Duration(timeout), time.Duration(heartbeat), int(min(attempts, maxAttempts))
-	h.oneWay, h.idempotent = strings.Contains(fields[7], "n"), strings.Contains(fields[7], "i")
+	h.oneWay, h.idempotent, h.attached = strings.Contains(fields[7], "n"), strings.Contains(fields[7], "i"), strings.Contains(fields[7], "a")
 	return h, nil
 }
 

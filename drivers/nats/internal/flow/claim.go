@@ -52,7 +52,7 @@ func (f *Flow) Commit(ctx context.Context, n int) error {
 	if o.claimed = nil; n < 0 {
 		return nil
 	}
-	return f.send(ctx, item[:n])
+	return f.send(ctx, item[:n], 0)
 }
 
 // SendPart sends an item with the first n bytes of b at once, after those that are gathered: as
@@ -69,7 +69,7 @@ func (f *Flow) SendPart(ctx context.Context, b []byte) (n int, err error) {
 		return 0, err
 	}
 	n = min(len(b), f.frameSize()-header-itemHeader)
-	if err := f.sendLarge(ctx, b[:n]); err != nil {
+	if err := f.sendLarge(ctx, b[:n], 0); err != nil {
 		return 0, err
 	}
 	return n, nil

@@ -72,45 +72,53 @@ func putHeader(b []byte, kind byte, number uint64, granted int64) {
 	binary.LittleEndian.PutUint64(b[9:], uint64(granted))
 }
 
-// An item is its length in four bytes, and the item. The highest bit says that it is a piece, and
-// that the next one belongs to the same item.
+// An item is its length in four bytes, with flags in their highest bits, and the item.
+const itemHeader = 4
+
+// flags say what an item is.
+type flags uint32
+
 const (
-	itemHeader = 4
-	more       = 1 << 31
+	piece    flags = 1 << 31 // the next one belongs to the same item
+	attached flags = 1 << 30 // see [Flow.Attached]; of an item in pieces the last one says it
+	anyFlag        = piece | attached
 )
 
 // appendItem appends an item, or a piece of one.
-func appendItem(dst, item []byte, piece bool) []byte {
-	word := uint32(len(item))
-	if piece {
-		word |= more
-	}
-	return append(binary.LittleEndian.AppendUint32(dst, word), item...)
+func appendItem(dst, item []byte, as flags) []byte {
+	return append(binary.LittleEndian.AppendUint32(dst, uint32(len(item))|uint32(as)), item...)
 }
 
 // nextItem returns the first item of a list, and the others. It may be hostile.
-func nextItem(b []byte) (item, rest []byte, piece bool, err error) {
+func nextItem(b []byte) (item, rest []byte, as flags, err error) {
 	if len(b) >= itemHeader {
-		word := binary.LittleEndian.Uint32(b)
-		if n := int(word &^ more); n <= len(b)-itemHeader {
+		word := flags(binary.LittleEndian.Uint32(b))
+		if n := int(word &^ anyFlag); n <= len(b)-itemHeader {
 			end := itemHeader + n
-			return b[itemHeader:end:end], b[end:], word&more != 0, nil
+			return b[itemHeader:end:end], b[end:], word & anyFlag, nil
 		}
 	}
-	return nil, nil, false, fmt.Errorf("%w: an item that is longer than its frame", ipc.ErrProtocol)
+	return nil, nil, 0, fmt.Errorf("%w: an item that is longer than its frame", ipc.ErrProtocol)
 }
 
 // The body of a frame of kindEnd is the length of a note in four bytes, the note, and an error if
 // there is one. The highest bit of the length says that the error is about who answers, which is gone.
 
 // appendEnd appends the body of an end, up to the error.
-func appendEnd(dst, note []byte, gone bool) []byte { return appendItem(dst, note, gone) }
+func appendEnd(dst, note []byte, gone bool) []byte {
+	var as flags
+	if gone {
+		as = piece
+	}
+	return appendItem(dst, note, as)
+}
 
 // parseEnd takes the body of an end apart. It may be hostile.
 func parseEnd(b []byte) (note []byte, failure error, err error) {
-	note, rest, gone, err := nextItem(b)
+	note, rest, as, err := nextItem(b)
+	gone := as == piece
 	switch {
-	case err != nil || gone && len(rest) == 0:
+	case err != nil || as&attached != 0 || gone && len(rest) == 0:
 		return nil, nil, fmt.Errorf("%w: an end that is malformed", ipc.ErrProtocol)
 	case gone:
 		return note, fmt.Errorf("%w: %w", ipc.ErrPeerGone, ipc.ParseError(rest)), nil

@@ -22,7 +22,7 @@ func raw(kind byte, number uint64, granted int64, body string) []byte {
 }
 
 // items is the body of a frame with one item.
-func items(item string) string { return string(appendItem(nil, []byte(item), false)) }
+func items(item string) string { return string(appendItem(nil, []byte(item), 0)) }
 
 // hostile are messages from a peer, after the first frame, that has number 1. Each ends the flow, and
 // no other one.
@@ -154,7 +154,7 @@ func TestHostilePieces(t *testing.T) {
 	p := n.listen(t, "a", Config{Beat: patient, MaxItem: 100_000})
 	f, err := p.Accept("b.x", Initial, patient, nil)
 	require.NoError(t, err)
-	piece := string(appendItem(nil, make([]byte, 1000), true))
+	piece := string(appendItem(nil, make([]byte, 1000), piece))
 	go func() {
 		for number := uint64(1); f.Err() == nil; {
 			f.mu.Lock()
@@ -167,7 +167,7 @@ func TestHostilePieces(t *testing.T) {
 		}
 	}()
 	_, err = f.Receive(t.Context())
-	require.ErrorIs(t, err, ipc.ErrProtocol)
+	require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(err), "%v", err)
 	require.ErrorContains(t, err, "100000")
 }
 

@@ -72,7 +72,7 @@ func NewPort(bus Bus, base string, c Config) *Port {
 	if c.Beat == 0 {
 		c.Beat = 5 * time.Second
 	}
-	c.Window, c.MaxItem = max(c.Window, Initial), min(c.MaxItem, more-1)
+	c.Window, c.MaxItem = max(c.Window, Initial), min(c.MaxItem, int(attached)-1)
 	p := &Port{bus: bus, base: base, config: c, flows: make(map[string]*Flow)}
 	p.budget.size = c.Budget
 	return p

@@ -29,6 +29,7 @@ type in struct {
 	rest      []byte
 	assembled []byte // pieces of an item
 	begun     bool   // they are of an item whose Receive was interrupted
+	attached  bool   // the last item is
 }
 
 // arrival is the body of a frame with items, or with a note.
@@ -91,22 +92,28 @@ func (f *Flow) Receive(ctx context.Context) ([]byte, error) {
 				return nil, err
 			}
 		}
-		item, rest, piece, err := nextItem(in.rest)
+		item, rest, as, err := nextItem(in.rest)
 		if err == nil && len(in.assembled)+len(item) > f.port.config.MaxItem {
-			err = fmt.Errorf("%w: an item of more than %d bytes", ipc.ErrProtocol, f.port.config.MaxItem)
+			err = ipc.Errorf(ipc.CodeResourceExhausted, "tandem: an item of more than %d bytes, which is the most that this side takes", f.port.config.MaxItem)
 		}
 		if err != nil {
 			return nil, f.broken(err)
 		}
-		if in.rest = rest; !piece && !begun {
+		in.rest, in.attached = rest, as&attached != 0
+		last := as&piece == 0
+		if last && !begun {
 			return item, nil
 		}
-		begun = true
-		if in.assembled = append(in.assembled, item...); !piece {
+		if in.assembled = append(in.assembled, item...); last {
 			return in.assembled, nil
 		}
+		begun = true
 	}
 }
+
+// Attached reports whether the item that Receive has returned last was sent by [Flow.SendAttached]. It is of
+// the goroutine that receives.
+func (f *Flow) Attached() bool { return f.in.attached }
 
 // Buffered reports whether Receive would return an item, or an end, without waiting for a frame. It
 // is of the goroutine that receives.

@@ -97,18 +97,28 @@ func (f *Flow) Send(ctx context.Context, item []byte) error {
 		return err
 	}
 	defer f.unlock()
-	return f.send(ctx, item)
+	return f.send(ctx, item, 0)
+}
+
+// SendAttached is Send for an item that has more in it than what the user of the stream has sent, as the peer learns by
+// [Flow.Attached].
+func (f *Flow) SendAttached(ctx context.Context, item []byte) error {
+	if err := f.lock(ctx); err != nil {
+		return err
+	}
+	defer f.unlock()
+	return f.send(ctx, item, attached)
 }
 
 // send is Send with the lock.
-func (f *Flow) send(ctx context.Context, item []byte) error {
+func (f *Flow) send(ctx context.Context, item []byte, as flags) error {
 	o := &f.out
 	if err := f.sendable(); err != nil {
 		return err
 	}
 	span, most := itemHeader+len(item), f.frameSize()
 	if header+span > most {
-		return f.sendLarge(ctx, item)
+		return f.sendLarge(ctx, item, as)
 	}
 	if len(o.buffer)+span > most {
 		if err := f.sendGathered(ctx); err != nil {
@@ -120,7 +130,7 @@ func (f *Flow) send(ctx context.Context, item []byte) error {
 		o.buffer = f.frame(o.buffer)
 	}
 	before := len(o.buffer)
-	o.buffer = appendItem(o.buffer, item, false)
+	o.buffer = appendItem(o.buffer, item, as)
 	if first && time.Since(o.last) < gatherTime {
 		f.flushLater()
 		return nil
@@ -274,7 +284,7 @@ func (f *Flow) retry(ctx context.Context, kind byte, b []byte) error {
 }
 
 // sendLarge sends an item that is too large to be gathered, in pieces.
-func (f *Flow) sendLarge(ctx context.Context, item []byte) error {
+func (f *Flow) sendLarge(ctx context.Context, item []byte, as flags) error {
 	if most := f.port.config.MaxItem; len(item) > most {
 		return &ipc.SizeError{Size: len(item), Limit: most}
 	}
@@ -286,7 +296,11 @@ func (f *Flow) sendLarge(ctx context.Context, item []byte) error {
 		n := min(len(item), f.frameSize()-header-itemHeader)
 		err := f.awaitRoom(ctx, cost(header+itemHeader+n))
 		if err == nil {
-			o.buffer = appendItem(f.frame(o.buffer), item[:n], n < len(item))
+			part := as
+			if n < len(item) {
+				part |= piece
+			}
+			o.buffer = appendItem(f.frame(o.buffer), item[:n], part)
 			err = f.publish(ctx, kindItems, o.buffer)
 			o.buffer = o.buffer[:0]
 		}
