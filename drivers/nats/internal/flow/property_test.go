@@ -28,7 +28,7 @@ type program struct {
 type sending struct {
 	size               int
 	flush, brief, note bool
-	how                string // "", "commit", "drop" or "part"
+	how                string // "", "attached", "commit", "drop" or "part"
 }
 
 func drawProgram(opener bool) *rapid.Generator[program] {
@@ -42,7 +42,7 @@ func drawProgram(opener bool) *rapid.Generator[program] {
 				flush: rapid.IntRange(0, 20).Draw(t, "flush") == 0,
 				brief: rapid.IntRange(0, brief).Draw(t, "brief") == 0,
 				note:  rapid.IntRange(0, 10).Draw(t, "note") == 0,
-				how:   rapid.SampledFrom([]string{"", "", "", "commit", "drop", "part"}).Draw(t, "how"),
+				how:   rapid.SampledFrom([]string{"", "", "", "attached", "commit", "drop", "part"}).Draw(t, "how"),
 			})
 		}
 		p.reads = rapid.SampledFrom([]int{-1, -1, -1, 0, 1, 20}).Draw(t, "reads")
@@ -80,6 +80,9 @@ func (s *side) wrong(format string, args ...any) {
 	}
 }
 
+// withMore is in the first byte of an item that is sent by SendAttached.
+const withMore = 0x80
+
 // thing is what side id sends as number i.
 func thing(id byte, i, size int) []byte {
 	b := binary.LittleEndian.AppendUint32([]byte{id}, uint32(i))
@@ -105,6 +108,10 @@ func (s *side) send(ctx context.Context) {
 		switch {
 		case what.note && what.size < 10_000:
 			err = s.f.Note(own, b)
+		case what.how == "attached":
+			b[0] |= withMore
+			err = s.f.SendAttached(own, b)
+			clear(b)
 		case what.how == "part":
 			var n int
 			n, err = s.f.SendPart(own, b)
@@ -148,6 +155,10 @@ func (s *side) receive(ctx context.Context) {
 			s.end = err
 			return
 		}
+		if s.f.Attached() != (b[0]&withMore != 0) {
+			s.wrong("an item is attached: %v", s.f.Attached())
+		}
+		b[0] &^= withMore
 		s.take(b)
 	}
 	s.end = errEnough
