@@ -33,17 +33,15 @@ func pack(message []byte, a *ipc.Attachments, most int) ([]byte, error) {
 	return binary.LittleEndian.AppendUint32(append(packed, table...), uint32(len(table))), nil
 }
 
+var errBuffers = fmt.Errorf("%w: a message over NATS with malformed buffers", ipc.ErrProtocol)
+
 // unpack undoes pack for what may be hostile. The buffers lie in b, unless borrowed says that it is used again.
 func unpack(b []byte, borrowed bool) (message []byte, a *ipc.Attachments, err error) {
-	malformed := fmt.Errorf("%w: a message over NATS with malformed buffers", ipc.ErrProtocol)
 	end := len(b) - 4
-	if end < 0 {
-		return nil, nil, malformed
+	if end < 0 || uint64(binary.LittleEndian.Uint32(b[end:])) > uint64(end) {
+		return nil, nil, errBuffers
 	}
 	begin := end - int(binary.LittleEndian.Uint32(b[end:]))
-	if begin < 0 {
-		return nil, nil, malformed
-	}
 	var numbers [][2]uint64
 	rest := uint64(begin)
 	for table := b[begin:end]; len(table) > 0; {
@@ -51,12 +49,12 @@ func unpack(b []byte, borrowed bool) (message []byte, a *ipc.Attachments, err er
 		for i := range entry {
 			v, n := binary.Uvarint(table)
 			if n <= 0 {
-				return nil, nil, malformed
+				return nil, nil, errBuffers
 			}
 			entry[i], table = v, table[n:]
 		}
 		if entry[1] > rest || len(numbers) == ipc.MaxBuffers {
-			return nil, nil, malformed
+			return nil, nil, errBuffers
 		}
 		rest -= entry[1]
 		numbers = append(numbers, entry)
