@@ -283,7 +283,9 @@ func (m *Method[Req, Res]) exchange(ctx context.Context, c Caller, call *Invocat
 	if err != nil {
 		return err
 	}
-	response, err := c.Invoke(ctx, call, request, out.b)
+	memory := out.b
+	out.b = nil // it is the caller's now, also if the call fails
+	response, err := c.Invoke(ctx, call, request, memory)
 	putScratch(in)
 	if err == nil {
 		out.b = response

@@ -134,10 +134,14 @@ func (s *stage[Req, Res]) process(b *batch) {
 	var err error
 	if s.plain.Load() {
 		err = errPlain
-	} else if res, err = s.call(b.lane, b.req, b.mem); err == nil && allWell(res, len(b.ids)) {
-		b.res = res
-		s.finish(b, time.Since(began))
-		return
+	} else {
+		mem := b.mem
+		b.mem = nil // the call takes it over, also if it fails
+		if res, err = s.call(b.lane, b.req, mem); err == nil && allWell(res, len(b.ids)) {
+			b.res = res
+			s.finish(b, time.Since(began))
+			return
+		}
 	}
 	r := rescue[Req, Res]{stage: s, batch: b}
 	if r.run(res, err) {

@@ -38,6 +38,9 @@ func (u *unreliable) Invoke(ctx context.Context, inv *ipc.Invocation, request, m
 	for range pause {
 		runtime.Gosched()
 	}
+	if what < 3 {
+		overwrite(memory)
+	}
 	switch what {
 	case 0:
 		return nil, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the queue is full")
@@ -48,9 +51,18 @@ func (u *unreliable) Invoke(ctx context.Context, inv *ipc.Invocation, request, m
 	}
 	res, err := u.Caller.Invoke(ctx, inv, request, memory)
 	if what == 3 {
+		overwrite(res) // it may be the same memory
 		return nil, died
 	}
 	return res, err
+}
+
+// overwrite writes into memory that a caller has taken over, as others may that get it next.
+func overwrite(b []byte) {
+	b = b[:cap(b)]
+	for i := range b {
+		b[i] = 0xff
+	}
 }
 
 // What stages hold never exceeds their windows, whatever their options are, and whatever calls and records fail; and
