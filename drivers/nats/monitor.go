@@ -18,6 +18,7 @@ type stats struct {
 	mu        sync.Mutex
 	started   time.Time
 	bySubject map[string]*micro.EndpointStats
+	most      int // subjects that are remembered
 }
 
 // maxOthers bounds the subjects without a handler that are remembered.
@@ -29,7 +30,7 @@ func (s *stats) note(subject string, took time.Duration, err error) {
 	defer s.mu.Unlock()
 	e := s.bySubject[subject]
 	if e == nil {
-		if len(s.bySubject) >= maxOthers {
+		if len(s.bySubject) >= s.most {
 			return
 		}
 		e = new(micro.EndpointStats)
@@ -110,6 +111,8 @@ func (h *host) statistics() any {
 // monitor subscribes to what the tools for micro services ask for.
 func (h *host) monitor(subscribe func(subject, queue string, f nats.MsgHandler) (*nats.Subscription, error)) error {
 	h.stats.started, h.stats.bySubject = time.Now().UTC(), make(map[string]*micro.EndpointStats)
+	h.endpoints(func(_, subject string) { h.stats.bySubject[subject] = new(micro.EndpointStats) }) // so that others do not take their place
+	h.stats.most = len(h.stats.bySubject) + maxOthers
 	for verb, answer := range map[micro.Verb]func() any{micro.PingVerb: h.ping, micro.InfoVerb: h.info, micro.StatsVerb: h.statistics} {
 		for _, who := range [][2]string{{"", ""}, {h.svc.Name, ""}, {h.svc.Name, h.id}} {
 			subject, err := micro.ControlSubject(verb, who[0], who[1])
