@@ -18,7 +18,8 @@ type stats struct {
 	mu        sync.Mutex
 	started   time.Time
 	bySubject map[string]*micro.EndpointStats
-	most      int // subjects that are remembered
+	most      int    // subjects that are remembered
+	all       string // stands for all calls, if the service shows no methods: ends with >
 }
 
 // maxOthers bounds the subjects without a handler that are remembered.
@@ -28,6 +29,9 @@ const maxOthers = 1000
 func (s *stats) note(subject string, took time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.all != "" && strings.HasPrefix(subject, s.all[:len(s.all)-1]) {
+		subject = s.all
+	}
 	e := s.bySubject[subject]
 	if e == nil {
 		if len(s.bySubject) >= s.most {
@@ -111,7 +115,12 @@ func (h *host) statistics() any {
 // monitor subscribes to what the tools for micro services ask for.
 func (h *host) monitor(subscribe func(subject, queue string, f nats.MsgHandler) (*nats.Subscription, error)) error {
 	h.stats.started, h.stats.bySubject = time.Now().UTC(), make(map[string]*micro.EndpointStats)
-	h.endpoints(func(_, subject string) { h.stats.bySubject[subject] = new(micro.EndpointStats) }) // so that others do not take their place
+	h.endpoints(func(_, subject string) {
+		h.stats.bySubject[subject] = new(micro.EndpointStats) // so that others do not take its place
+		if strings.HasSuffix(subject, ">") {
+			h.stats.all = subject
+		}
+	})
 	h.stats.most = len(h.stats.bySubject) + maxOthers
 	for verb, answer := range map[micro.Verb]func() any{micro.PingVerb: h.ping, micro.InfoVerb: h.info, micro.StatsVerb: h.statistics} {
 		for _, who := range [][2]string{{"", ""}, {h.svc.Name, ""}, {h.svc.Name, h.id}} {
