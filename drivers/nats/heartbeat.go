@@ -29,7 +29,7 @@ type serving struct {
 	interval time.Duration
 	large    bool           // there is a response that has to be fetched,
 	size     int            // of so many bytes
-	fetch    chan *nats.Msg // takes who fetches it; nil if there is none
+	fetch    chan *nats.Msg // takes one message that fetches it, and then is nil
 	far      bool           // the caller has to confirm heartbeats: see otherAccount
 	unheard  bool           // nobody gets the last heartbeat, or nobody has confirmed it
 	strikes  int            // heartbeats in a row that nobody has got
@@ -103,7 +103,9 @@ func (h *host) beats() {
 	}
 	h.mu.Unlock()
 	for _, s := range due {
-		s.beat()
+		if s.count() {
+			s.beat()
+		}
 	}
 }
 
@@ -117,13 +119,10 @@ func (s *serving) end() {
 	s.host.mu.Unlock()
 }
 
-// beat says that the call is still served, or ends it if nobody listens.
-func (s *serving) beat() {
+// count counts the heartbeats that nobody has got, and ends the call if these are too many. It reports whether there is to be another one.
+func (s *serving) count() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
-		return
-	}
 	if s.unheard {
 		s.unheard = false
 		s.strikes++
@@ -132,6 +131,16 @@ func (s *serving) beat() {
 	}
 	if s.strikes >= maxMissed {
 		s.cancel(errCallerGone)
+		return false
+	}
+	return true
+}
+
+// beat says that the call is still served.
+func (s *serving) beat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
 		return
 	}
 	if s.host.nc.IsConnected() {
@@ -146,6 +155,9 @@ func (s *serving) beat() {
 	}
 }
 
+// errNoResponse is what a caller gets that fetches a response that is not there yet, or that somebody fetches already.
+var errNoResponse = ipc.Errorf(ipc.CodeUnavailable, "tandem: there is no response to fetch")
+
 // controlled takes what a caller, or NATS, says of a call. One goroutine calls it.
 func (h *host) controlled(m *nats.Msg) {
 	number, err := strconv.ParseUint(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:], 36, 64)
@@ -158,16 +170,18 @@ func (h *host) controlled(m *nats.Msg) {
 	fetches := m.Header.Get(headerStream) != ""
 	switch {
 	case s == nil && fetches:
-		_ = flow.Refuse(h.nc, m.Reply, ipc.Errorf(ipc.CodeUnavailable, "tandem: there is no response to fetch")) // or the caller misses heartbeats
+		_ = flow.Refuse(h.nc, m.Reply, errNoResponse) // or the caller misses heartbeats
 	case s == nil:
 	case fetches:
 		s.mu.Lock()
 		fetch := s.fetch
+		s.fetch = nil
 		s.mu.Unlock()
-		select {
-		case fetch <- m:
-		default: // there is no response yet, or somebody fetches it already
+		if fetch == nil {
+			_ = flow.Refuse(h.nc, m.Reply, errNoResponse)
+			return
 		}
+		fetch <- m // there is a place for it
 	case len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNobody:
 		s.mu.Lock()
 		s.unheard = true

@@ -131,8 +131,9 @@ func (h *host) isLarge(response []byte, a *answer) bool {
 	return int64(len(response)+3*(a.header.Size()+a.trailer.Size())+field*(len(a.header)+len(a.trailer))+others) > h.nc.MaxPayload()
 }
 
-// hand hands a response over that is too large for a message, with the metadata of a, when the caller fetches it.
-func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer) error {
+// hand hands a response over that is too large for a message, with the metadata of a, when the caller fetches it. handed says that the
+// caller is told how that has ended, and needs no other answer.
+func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer) (handed bool, err error) {
 	fetch := make(chan *nats.Msg, 1)
 	s.mu.Lock()
 	s.large, s.size, s.fetch = true, len(response), fetch
@@ -142,7 +143,7 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 	select {
 	case m = <-fetch:
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	opening, err := parseStream(m.Header.Get(headerStream))
 	var f *flow.Flow
@@ -151,7 +152,7 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 	}
 	if err != nil {
 		_ = flow.Refuse(h.nc, m.Reply, err) // or the caller misses heartbeats
-		return err
+		return false, err
 	}
 	s.end() // the flow has heartbeats of its own
 	f.Notify(func(error) { s.cancel(errCanceled) })
@@ -160,5 +161,5 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 		err = io.EOF
 	}
 	to.end(ctx, time.Now(), err)
-	return nil
+	return true, withoutEOF(err)
 }

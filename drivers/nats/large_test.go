@@ -187,3 +187,42 @@ func TestLargeResponseIsNotFetched(t *testing.T) {
 		})
 	}
 }
+
+// One message fetches a response; others are refused at once. A response that was fetched in vain counts as a failed call.
+func TestSecondFetch(t *testing.T) {
+	srv, _ := largeService(t, service)
+	nc := natstest.Connect(t, srv)
+	inbox, err := nc.SubscribeSync(nc.NewInbox())
+	require.NoError(t, err)
+	request, err := ipc.Marshal(ipc.CBOR, nil, 100*payload)
+	require.NoError(t, err)
+	require.NoError(t, nc.PublishMsg(&nats.Msg{
+		Subject: "tandem.test.call.test.blow", Reply: inbox.Subject, Data: request,
+		Header: nats.Header{"Tandem-Call": {fmt.Sprintf("1 %x cbor le 0 10000000 0 -", blow.Info().ID)}},
+	}))
+	for {
+		m, err := inbox.NextMsg(time.Minute)
+		require.NoError(t, err)
+		if m.Header.Get("Tandem-Answer") != "large" {
+			continue
+		}
+		for i := range 3 {
+			frames, err := nc.SubscribeSync(nc.NewInbox())
+			require.NoError(t, err)
+			require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: m.Reply, Reply: frames.Subject, Header: nats.Header{"Tandem-Stream": {"65536 -"}}}))
+			frame, err := frames.NextMsg(time.Minute)
+			require.NoError(t, err)
+			if i == 0 {
+				require.NotContains(t, string(frame.Data), "no response to fetch")
+			} else {
+				require.Contains(t, string(frame.Data), "no response to fetch")
+			}
+			defer func() { _ = frames.Unsubscribe() }()
+		}
+		break
+	}
+	require.Eventually(t, func() bool { // nobody says that it lives
+		e := endpointStats(t, nc)["tandem.test.call.test.blow"]
+		return e.NumErrors == 1 && e.NumRequests == 1
+	}, 30*time.Second, time.Millisecond)
+}

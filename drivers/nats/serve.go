@@ -181,9 +181,27 @@ type host struct {
 	draining chan struct{} // closed when the service takes nothing further
 
 	mu    sync.Mutex
+	over  bool // nothing more is taken
 	calls map[uint64]*serving
 	timer *time.Timer // of heartbeats, nil before the first call
 	next  time.Time   // when it is due, zero if it is not set
+}
+
+// enter counts a call or stream that was taken, whose end is running.Done, unless the service is over.
+func (h *host) enter() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.running.Add(1)
+	}
+	return !h.over
+}
+
+// leave has nothing more taken, so that running can be waited for.
+func (h *host) leave() {
+	h.mu.Lock()
+	h.over = true
+	h.mu.Unlock()
 }
 
 // errEnding is why the handlers end that outlast a service.
@@ -247,6 +265,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	}
 	if nc.IsClosed() {
 		h.cancel(errEnding)
+		h.leave()
 		h.running.Wait()
 		return fmt.Errorf("tandem: the connection to NATS is closed: %w", ipc.ErrDisconnected)
 	}
@@ -264,6 +283,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 			}
 		}
 		close(h.draining)
+		h.leave()
 		h.running.Wait()
 	}()
 	select {

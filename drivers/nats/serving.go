@@ -31,7 +31,10 @@ func (h *host) received(m *nats.Msg) {
 		h.refuse(m, r.begun, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the service %q runs %d calls already", h.svc.Name, h.svc.Concurrency))
 		return
 	}
-	h.running.Add(1)
+	if !h.enter() {
+		<-h.places
+		return
+	}
 	select {
 	case h.requests <- r: // to a goroutine that waits for it
 	default:
@@ -113,9 +116,10 @@ func (h *host) call(m *nats.Msg, begun time.Time, memory []byte, a *answer) erro
 			ctx, stop = context.WithDeadline(ctx, begun.Add(header.timeout))
 			defer stop()
 		}
-		if err = h.hand(ctx, s, response, a); err == nil {
+		var handed bool
+		if handed, err = h.hand(ctx, s, response, a); handed {
 			a.kind = ""
-			return nil
+			return err
 		}
 	}
 	if err == nil {

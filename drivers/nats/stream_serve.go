@@ -27,7 +27,10 @@ func (h *host) opened(m *nats.Msg) {
 		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the service %q has %d streams already", h.svc.Name, h.svc.Streams))
 		return
 	}
-	h.running.Add(1)
+	if !h.enter() {
+		<-h.streams
+		return
+	}
 	go func() {
 		defer h.running.Done()
 		defer func() { <-h.streams }()
