@@ -173,10 +173,11 @@ func (l *link) Send(ctx context.Context, sent *drivers.Frame) error {
 		}
 		q.mu.Lock()
 	}
-	defer q.mu.Unlock()
 	if q.end != nil {
+		q.mu.Unlock() // the other end takes the two locks the other way round
 		return l.why()
 	}
+	defer q.mu.Unlock()
 	if q.head > len(q.frames)/2 && len(q.frames) == cap(q.frames) { // a queue that is never empty does not grow by what has left it
 		n := copy(q.frames, q.frames[q.head:])
 		clear(q.frames[n:])
@@ -190,10 +191,13 @@ func (l *link) Send(ctx context.Context, sent *drivers.Frame) error {
 	return nil
 }
 
-// why returns why the link has ended, as this side sees it.
+// why returns why nothing can be sent any more, as this side sees it.
 func (l *link) why() error {
 	l.in.mu.Lock()
 	defer l.in.mu.Unlock()
+	if l.in.end == nil { // the peer has ended its own side just now, and will end this one
+		return ipc.ErrPeerGone
+	}
 	return l.in.end
 }
 

@@ -2,10 +2,12 @@ package pipe
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -107,4 +109,40 @@ func TestEnd(t *testing.T) {
 	require.True(t, ok)
 	_, err = b.Next(&f)
 	require.ErrorIs(t, err, ipc.ErrDisconnected)
+}
+
+// Both ends may send when the link has ended.
+func TestSendAfterTheEnd(t *testing.T) {
+	a, b := New(drivers.Hello{}, drivers.Hello{})
+	a.Shutdown()
+	var both sync.WaitGroup
+	for end, want := range map[drivers.Link]error{a: ipc.ErrDisconnected, b: ipc.ErrPeerGone} {
+		both.Go(func() {
+			for range 100_000 {
+				if err := end.Send(t.Context(), &drivers.Frame{Kind: drivers.KindNotify}); !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		both.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("it hangs")
+	}
+}
+
+// A frame that finds the peer in the middle of its Shutdown is not sent, and its sender is told.
+func TestSendWhileThePeerEnds(t *testing.T) {
+	a, b := New(drivers.Hello{}, drivers.Hello{})
+	b.(*link).in.finish(ipc.ErrDisconnected) // the first half
+	require.ErrorIs(t, a.Send(t.Context(), &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
+	b.Shutdown()
+	require.ErrorIs(t, a.Send(t.Context(), &drivers.Frame{Kind: drivers.KindNotify}), ipc.ErrPeerGone)
 }
