@@ -24,6 +24,7 @@ type fetcher struct {
 	next  string // the subject of requests
 	name  string // of the consumer, for errors
 	bytes int64
+	limit natsjs.ConsumerConfig // of requests, where it has any
 	// add says of each message, as soon as it is here, whether it goes into the queue.
 	add func(*nats.Msg, uint64) bool
 	// over, if there is one, is asked now and then whether that is the end.
@@ -47,7 +48,7 @@ func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, name string, messages
 	info := cons.CachedInfo()
 	return &fetcher{
 		nc: js.Conn(), cons: cons, next: apiPrefix(js) + "CONSUMER.MSG.NEXT." + info.Stream + "." + info.Name, name: name,
-		bytes: int64(bytes), add: add, queue: make(chan fetched, messages), room: make(chan struct{}, 1),
+		bytes: int64(bytes), limit: info.Config, add: add, queue: make(chan fetched, messages), room: make(chan struct{}, 1),
 	}
 }
 
@@ -111,7 +112,10 @@ func (f *fetcher) fetch(ctx context.Context) error {
 			expected, reconnects = 0, now // the server has forgotten the request
 		}
 		if expected <= 0 {
-			if expected = f.hasRoom(); expected == 0 {
+			if expected = f.hasRoom(); expected > 0 && f.limit.MaxRequestBatch > 0 {
+				expected = min(expected, f.limit.MaxRequestBatch)
+			}
+			if expected == 0 {
 				select {
 				case <-f.room:
 				case <-ctx.Done():
@@ -159,16 +163,26 @@ func (f *fetcher) hasRoom() int {
 
 // ask asks for so many messages.
 func (f *fetcher) ask(inbox string, n int) error {
+	wait := requestWait
+	if most := f.limit.MaxRequestExpires; most > 0 {
+		wait = min(wait, most)
+	}
+	// A message that is larger than the limit would never come.
+	bytes := max(f.bytes-f.queued.Load(), leastBytes(f.nc))
+	if most := int64(f.limit.MaxRequestMaxBytes); most > 0 {
+		bytes = min(bytes, most)
+	}
 	request, err := json.Marshal(map[string]int64{
-		"batch": int64(n), "expires": int64(requestWait), "idle_heartbeat": int64(heartbeat),
-		// A message that is larger than the limit would never come.
-		"max_bytes": max(f.bytes-f.queued.Load(), f.nc.MaxPayload()+64<<10),
+		"batch": int64(n), "expires": int64(wait), "idle_heartbeat": int64(min(heartbeat, wait/3)), "max_bytes": bytes,
 	})
 	if err != nil {
 		return err
 	}
 	return f.nc.PublishRequest(f.next, inbox, request)
 }
+
+// leastBytes is how many bytes a request has to ask for, so that any message can come.
+func leastBytes(nc *nats.Conn) int64 { return nc.MaxPayload() + 64<<10 }
 
 // hear returns what comes next, or that nothing comes.
 func (f *fetcher) hear(ctx context.Context, sub *nats.Subscription) (*nats.Msg, error) {
@@ -234,18 +248,23 @@ func problem(m *nats.Msg) error {
 		return natsjs.ErrBadRequest
 	case s == "409" && strings.Contains(why, "consumer deleted"):
 		return natsjs.ErrConsumerDeleted
+	case s == "409" && strings.Contains(why, "exceeded maxrequest"), s == "409" && strings.Contains(why, "push based"):
+		return fmt.Errorf("%w: %s", errChanged, why)
 	case s == "409" && !strings.Contains(why, "batch completed") && !strings.Contains(why, "maxbytes"):
 		return fmt.Errorf("%w: %s", errConsumer, why) // another server leads it, say
 	}
 	return nil
 }
 
+// errChanged is the end of a consumer that was configured anew, and takes no such requests any more.
+var errChanged = errors.New("the consumer refuses the requests that it took before")
+
 // notThere is how many times in a row a consumer may be missing, while a server starts say.
 const notThere = 5
 
 // hopeless returns why nothing can come any more, after err, or nil if something can.
 func (f *fetcher) hopeless(ctx context.Context, err error) error {
-	if errors.Is(err, natsjs.ErrConsumerDeleted) || errors.Is(err, natsjs.ErrBadRequest) {
+	if errors.Is(err, natsjs.ErrConsumerDeleted) || errors.Is(err, natsjs.ErrBadRequest) || errors.Is(err, errChanged) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)

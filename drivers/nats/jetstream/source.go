@@ -56,6 +56,8 @@ func NewSource[T any](ctx context.Context, js natsjs.JetStream, consumer natsjs.
 		return nil, fmt.Errorf("tandem: jetstream: %s has the acknowledgements %v: a source needs explicit ones", s.name, c.AckPolicy)
 	case c.MaxDeliver > 0:
 		return nil, fmt.Errorf("tandem: jetstream: %s has MaxDeliver %d, after which a message would be lost", s.name, c.MaxDeliver)
+	case c.MaxRequestMaxBytes > 0 && int64(c.MaxRequestMaxBytes) < leastBytes(js.Conn()):
+		return nil, fmt.Errorf("tandem: jetstream: %s has MaxRequestMaxBytes %d: a source needs %d, so that any message can come", s.name, c.MaxRequestMaxBytes, leastBytes(js.Conn()))
 	case c.DeliverSubject != "":
 		return nil, fmt.Errorf("tandem: jetstream: %s is a push consumer: a source needs one that is pulled from", s.name)
 	}

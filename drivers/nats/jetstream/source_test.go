@@ -51,6 +51,42 @@ func pending(t testing.TB, c jetstream.Consumer) (undelivered uint64, unacknowle
 	return info.NumPending, info.NumAckPending
 }
 
+// A source asks for no more than its consumer allows, and ends when that allows less than before.
+func TestSourceWithinTheConsumersLimits(t *testing.T) {
+	js := start(t)
+	limits := jetstream.ConsumerConfig{MaxRequestBatch: 7, MaxRequestExpires: 2 * time.Second, MaxRequestMaxBytes: 2 << 20}
+	source, consumer := inStream(t, js, 100, limits, jetipc.Ahead(50, 8<<20))
+	taken := make(chan uint64, 1000)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- pipeline.FromNumbered[uint64](source).Into(t.Context(), sinkFunc[uint64](func(_ context.Context, items []pipeline.Item[uint64]) error {
+			for _, item := range items {
+				taken <- item.Record
+			}
+			return nil
+		}))
+	}()
+	for i := range uint64(100) {
+		require.Equal(t, i, await(t, taken))
+	}
+	c := consumer.CachedInfo().Config
+	c.MaxRequestBatch = 3
+	_, err := js.UpdateConsumer(t.Context(), "IN", c)
+	require.NoError(t, err)
+	require.ErrorContains(t, await(t, ended), "refuses the requests")
+}
+
+// await returns what comes, and fails the test if nothing does.
+func await[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(time.Minute):
+		t.Fatal("it hangs")
+	}
+	return v
+}
+
 // All that was there is taken, is acknowledged when the sink has it, and then the run is over.
 func TestSourceDrains(t *testing.T) {
 	js := start(t)
@@ -246,8 +282,9 @@ func TestSourceRefuses(t *testing.T) {
 	js := start(t)
 	newStream(t, js, jetstream.StreamConfig{Name: "IN"})
 	for why, c := range map[string]jetstream.ConsumerConfig{
-		"explicit":   {AckPolicy: jetstream.AckAllPolicy},
-		"MaxDeliver": {AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 5},
+		"explicit":             {AckPolicy: jetstream.AckAllPolicy},
+		"MaxDeliver":           {AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: 5},
+		"any message can come": {AckPolicy: jetstream.AckExplicitPolicy, MaxRequestMaxBytes: 1000},
 	} {
 		consumer, err := js.CreateConsumer(t.Context(), "IN", c)
 		require.NoError(t, err)
