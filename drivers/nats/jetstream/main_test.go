@@ -143,8 +143,17 @@ func (p *natsProcess) start(port string) {
 func (p *natsProcess) restart() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.kill()
+	p.again()
+}
+
+func (p *natsProcess) kill() {
 	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGKILL))
 	_ = p.cmd.Wait()
+}
+
+// again starts a server that was killed.
+func (p *natsProcess) again() {
 	u, err := url.Parse(p.url)
 	require.NoError(p.t, err)
 	p.start(u.Port())

@@ -61,6 +61,9 @@ func (p *Publisher[T]) Publish(ctx context.Context, v T) error {
 	id := nuid.Next()
 	until := time.Now().Add(p.window - answerWait)
 	for tries := 0; ; tries++ {
+		if err := p.awaitConnection(ctx, until); err != nil {
+			return fmt.Errorf("tandem: jetstream: publish a record of %q: %w", p.topic.Info().Name, err)
+		}
 		attempt, cancel := context.WithTimeout(ctx, answerWait)
 		_, err = p.js.PublishMsg(attempt, m, natsjs.WithMsgID(id), natsjs.WithExpectStream(p.place.stream), natsjs.WithRetryAttempts(0))
 		cancel()
@@ -74,6 +77,22 @@ func (p *Publisher[T]) Publish(ctx context.Context, v T) error {
 		}
 		sleep(ctx, min(sweepEvery<<min(tries, 5), time.Second))
 	}
+}
+
+// awaitConnection waits until the connection is up. Otherwise nats.go would keep the record, and send it when the stream may not know
+// any more that it has it.
+func (p *Publisher[T]) awaitConnection(ctx context.Context, until time.Time) error {
+	for nc := p.js.Conn(); !nc.IsConnected(); sleep(ctx, sweepEvery) {
+		switch {
+		case nc.IsClosed():
+			return nats.ErrConnectionClosed
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Now().After(until):
+			return nats.ErrDisconnected
+		}
+	}
+	return ctx.Err()
 }
 
 // transient reports whether a message may be stored if it is published again after err.

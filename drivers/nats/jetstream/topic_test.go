@@ -46,6 +46,34 @@ func open[T any](t testing.TB, js jetstream.JetStream, topic *ipc.Topic[T], opts
 	return s
 }
 
+// A record that is published while the server is away is not kept for its return: by then the stream may not know any more that it has it.
+func TestPublishWhileDisconnected(t *testing.T) {
+	p := startNATS(t)
+	nc, err := nats.Connect(p.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)) // nats.go keeps messages by default
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	newStream(t, js, jetstream.StreamConfig{Name: "T", Subjects: []string{"T"}})
+	pub := publisher(t, js, plain)
+	require.NoError(t, pub.Publish(t.Context(), 1))
+	p.kill()
+	eventually(t, "the connection is down", func() bool { return !nc.IsConnected() })
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, pub.Publish(ctx, 2), context.DeadlineExceeded)
+	p.again()
+	eventually(t, "the connection is back", nc.IsConnected)
+	require.NoError(t, nc.Flush())
+	eventually(t, "the stream answers", func() bool {
+		_, err := js.Stream(t.Context(), "T")
+		return err == nil
+	})
+	require.EqualValues(t, 1, messages(t, js, "T"))
+	require.NoError(t, pub.Publish(t.Context(), 3))
+	require.EqualValues(t, 2, messages(t, js, "T"))
+}
+
 // receive returns the next record, or how many are lost.
 func receive[T any](t testing.TB, s *jetipc.Subscription[T]) (v T, lost uint64) {
 	t.Helper()
