@@ -52,6 +52,9 @@ func (r *Reader) Wait(ctx context.Context) error {
 		if i%64 == 0 {
 			r.idle()
 			if err := r.quit(ctx); err != nil {
+				if r.Ready() { // it was published before that reason
+					return nil
+				}
 				return err
 			}
 		}
