@@ -211,6 +211,11 @@ const (
 	codeWrongLastToo = 10164
 )
 
+// passes reports whether an error of the server passes by itself: it is full, or being restarted, or another one leads now.
+func passes(e *natsjs.APIError) bool {
+	return e.Code >= 500 || e.ErrorCode == codeAccountFull || e.ErrorCode == codeNotLeader || e.ErrorCode == codeConflict
+}
+
 // judge takes an answer apart. again says that the message may be stored if it is published again.
 func (b *outbox) judge(m *nats.Msg) (doubled, again bool, err error) {
 	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
@@ -229,8 +234,8 @@ func (b *outbox) judge(m *nats.Msg) (doubled, again bool, err error) {
 		switch {
 		case b.forever && (e.ErrorCode == codeWrongLast || e.ErrorCode == codeWrongLastToo):
 			return true, false, nil
-		case e.Code >= 500, e.ErrorCode == codeAccountFull, e.ErrorCode == codeNotLeader, e.ErrorCode == codeConflict:
-			return false, true, e // it is full, or being restarted
+		case passes(e):
+			return false, true, e
 		}
 		return false, false, e
 	}

@@ -225,7 +225,7 @@ func (s *Subscription[T]) fetched(ctx context.Context) (m message, err error) {
 			continue
 		}
 		s.drop()
-		if missing++; !errors.Is(err, natsjs.ErrStreamNotFound) {
+		if missing++; !refused(err) {
 			missing = 0
 		}
 		if missing >= notThere {
@@ -234,6 +234,12 @@ func (s *Subscription[T]) fetched(ctx context.Context) (m message, err error) {
 		failed++
 		sleep(ctx, min(20*time.Millisecond<<min(failed, 5), 500*time.Millisecond))
 	}
+}
+
+// refused reports whether the server says that there is no such stream, or that it makes no consumer of it, such as for a limit.
+func refused(err error) bool {
+	var api *natsjs.APIError
+	return errors.Is(err, natsjs.ErrStreamNotFound) || errors.As(err, &api) && !transient(err)
 }
 
 // errEmpty says that there is no message, though all is well.

@@ -99,7 +99,7 @@ func (p *Publisher[T]) awaitConnection(ctx context.Context, until time.Time) err
 func transient(err error) bool {
 	var api *natsjs.APIError
 	if errors.As(err, &api) {
-		return api.Code >= 500 || api.ErrorCode == codeAccountFull || api.ErrorCode == codeConflict
+		return passes(api)
 	}
 	return !errors.Is(err, nats.ErrConnectionClosed) && !errors.Is(err, nats.ErrMaxPayload)
 }

@@ -74,6 +74,19 @@ func TestPublishWhileDisconnected(t *testing.T) {
 	require.EqualValues(t, 2, messages(t, js, "T"))
 }
 
+// A stream that allows no further consumer ends a subscription with what the server says.
+func TestTopicConsumersLimit(t *testing.T) {
+	js := start(t)
+	newStream(t, js, jetstream.StreamConfig{Name: "T", Subjects: []string{"T"}, MaxConsumers: 1})
+	newConsumer(t, js, "T", jetstream.ConsumerConfig{})
+	s := open(t, js, plain)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := s.Receive(ctx)
+	require.NoError(t, ctx.Err(), "it hangs")
+	require.ErrorContains(t, err, "maximum consumers")
+}
+
 // receive returns the next record, or how many are lost.
 func receive[T any](t testing.TB, s *jetipc.Subscription[T]) (v T, lost uint64) {
 	t.Helper()
