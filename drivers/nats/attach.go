@@ -1,10 +1,12 @@
 package natsipc
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
 
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -86,12 +88,17 @@ func (m privateMemory) Frozen() bool { return true }
 // Free implements [ipc.Backing]: the garbage collector frees it.
 func (m privateMemory) Free(bool) {}
 
+// sendItem sends an item of a stream, which has buffers if attached is set.
+func sendItem(ctx context.Context, f *flow.Flow, item []byte, attached bool) error {
+	if attached {
+		return f.SendAttached(ctx, item)
+	}
+	return f.Send(ctx, item)
+}
+
 // give gives the caller of inv the attachments of an answer.
 func give(inv *ipc.Invocation, a *ipc.Attachments) {
-	if a == nil {
-		return
-	}
-	if inv.Received == nil { // nobody asks for them
+	if a == nil || inv.Received == nil { // nobody asks for them
 		a.Release()
 		return
 	}

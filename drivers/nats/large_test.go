@@ -161,20 +161,13 @@ func TestLargeResponseIsNotFetched(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inbox, err := nc.SubscribeSync(nc.NewInbox())
-			require.NoError(t, err)
-			request, err := ipc.Marshal(ipc.CBOR, nil, 10*payload)
-			require.NoError(t, err)
-			require.NoError(t, nc.PublishMsg(&nats.Msg{
-				Subject: "tandem.test.call.test.blow", Reply: inbox.Subject, Data: request,
-				Header: nats.Header{"Tandem-Call": {fmt.Sprintf("1 %x cbor le 0 10000000 0 -", blow.Info().ID)}},
-			}))
+			inbox := askBlow(t, nc, 10*payload)
 			for {
 				m, err := inbox.NextMsg(time.Minute)
 				require.NoError(t, err)
 				if m.Header.Get("Tandem-Answer") != "alive" {
 					require.Equal(t, "large", m.Header.Get("Tandem-Answer"), "%s", m.Data)
-					_, err = double.Call(t.Context(), c, 2)
+					_, err := double.Call(t.Context(), c, 2)
 					require.Equal(t, ipc.CodeResourceExhausted, ipc.CodeOf(err), "it is kept")
 					leave(inbox, m.Reply)
 					break
@@ -188,18 +181,25 @@ func TestLargeResponseIsNotFetched(t *testing.T) {
 	}
 }
 
-// One message fetches a response; others are refused at once. A response that was fetched in vain counts as a failed call.
-func TestSecondFetch(t *testing.T) {
-	srv, _ := largeService(t, service)
-	nc := natstest.Connect(t, srv)
+// askBlow calls blow as a foreign caller does, and returns where the answers come.
+func askBlow(t *testing.T, nc *nats.Conn, n int) *nats.Subscription {
+	t.Helper()
 	inbox, err := nc.SubscribeSync(nc.NewInbox())
 	require.NoError(t, err)
-	request, err := ipc.Marshal(ipc.CBOR, nil, 100*payload)
+	request, err := ipc.Marshal(ipc.CBOR, nil, n)
 	require.NoError(t, err)
 	require.NoError(t, nc.PublishMsg(&nats.Msg{
 		Subject: "tandem.test.call.test.blow", Reply: inbox.Subject, Data: request,
 		Header: nats.Header{"Tandem-Call": {fmt.Sprintf("1 %x cbor le 0 10000000 0 -", blow.Info().ID)}},
 	}))
+	return inbox
+}
+
+// One message fetches a response; others are refused at once. A response that was fetched in vain counts as a failed call.
+func TestSecondFetch(t *testing.T) {
+	srv, _ := largeService(t, service)
+	nc := natstest.Connect(t, srv)
+	inbox := askBlow(t, nc, 100*payload)
 	for {
 		m, err := inbox.NextMsg(time.Minute)
 		require.NoError(t, err)

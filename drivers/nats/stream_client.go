@@ -99,10 +99,8 @@ func (c *Client) open(ctx context.Context, inv *ipc.Invocation, m *nats.Msg, o *
 		return err
 	}
 	header := callHeader{id: inv.Method.ID, codec: c.codec.Name(), order: byteOrder, heartbeat: c.heartbeat, attempts: inv.Attempts, oneWay: inv.OneWay, idempotent: inv.Idempotent, attached: o.attached}
-	if deadline, ok := ctx.Deadline(); ok {
-		if header.timeout = time.Until(deadline); header.timeout <= 0 {
-			return st.late
-		}
+	if _, err := header.bound(ctx); err != nil {
+		return st.late
 	}
 	port, err := c.flows()
 	if err != nil {
@@ -171,7 +169,7 @@ var (
 func (s *clientStream) begin(ctx context.Context, o *opening, sent bool) error {
 	var err error
 	if o.First != nil && !sent {
-		err = s.sendItem(ctx, o.First, o.attached)
+		err = sendItem(ctx, s.flow, o.First, o.attached)
 	}
 	if err == nil && o.Only {
 		err = s.flow.CloseSend(ctx)
@@ -215,14 +213,7 @@ func (s *clientStream) SendAttached(ctx context.Context, item []byte, a *ipc.Att
 	if err != nil {
 		return err
 	}
-	return s.told(s.sendItem(ctx, packed, true))
-}
-
-func (s *clientStream) sendItem(ctx context.Context, item []byte, attached bool) error {
-	if attached {
-		return s.flow.SendAttached(ctx, item)
-	}
-	return s.flow.Send(ctx, item)
+	return s.told(s.flow.SendAttached(ctx, packed))
 }
 
 // Attachments implements [ipc.AttachedStream].

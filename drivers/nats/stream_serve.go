@@ -240,10 +240,7 @@ func (s *streamServing) sendItem(ctx context.Context, item []byte, attached bool
 		}
 		s.told = len(s.head)
 	}
-	if attached {
-		return s.flow.SendAttached(ctx, item)
-	}
-	return s.flow.Send(ctx, item)
+	return sendItem(ctx, s.flow, item, attached)
 }
 
 // end tells the caller how the stream has ended, after all that was sent, unless the caller has given it up.
