@@ -25,8 +25,7 @@ type fetcher struct {
 	name  string // of the consumer, for errors
 	bytes int64
 	limit natsjs.ConsumerConfig // of requests, where it has any
-	// add says of each message, as soon as it is here, whether it goes into the queue.
-	add func(*nats.Msg, uint64) bool
+	held  *held
 	// over, if there is one, is asked now and then whether that is the end.
 	over func(context.Context) bool
 
@@ -35,7 +34,8 @@ type fetcher struct {
 	queued atomic.Int64  // bytes
 	err    error         // why it has ended, when queue is closed
 
-	missing int // how often the server has said in a row that there is no such consumer
+	missing   int    // how often the server has said in a row that there is no such consumer
+	delivered uint64 // the number of the last message's delivery
 }
 
 // fetched is a message, and its sequence in the stream.
@@ -44,11 +44,11 @@ type fetched struct {
 	seq uint64
 }
 
-func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, name string, messages, bytes int, add func(*nats.Msg, uint64) bool) *fetcher {
+func newFetcher(js natsjs.JetStream, cons natsjs.Consumer, name string, messages, bytes int, held *held) *fetcher {
 	info := cons.CachedInfo()
 	return &fetcher{
 		nc: js.Conn(), cons: cons, next: apiPrefix(js) + "CONSUMER.MSG.NEXT." + info.Stream + "." + info.Name, name: name,
-		bytes: int64(bytes), limit: info.Config, add: add, queue: make(chan fetched, messages), room: make(chan struct{}, 1),
+		bytes: int64(bytes), limit: info.Config, held: held, queue: make(chan fetched, messages), room: make(chan struct{}, 1),
 	}
 }
 
@@ -103,7 +103,7 @@ func (f *fetcher) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { f.rest(sub) }()
+	defer func() { f.rest(ctx, sub) }()
 	_ = sub.SetPendingLimits(-1, -1) // what comes is bounded by what is asked for
 	expected, failed := 0, 0
 	reconnects := f.nc.Stats().Reconnects
@@ -131,7 +131,9 @@ func (f *fetcher) fetch(ctx context.Context) error {
 			if came, left := status(m); came {
 				expected--
 				failed, f.missing = 0, 0
-				f.put(m)
+				if err := f.put(ctx, m); err != nil {
+					return err
+				}
 				continue
 			} else if err = problem(m); err == nil {
 				expected -= left
@@ -194,18 +196,31 @@ func (f *fetcher) hear(ctx context.Context, sub *nats.Subscription) (*nats.Msg, 
 	return sub.NextMsgWithContext(ctx)
 }
 
-// put puts a message into the queue.
-func (f *fetcher) put(m *nats.Msg) {
+// put puts a message into the queue, unless it is none of a stream, or is here already. It returns an error if the stream is another one than before.
+func (f *fetcher) put(ctx context.Context, m *nats.Msg) error {
 	meta, err := m.Metadata()
-	if err != nil || !f.add(m, meta.Sequence.Stream) {
-		return // no message of a stream, or one that is here already
+	if err != nil {
+		return nil
+	}
+	if meta.Sequence.Consumer <= f.delivered { // another consumer of the same name, or it has lost what it knew
+		f.held.same.doubt()
+	}
+	f.delivered = meta.Sequence.Consumer
+	if err := f.held.same.sure(ctx); err != nil {
+		_ = f.nc.Publish(m.Reply, wordNak) // if it is lost, the server waits for AckWait
+		return err
+	}
+	again, err := f.held.add(m, meta)
+	if err != nil || again {
+		return err
 	}
 	f.queued.Add(int64(len(m.Data)))
 	f.queue <- fetched{m, meta.Sequence.Stream} // until the queue is read to its end
+	return nil
 }
 
 // rest takes what has come, or is on its way, though nobody waits for it any more, so that it is given back at once.
-func (f *fetcher) rest(sub *nats.Subscription) {
+func (f *fetcher) rest(ctx context.Context, sub *nats.Subscription) {
 	if sub.Drain() == nil && f.nc.IsConnected() {
 		_ = f.nc.FlushTimeout(2 * time.Second) // what comes later the server delivers again after AckWait
 	}
@@ -215,7 +230,7 @@ func (f *fetcher) rest(sub *nats.Subscription) {
 			return
 		}
 		if came, _ := status(m); came {
-			f.put(m)
+			_ = f.put(ctx, m) // or it is given back already
 		}
 	}
 }

@@ -24,39 +24,54 @@ var (
 type held struct {
 	nc    *nats.Conn
 	cons  natsjs.Consumer
+	same  guard         // asked before the server is told of a message: one of another stream would be done with
 	name  string        // of the consumer, for errors
 	every time.Duration // how often the server is told that they are worked on
 
 	mu      sync.Mutex
-	replies map[uint64]string   // by the sequence: where the server is told of a message
+	replies map[uint64]delivery // by the sequence
 	done    map[uint64]struct{} // those of them that are done with, and the server has not confirmed that
 	telling bool
 }
 
-func (h *held) init(nc *nats.Conn, cons natsjs.Consumer, name string, wait time.Duration) {
-	h.nc, h.cons, h.name, h.every = nc, cons, name, max(wait/4, 10*time.Millisecond)
-	h.replies, h.done = make(map[uint64]string), make(map[uint64]struct{})
+// delivery is where the server is told of a message, and when the stream has got that.
+type delivery struct {
+	reply string
+	at    time.Time
 }
 
-// add notes a message. It returns false if it is here already: the server has delivered it again.
-func (h *held) add(m *nats.Msg, seq uint64) bool {
+func (h *held) init(stream identity, cons natsjs.Consumer, name string, wait time.Duration) {
+	h.same.identity, h.same.doubts = stream, 1
+	h.nc, h.cons, h.name, h.every = stream.js.Conn(), cons, name, max(wait/4, 10*time.Millisecond)
+	h.replies, h.done = make(map[uint64]delivery), make(map[uint64]struct{})
+}
+
+// add notes a message, and reports whether it is here already: the server has delivered it again. It returns [ErrReplaced] if the one that is here
+// is another one.
+func (h *held) add(m *nats.Msg, meta *nats.MsgMetadata) (again bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, again := h.replies[seq]
-	h.replies[seq] = m.Reply
+	seq := meta.Sequence.Stream
+	old, again := h.replies[seq]
+	if again && !old.at.Equal(meta.Timestamp) {
+		h.same.broken()
+		return false, ErrReplaced
+	}
+	h.same.saw(seq)
+	h.replies[seq] = delivery{m.Reply, meta.Timestamp}
 	if !h.telling {
 		h.telling = true
 		time.AfterFunc(h.every, h.tell)
 	}
-	return !again
+	return again, nil
 }
 
 // tell tells the server now and then that the messages are worked on, while there are any.
 func (h *held) tell() {
 	h.mu.Lock()
 	replies := make([]string, 0, len(h.replies))
-	for _, reply := range h.replies {
-		replies = append(replies, reply)
+	for _, d := range h.replies {
+		replies = append(replies, d.reply)
 	}
 	if h.telling = len(replies) > 0 && !h.nc.IsClosed(); h.telling {
 		time.AfterFunc(h.every, h.tell)
@@ -72,8 +87,9 @@ func (h *held) tell() {
 
 // giveBack makes the server deliver a message to somebody else, unless it is done with.
 func (h *held) giveBack(seq uint64) {
+	same := h.same.known()
 	h.mu.Lock()
-	reply, ok := h.replies[seq]
+	d, ok := h.replies[seq]
 	word := wordNak
 	if _, done := h.done[seq]; done {
 		word = wordAck
@@ -81,8 +97,8 @@ func (h *held) giveBack(seq uint64) {
 	delete(h.replies, seq)
 	delete(h.done, seq)
 	h.mu.Unlock()
-	if ok {
-		_ = h.nc.Publish(reply, word) // if it is lost, the server waits for AckWait
+	if ok && same {
+		_ = h.nc.Publish(d.reply, word) // if it is lost, the server waits for AckWait
 	}
 }
 
@@ -106,15 +122,17 @@ func (h *held) settle(ctx context.Context, seqs []uint64) error {
 	missing := 0
 	for progress, round := time.Now(), 0; ; round++ {
 		before := len(left)
-		why := h.ask(ctx, sub, inbox, left)
-		if len(left) > 0 {
-			err := h.forgotten(ctx, left)
-			if missing++; !gone(err) {
-				missing = 0
+		why := h.same.ask(ctx)
+		if why == nil {
+			why = h.ask(ctx, sub, inbox, left)
+			if len(left) > 0 {
+				if err := h.forgotten(ctx, left); err != nil {
+					why = err
+				}
 			}
-			if err != nil {
-				why = err
-			}
+		}
+		if missing++; !gone(why) {
+			missing = 0
 		}
 		if len(left) < before {
 			progress, round = time.Now(), 0
@@ -127,7 +145,7 @@ func (h *held) settle(ctx context.Context, seqs []uint64) error {
 			why = nats.ErrConnectionClosed
 		case ctx.Err() != nil:
 			why = ctx.Err()
-		case missing < notThere && time.Since(progress) <= patience:
+		case missing < notThere && time.Since(progress) <= patience && !errors.Is(why, ErrReplaced):
 			sleep(ctx, min(50*time.Millisecond<<min(round, 5), time.Second))
 			continue
 		}
@@ -143,7 +161,7 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, le
 	h.mu.Lock()
 	replies := make(map[uint64]string, len(left))
 	for seq := range left {
-		replies[seq] = h.replies[seq] // of the latest delivery
+		replies[seq] = h.replies[seq].reply // of the latest delivery
 	}
 	h.mu.Unlock()
 	ctx, cancel := whileConnected(ctx, h.nc, 2*time.Second)

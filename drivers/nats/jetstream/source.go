@@ -25,8 +25,8 @@ import (
 // A server that was killed may have forgotten what it has confirmed. Then messages come again, with the positions that they had: [Sink]
 // takes each once.
 //
-// While the server is away, or has no leader, a source waits. It ends with an error when the consumer or its stream is gone, and when
-// the connection is closed. A Source may be used by several runs at a time.
+// While the server is away, or has no leader, a source waits. It ends with an error when the consumer or its stream is gone, or is another one
+// ([ErrReplaced]), and when the connection is closed. A Source may be used by several runs at a time.
 type Source[T any] struct {
 	js     natsjs.JetStream
 	cons   natsjs.Consumer
@@ -74,7 +74,7 @@ func NewSource[T any](ctx context.Context, js natsjs.JetStream, consumer natsjs.
 	if len(c.BackOff) > 0 {
 		wait = slices.Min(c.BackOff)
 	}
-	s.held.init(js.Conn(), consumer, s.name, wait)
+	s.held.init(identity{js, info.Stream, stream.CachedInfo().Created}, consumer, s.name, wait)
 	return s, nil
 }
 
@@ -95,7 +95,7 @@ func (s *Source[T]) Pending(ctx context.Context) (uint64, error) {
 func (s *Source[T]) Records(ctx context.Context) iter.Seq2[pipeline.Item[T], error] {
 	return func(yield func(pipeline.Item[T], error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
-		f := newFetcher(s.js, s.cons, s.name, s.ahead, s.aheadBytes, s.held.add)
+		f := newFetcher(s.js, s.cons, s.name, s.ahead, s.aheadBytes, &s.held)
 		if s.drain {
 			f.over = s.drained()
 		}

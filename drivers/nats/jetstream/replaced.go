@@ -1,0 +1,126 @@
+package jetipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	natsjs "github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrReplaced is the end of a [Subscription] or of a run of a [Source] whose stream is not the one that it was: it was made anew by the same name, or its server
+// has lost records that it had confirmed, by a power failure say. Numbers, and positions, then stand for other records
+// than before, so nothing says what is missing. Open again, or make a new source.
+var ErrReplaced = errors.New("the stream was made anew, or has lost records that it had confirmed: its numbers are those of other records now")
+
+// identity tells a stream from another one of the same name.
+type identity struct {
+	js      natsjs.JetStream
+	stream  string
+	created time.Time
+}
+
+// behind is how long a stream may be behind what it had come to, since another server leads it now, say.
+const behind = 3 * time.Second
+
+// check returns [ErrReplaced] if the stream is another one, or has not come to the record of number least.
+func (i *identity) check(ctx context.Context, least uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	for start := time.Now(); ; sleep(ctx, 100*time.Millisecond) {
+		stream, err := i.js.Stream(ctx, i.stream)
+		if err != nil {
+			return err
+		}
+		switch info := stream.CachedInfo(); {
+		case !info.Created.Equal(i.created):
+			return fmt.Errorf("%w: it was made at %v, and not at %v", ErrReplaced, info.Created, i.created)
+		case info.State.LastSeq >= least:
+			return nil
+		case time.Since(start) > behind:
+			return fmt.Errorf("%w: it has come to record %d, and %d was received", ErrReplaced, info.State.LastSeq, least)
+		}
+	}
+}
+
+// guard knows whether a stream is still the one that it was.
+type guard struct {
+	identity
+
+	mu         sync.Mutex
+	highest    uint64 // number of the records that came
+	doubts     int
+	settled    int    // so many of the doubts are
+	reconnects uint64 // of the connection, when they were
+	replaced   bool
+}
+
+// saw notes the number of a record that came.
+func (g *guard) saw(seq uint64) {
+	g.mu.Lock()
+	g.highest = max(g.highest, seq)
+	g.mu.Unlock()
+}
+
+// doubt makes the server be asked again.
+func (g *guard) doubt() {
+	g.mu.Lock()
+	g.doubts++
+	g.mu.Unlock()
+}
+
+// known reports whether there is no doubt.
+func (g *guard) known() bool {
+	reconnects := g.js.Conn().Stats().Reconnects
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.settled == g.doubts && g.reconnects == reconnects && !g.replaced
+}
+
+// broken says that the stream is another one: a record has come with the number of another.
+func (g *guard) broken() {
+	g.mu.Lock()
+	g.replaced = true
+	g.mu.Unlock()
+}
+
+// ask asks the server once, if there is doubt: for the first time, after the connection was made anew, and after doubt.
+func (g *guard) ask(ctx context.Context) error {
+	if g.known() {
+		return nil
+	}
+	reconnects := g.js.Conn().Stats().Reconnects
+	g.mu.Lock()
+	doubts, least, replaced := g.doubts, g.highest, g.replaced
+	g.mu.Unlock()
+	if replaced {
+		return ErrReplaced
+	}
+	if err := g.check(ctx, least); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.settled, g.reconnects = doubts, reconnects
+	g.mu.Unlock()
+	return nil
+}
+
+// sure asks until the server has an answer.
+func (g *guard) sure(ctx context.Context) error {
+	for tries, missing := 0, 0; ; tries++ {
+		err := g.ask(ctx)
+		if missing++; !gone(err) {
+			missing = 0
+		}
+		switch {
+		case err == nil, ctx.Err() != nil, errors.Is(err, ErrReplaced), missing >= notThere:
+			return err
+		case g.js.Conn().IsClosed():
+			return nats.ErrConnectionClosed
+		}
+		sleep(ctx, min(20*time.Millisecond<<min(tries, 5), 500*time.Millisecond))
+	}
+}
