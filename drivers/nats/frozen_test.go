@@ -1,0 +1,148 @@
+package natsipc_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	natsipc "github.com/tandemipc/tandem/drivers/nats"
+	"github.com/tandemipc/tandem/drivers/nats/internal/natstest"
+)
+
+// frozenNetwork lets connections through to another address while gate has its token. Otherwise it reads nothing, like a server that is stopped.
+func frozenNetwork(t *testing.T, to string) (addr string, gate chan struct{}) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var open []net.Conn
+	gate = make(chan struct{}, 1)
+	gate <- struct{}{}
+	carry := func(dst, src net.Conn) {
+		defer dst.Close()
+		for b := make([]byte, 16<<10); ; {
+			gate <- <-gate
+			n, err := src.Read(b)
+			if err != nil {
+				return
+			}
+			if _, err := dst.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}
+	all.Go(func() {
+		for {
+			here, err := l.Accept()
+			if err != nil {
+				return
+			}
+			there, err := net.Dial("tcp", to)
+			if err != nil {
+				here.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, here, there)
+			mu.Unlock()
+			all.Go(func() { carry(here, there) })
+			all.Go(func() { carry(there, here) })
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		all.Wait()
+	})
+	return "nats://" + l.Addr().String(), gate
+}
+
+// When the server of NATS is stopped, and takes nothing any more, calls, streams and services end as the connection's own timeouts say. When it
+// goes on, so do they.
+func TestNATSIsStopped(t *testing.T) {
+	for name, who := range map[string]struct{ caller, service bool }{"for the caller": {true, false}, "for the service": {false, true}, "for both": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := natstest.Start(t, nil)
+			url, gate := frozenNetwork(t, strings.TrimPrefix(srv.ClientURL(), "nats://"))
+			connect := func(through bool) *nats.Conn {
+				u := srv.ClientURL()
+				if through {
+					u = url
+				}
+				nc, err := nats.Connect(u, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.Timeout(time.Second),
+					nats.FlusherTimeout(200*time.Millisecond), nats.ReconnectOnFlusherError(), nats.PingInterval(200*time.Millisecond), nats.MaxPingsOutstanding(2),
+					nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+				require.NoError(t, err)
+				t.Cleanup(nc.Close)
+				return nc
+			}
+			s, _ := newServer()
+			there := connect(who.service)
+			stop := serve(t, natstest.Connect(t, srv), func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
+			c := natsipc.Caller(connect(who.caller), "test", natsipc.WithHeartbeat(100*time.Millisecond))
+			defer c.Close()
+
+			var callers sync.WaitGroup
+			var good atomic.Int64
+			var enough atomic.Bool
+			for range 20 {
+				callers.Go(func() {
+					b := make([]byte, 200<<10)
+					for !enough.Load() {
+						ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+						if _, err := echo.Call(ctx, c, b); err == nil {
+							good.Add(1)
+						}
+						cancel()
+					}
+				})
+			}
+			callsSucceed := func() {
+				now := good.Load()
+				require.Eventually(t, func() bool { return good.Load() >= now+100 }, time.Minute, time.Millisecond)
+			}
+			streams := make(chan error, 8)
+			for range cap(streams) {
+				go func() {
+					var err error
+					for _, err = range numbers.Stream(t.Context(), c, counting{N: 1 << 40}) {
+						if err != nil {
+							break
+						}
+					}
+					streams <- err
+				}()
+			}
+			callsSucceed()
+			<-gate
+			for range cap(streams) {
+				require.Error(t, within(t, streams))
+			}
+			gate <- struct{}{}
+			callsSucceed()
+			<-gate
+			enough.Store(true)
+			over := make(chan error, 1)
+			go func() { callers.Wait(); over <- nil }()
+			_ = within(t, over)
+			go func() { over <- c.Close() }()
+			require.NoError(t, within(t, over))
+			go func() { over <- stop() }()
+			_ = within(t, over)
+			gate <- struct{}{}
+		})
+	}
+}
