@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/ipc"
 )
 
@@ -37,13 +38,14 @@ type settings struct {
 	heartbeat    time.Duration
 	attempts     int
 	maxMessage   int
+	window       int
 	interceptors []ipc.Interceptor
 }
 
 func defaults() settings {
 	return settings{
 		prefix: DefaultPrefix, codec: ipc.CBOR, timeout: drivers.DefaultTimeouts().Call, heartbeat: DefaultHeartbeat,
-		attempts: 1, maxMessage: drivers.DefaultMaxMessage,
+		attempts: 1, maxMessage: drivers.DefaultMaxMessage, window: flow.DefaultWindow,
 	}
 }
 
@@ -101,6 +103,23 @@ func WithMaxMessage(bytes int) Option {
 		panic(fmt.Sprintf("tandem: WithMaxMessage(%d): need a positive number", bytes))
 	}
 	return func(s *settings) { s.maxMessage = bytes }
+}
+
+// The least and the largest window of a stream in bytes.
+const (
+	MinStreamWindow = flow.Initial
+	MaxStreamWindow = 64 << 20
+)
+
+// WithStreamWindow sets how many bytes of a stream this side takes that its reader has not read; the default is 1 MiB. A stream begins with
+// [MinStreamWindow], 64 KiB, and grows while it is read. What all streams of a [Client] have beyond that is 16 windows at most, so a stream may stay
+// smaller where there are many. A stream carries at most a window in the time that a message takes to the other side and back, so
+// one over a long way needs a larger one. It panics if bytes is less than [MinStreamWindow] or more than [MaxStreamWindow].
+func WithStreamWindow(bytes int) Option {
+	if bytes < MinStreamWindow || bytes > MaxStreamWindow {
+		panic(fmt.Sprintf("tandem: WithStreamWindow(%d): need %d to %d", bytes, MinStreamWindow, MaxStreamWindow))
+	}
+	return func(s *settings) { s.window = bytes }
 }
 
 // WithInterceptors puts interceptors around the calls, as worker.WithInterceptors does. Peer of an [ipc.Call]

@@ -40,6 +40,9 @@ type Service struct {
 	Streams int
 	// MaxMessage is the size of the largest request, response and item in bytes; 0 stands for 64 MiB.
 	MaxMessage int
+	// StreamWindow is how many bytes of a stream the service takes that its handler has not read, [MinStreamWindow] to [MaxStreamWindow]; 0 stands for 1 MiB.
+	// As much once more is on the way between NATS and the handler, or, with [Forward], what the windows of its caller say. [WithStreamWindow] is the caller's.
+	StreamWindow int
 	// Grace is how long calls may run on when the service ends; 0 stands for that of worker.WithGrace.
 	Grace time.Duration
 	// Logger is told what no error reports; nil stands for slog.Default().
@@ -53,6 +56,9 @@ func (s Service) complete() (Service, error) {
 	}
 	if s.Concurrency < 0 || s.Streams < 0 || s.MaxMessage < 0 || s.Grace < 0 {
 		return s, fmt.Errorf("tandem: the service %q: a negative limit", s.Name)
+	}
+	if w := s.StreamWindow; w != 0 && (w < MinStreamWindow || w > MaxStreamWindow) {
+		return s, fmt.Errorf("tandem: the service %q: a window of streams of %d bytes, allowed are %d to %d", s.Name, w, MinStreamWindow, MaxStreamWindow)
 	}
 	for field, value := range map[*string]string{&s.Prefix: DefaultPrefix, &s.QueueGroup: micro.DefaultQueueGroup, &s.Version: "0.0.0"} {
 		if *field == "" {
@@ -70,6 +76,9 @@ func (s Service) complete() (Service, error) {
 	}
 	if s.MaxMessage == 0 {
 		s.MaxMessage = drivers.DefaultMaxMessage
+	}
+	if s.StreamWindow == 0 {
+		s.StreamWindow = flow.DefaultWindow
 	}
 	if s.Grace == 0 {
 		s.Grace = drivers.DefaultTimeouts().Grace
@@ -140,7 +149,7 @@ func (l *locals) caller(codec string) (ipc.Caller, error) {
 		return nil, &ipc.MismatchError{What: "codec", Local: "cbor, json or raw", Remote: codec}
 	}
 	// Each is told by the calls themselves how long they may take.
-	c, err := worker.Local(l.server, worker.WithCodec(chosen), worker.WithMaxMessage(max(l.svc.MaxMessage, minMessage)), worker.WithCallTimeout(0),
+	c, err := worker.Local(l.server, worker.WithCodec(chosen), worker.WithMaxMessage(max(l.svc.MaxMessage, minMessage)), worker.WithStreamWindow(l.svc.StreamWindow), worker.WithCallTimeout(0),
 		worker.WithGrace(l.svc.Grace), worker.WithLogger(l.svc.Logger))
 	if err != nil {
 		return nil, err
@@ -241,7 +250,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	if err := h.monitor(subscribe); err != nil {
 		return err
 	}
-	port, err := flow.Listen(nc, h.base+tokenFlow+"."+h.id, flow.Config{Flows: svc.Streams, MaxItem: svc.MaxMessage})
+	port, err := flow.Listen(nc, h.base+tokenFlow+"."+h.id, flow.Config{Flows: svc.Streams, MaxItem: svc.MaxMessage, Window: int64(svc.StreamWindow)})
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func (c *Client) flows() (*flow.Port, error) {
 		return nil, ipc.ErrClosed
 	}
 	if c.port == nil {
-		port, err := flow.Listen(c.nc, c.nc.NewInbox(), flow.Config{Beat: c.heartbeat, MaxItem: c.maxMessage})
+		port, err := flow.Listen(c.nc, c.nc.NewInbox(), flow.Config{Beat: c.heartbeat, MaxItem: c.maxMessage, Window: int64(c.window)})
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package flow
 import (
 	"crypto/rand"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,9 +16,9 @@ import (
 // Config says how much the flows of a port take. Zero values stand for the defaults.
 type Config struct {
 	// Window is how many bytes of frames a flow takes that nobody has read, at most. It begins
-	// with [Initial], and grows while it is read. The default is 1 MiB.
+	// with [Initial], and grows while it is read. The default is [DefaultWindow].
 	Window int64
-	// Budget is how much larger than [Initial] all windows of a port may be together. The default is 16 MiB.
+	// Budget is how much larger than [Initial] all windows of a port may be together. The default is 16 windows.
 	Budget int64
 	// Flows is how many flows a port has at most. The default is 1024.
 	Flows int
@@ -27,6 +28,9 @@ type Config struct {
 	// for Misses beats gives the flow up. The default is 5 s.
 	Beat time.Duration
 }
+
+// DefaultWindow is how many bytes of frames a flow takes that nobody has read, where nothing else is said.
+const DefaultWindow = 1 << 20
 
 // Misses is how many beats a side misses before it takes its peer for dead: that is found within
 // Misses+1 beats.
@@ -58,10 +62,10 @@ type Port struct {
 // given to Deliver.
 func NewPort(bus Bus, base string, c Config) *Port {
 	if c.Window == 0 {
-		c.Window = 1 << 20
+		c.Window = DefaultWindow
 	}
 	if c.Budget == 0 {
-		c.Budget = 16 << 20
+		c.Budget = 16 * c.Window
 	}
 	if c.Flows == 0 {
 		c.Flows = 1024
@@ -89,7 +93,7 @@ func Listen(nc *nats.Conn, base string, c Config) (*Port, error) {
 	}
 	// What the windows allow has room, so nothing is dropped. What they do not allow a flow
 	// finds out, and what was dropped after all, too: by its number.
-	most := int(min(int64(p.config.Flows)*Initial+p.config.Budget+1<<20, 1<<30))
+	most := int(min(int64(p.config.Flows)*Initial+p.config.Budget+1<<20, math.MaxInt32))
 	if err := sub.SetPendingLimits(most/frameCost, most); err != nil {
 		_ = sub.Unsubscribe()
 		return nil, failed(err)
