@@ -90,8 +90,10 @@ func TestNATSIsStopped(t *testing.T) {
 				return nc
 			}
 			s, _ := newServer()
+			hasty := service
+			hasty.Grace = time.Second
 			there := connect(who.service)
-			stop := serve(t, natstest.Connect(t, srv), func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
+			stop := serve(t, natstest.Connect(t, srv), func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, hasty) })
 			c := natsipc.Caller(connect(who.caller), "test", natsipc.WithHeartbeat(100*time.Millisecond))
 			defer c.Close()
 
@@ -118,7 +120,7 @@ func TestNATSIsStopped(t *testing.T) {
 			for range cap(streams) {
 				go func() {
 					var err error
-					for _, err = range numbers.Stream(t.Context(), c, counting{N: 1 << 40}) {
+					for _, err = range numbers.Stream(t.Context(), c, counting{N: 1 << 30}) {
 						if err != nil {
 							break
 						}

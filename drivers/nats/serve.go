@@ -283,12 +283,16 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for _, r := range subscriptions {
-			if r.Drain() == nil {
-				select {
-				case <-drained:
-				case <-h.ctx.Done():
-				}
+		draining := 0
+		for _, s := range subscriptions {
+			if s.Drain() == nil {
+				draining++
+			}
+		}
+		for ; draining > 0; draining-- {
+			select {
+			case <-drained:
+			case <-h.ctx.Done():
 			}
 		}
 		close(h.draining)
