@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ type fetcher struct {
 	limit natsjs.ConsumerConfig // of requests, where it has any
 	held  *held
 	// over, if there is one, is asked now and then whether that is the end.
-	over func(context.Context) bool
+	over func(context.Context) (bool, error)
 
 	queue  chan fetched
 	room   chan struct{} // has a token when there is more room in the queue
@@ -36,6 +37,7 @@ type fetcher struct {
 
 	missing   int    // how often the server has said in a row that there is no such consumer
 	delivered uint64 // the number of the last message's delivery
+	watching  bool   // the server has a request
 }
 
 // fetched is a message, and its sequence in the stream.
@@ -83,15 +85,27 @@ func (f *fetcher) run(ctx context.Context) {
 	defer close(f.queue)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var failed error
+	var looks sync.WaitGroup
 	if f.over != nil {
-		go func() {
-			for ctx.Err() == nil && !f.over(ctx) {
-				sleep(ctx, 100*time.Millisecond)
+		looks.Go(func() {
+			for over := false; ctx.Err() == nil && !over && failed == nil; {
+				if over, failed = f.over(ctx); !over {
+					sleep(ctx, 100*time.Millisecond)
+				}
 			}
 			cancel()
-		}()
+		})
 	}
-	if err := f.fetch(ctx); err != nil && ctx.Err() == nil {
+	err := f.fetch(ctx)
+	if ctx.Err() != nil {
+		err = nil
+	}
+	cancel()
+	if looks.Wait(); err == nil {
+		err = failed
+	}
+	if err != nil {
 		f.err = fmt.Errorf("tandem: jetstream: %s: %w", f.name, err)
 	}
 }
@@ -103,7 +117,7 @@ func (f *fetcher) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { f.rest(ctx, sub) }()
+	defer func() { f.watch(false); f.rest(ctx, sub) }()
 	_ = sub.SetPendingLimits(-1, -1) // what comes is bounded by what is asked for
 	expected, failed := 0, 0
 	reconnects := f.nc.Stats().Reconnects
@@ -112,6 +126,7 @@ func (f *fetcher) fetch(ctx context.Context) error {
 			expected, reconnects = 0, now // the server has forgotten the request
 		}
 		if expected <= 0 {
+			f.watch(false)
 			if expected = f.hasRoom(); expected > 0 && f.limit.MaxRequestBatch > 0 {
 				expected = min(expected, f.limit.MaxRequestBatch)
 			}
@@ -122,9 +137,15 @@ func (f *fetcher) fetch(ctx context.Context) error {
 				}
 				continue
 			}
+			if !f.nc.IsConnected() && !f.nc.IsClosed() {
+				expected = 0 // or nats.go would keep one request after the other, and send them all
+				sleep(ctx, 20*time.Millisecond)
+				continue
+			}
 			if err := f.ask(inbox, expected); err != nil && f.nc.IsClosed() {
 				return nats.ErrConnectionClosed
 			}
+			f.watch(true)
 		}
 		m, err := f.hear(ctx, sub)
 		if err == nil {
@@ -143,6 +164,7 @@ func (f *fetcher) fetch(ctx context.Context) error {
 		if expected = 0; ctx.Err() != nil {
 			return nil
 		}
+		f.held.same.doubt()
 		if failed++; f.nc.IsClosed() {
 			return nats.ErrConnectionClosed
 		}
@@ -152,6 +174,14 @@ func (f *fetcher) fetch(ctx context.Context) error {
 		sleep(ctx, min(20*time.Millisecond<<min(failed, 6), time.Second))
 	}
 	return nil
+}
+
+// watch says whether the server has a request.
+func (f *fetcher) watch(on bool) {
+	if on != f.watching {
+		f.watching = on
+		f.held.same.watch(map[bool]int{true: 1, false: -1}[on])
+	}
 }
 
 // hasRoom returns how many messages to ask for, 0 if there is too little room.

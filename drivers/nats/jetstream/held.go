@@ -41,7 +41,7 @@ type delivery struct {
 }
 
 func (h *held) init(stream identity, cons natsjs.Consumer, name string, wait time.Duration) {
-	h.same.identity, h.same.doubts = stream, 1
+	h.same.identity, h.same.sample, h.same.doubts = stream, h.sample, 1
 	h.nc, h.cons, h.name, h.every = stream.js.Conn(), cons, name, max(wait/4, 10*time.Millisecond)
 	h.replies, h.done = make(map[uint64]delivery), make(map[uint64]struct{})
 }
@@ -66,6 +66,18 @@ func (h *held) add(m *nats.Msg, meta *nats.MsgMetadata) (again bool, err error) 
 	return again, nil
 }
 
+// sample returns the latest message that is held, and when the stream has got it.
+func (h *held) sample() (seq uint64, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s, d := range h.replies {
+		if s > seq {
+			seq, at = s, d.at
+		}
+	}
+	return seq, at
+}
+
 // tell tells the server now and then that the messages are worked on, while there are any.
 func (h *held) tell() {
 	h.mu.Lock()
@@ -85,9 +97,17 @@ func (h *held) tell() {
 	}
 }
 
-// giveBack makes the server deliver a message to somebody else, unless it is done with.
-func (h *held) giveBack(seq uint64) {
-	same := h.same.known()
+// giveBack makes the server deliver messages to somebody else at once, unless they are done with, or it cannot be reached: then it waits for AckWait.
+func (h *held) giveBack(seqs ...uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
+	defer cancel()
+	same := h.nc.IsConnected() && h.same.ask(ctx) == nil
+	for _, seq := range seqs {
+		h.giveBackOne(seq, same)
+	}
+}
+
+func (h *held) giveBackOne(seq uint64, same bool) {
 	h.mu.Lock()
 	d, ok := h.replies[seq]
 	word := wordNak
@@ -166,6 +186,9 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, le
 	h.mu.Unlock()
 	ctx, cancel := whileConnected(ctx, h.nc, 2*time.Second)
 	defer cancel()
+	if !h.nc.IsConnected() {
+		return nats.ErrDisconnected // what would be kept might come to another stream
+	}
 	for seq, reply := range replies {
 		if reply == "" {
 			delete(left, seq) // it was given back

@@ -226,23 +226,32 @@ func publish(t testing.TB, js jetstream.JetStream, subject string, n uint64) {
 	}
 }
 
-// contents returns how often each record is in a stream.
-func contents(t testing.TB, js jetstream.JetStream, stream string) map[uint64]int {
+// contents returns how often each record is in a stream. It reads until nothing goes wrong: a server may just have been killed.
+func contents(t testing.TB, js jetstream.JetStream, stream string) (got map[uint64]int) {
 	t.Helper()
-	c, err := js.OrderedConsumer(t.Context(), stream, jetstream.OrderedConsumerConfig{})
-	require.NoError(t, err)
-	got := make(map[uint64]int)
-	for left := messages(t, js, stream); left > 0; {
-		batch, err := c.Fetch(int(min(left, 500)))
-		require.NoError(t, err)
-		for m := range batch.Messages() {
-			v, err := ipc.Unmarshal[uint64](ipc.CBOR, m.Data())
-			require.NoError(t, err)
-			got[v]++
-			left--
+	eventually(t, "all of the stream is read", func() bool {
+		got = make(map[uint64]int)
+		c, err := js.OrderedConsumer(t.Context(), stream, jetstream.OrderedConsumerConfig{})
+		if err != nil {
+			return false
 		}
-		require.NoError(t, batch.Error())
-	}
+		for left := messages(t, js, stream); left > 0; {
+			batch, err := c.Fetch(int(min(left, 500)))
+			if err != nil {
+				return false
+			}
+			for m := range batch.Messages() {
+				v, err := ipc.Unmarshal[uint64](ipc.CBOR, m.Data())
+				require.NoError(t, err)
+				got[v]++
+				left--
+			}
+			if batch.Error() != nil {
+				return false
+			}
+		}
+		return true
+	})
 	return got
 }
 

@@ -58,7 +58,7 @@ type posting struct {
 }
 
 func newOutbox(nc *nats.Conn, o *sinkOptions) (*outbox, error) {
-	b := &outbox{nc: nc, inbox: nc.NewInbox() + ".", count: o.count, bytes: o.bytes, patience: o.patience, forever: o.forever, pending: make(map[uint64]*posting)}
+	b := &outbox{nc: nc, inbox: nc.NewInbox() + ".", count: o.count, bytes: o.bytes, patience: o.patience, forever: o.forever, pending: make(map[uint64]*posting), reconnects: nc.Stats().Reconnects}
 	b.moved.L = &b.mu
 	var err error
 	if b.sub, err = nc.Subscribe(b.inbox+"*", b.answered); err != nil {
@@ -204,16 +204,16 @@ func (b *outbox) answered(m *nats.Msg) {
 
 // The server's error codes that a sink knows what to do with.
 const (
-	codeAccountFull  = 10002
-	codeNotLeader    = 10009
-	codeWrongLast    = 10071
-	codeConflict     = 10158 // another message with the id is on its way
-	codeWrongLastToo = 10164
+	codeAccountFull = 10002
+	codeNotLeader   = 10009
+	codeWrongLast   = 10071
+	codeConflict    = 10158 // another message with the id is on its way
+	codeConflictToo = 10164 // or with the subject
 )
 
 // passes reports whether an error of the server passes by itself: it is full, or being restarted, or another one leads now.
 func passes(e *natsjs.APIError) bool {
-	return e.Code >= 500 || e.ErrorCode == codeAccountFull || e.ErrorCode == codeNotLeader || e.ErrorCode == codeConflict
+	return e.Code >= 500 || e.ErrorCode == codeAccountFull || e.ErrorCode == codeNotLeader || e.ErrorCode == codeConflict || e.ErrorCode == codeConflictToo
 }
 
 // judge takes an answer apart. again says that the message may be stored if it is published again.
@@ -232,7 +232,7 @@ func (b *outbox) judge(m *nats.Msg) (doubled, again bool, err error) {
 	}
 	if e := ack.Error; e != nil {
 		switch {
-		case b.forever && (e.ErrorCode == codeWrongLast || e.ErrorCode == codeWrongLastToo):
+		case b.forever && e.ErrorCode == codeWrongLast:
 			return true, false, nil
 		case passes(e):
 			return false, true, e

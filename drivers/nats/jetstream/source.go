@@ -2,6 +2,7 @@ package jetipc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -25,7 +26,7 @@ import (
 // A server that was killed may have forgotten what it has confirmed. Then messages come again, with the positions that they had: [Sink]
 // takes each once.
 //
-// While the server is away, or has no leader, a source waits. It ends with an error when the consumer or its stream is gone, or is another one
+// While the server is away, or has no leader, a source waits. It ends with an error when the consumer or its stream is gone, or is found to be another one
 // ([ErrReplaced]), and when the connection is closed. A Source may be used by several runs at a time.
 type Source[T any] struct {
 	js     natsjs.JetStream
@@ -41,6 +42,8 @@ var _ pipeline.Numbered[[]byte] = (*Source[[]byte])(nil)
 // NewSource makes a source of a consumer, which has to have explicit acknowledgements, and no MaxDeliver, since a message that
 // is not delivered any more would be lost. MaxAckPending of the consumer bounds what all its processes together have taken
 // and not done; the server's default is 1000, which is little. ctx is for NewSource alone.
+//
+// The connection should have nats.ReconnectBufSize(-1): otherwise an acknowledgement may be sent long after it was given up.
 //
 // What the stream itself drops by its limits, before the consumer has got to it, the source cannot know: a stream that feeds pipelines should have
 // jetstream.WorkQueuePolicy or InterestPolicy, or DiscardNew, or limits that are never reached.
@@ -102,8 +105,12 @@ func (s *Source[T]) Records(ctx context.Context) iter.Seq2[pipeline.Item[T], err
 		go f.run(ctx)
 		defer func() {
 			cancel()
+			var rest []uint64
 			for m := range f.queue { // which f closes
-				s.held.giveBack(m.seq)
+				rest = append(rest, m.seq)
+			}
+			if len(rest) > 0 {
+				s.held.giveBack(rest...)
 			}
 		}()
 		for m := range f.queue {
@@ -154,35 +161,56 @@ func (s *Source[T]) discard(ctx context.Context, m fetched, why error) error {
 	return s.held.settle(ctx, []uint64{m.seq})
 }
 
-// drained returns a function that reports whether all is acknowledged that there was when it was first called.
-func (s *Source[T]) drained() func(context.Context) bool {
+// drained returns a function that reports whether all is acknowledged that there was when it was first called. Its error is [ErrReplaced], or nil.
+func (s *Source[T]) drained() func(context.Context) (bool, error) {
 	var last uint64
+	var empty time.Time // since when the consumer has had nothing more
+	var wait time.Duration
 	known := false
-	return func(ctx context.Context) bool {
+	return func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
 		if !known {
 			stream, err := s.js.Stream(ctx, s.cons.CachedInfo().Stream)
 			if err != nil {
-				return false // fetching fails, too, and says more
+				return false, nil // fetching fails, too, and says more
 			}
-			last, known = stream.CachedInfo().State.LastSeq, true
+			if last, known = stream.CachedInfo().State.LastSeq, true; stream.CachedInfo().Config.Replicas > 1 {
+				wait = behind // the server that leads the consumer may not have all yet
+			}
+		}
+		if err := s.held.same.ask(ctx); err != nil {
+			if !errors.Is(err, ErrReplaced) {
+				err = nil // as above
+			}
+			return false, err
 		}
 		info, err := s.cons.Info(ctx)
-		return err == nil && (info.AckFloor.Stream >= last || info.NumPending == 0 && info.NumAckPending == 0)
+		switch {
+		case err != nil:
+			return false, nil
+		case info.AckFloor.Stream >= last:
+			return true, nil
+		case info.NumPending > 0 || info.NumAckPending > 0:
+			empty = time.Time{}
+			return false, nil
+		case empty.IsZero():
+			empty = time.Now()
+		}
+		return time.Since(empty) >= wait, nil
 	}
 }
 
-// Done implements [pipeline.Numbered]: it acknowledges messages, and waits until the server has confirmed that. If that takes
-// longer than a minute it fails.
+// Done implements [pipeline.Numbered]: it acknowledges messages, and waits until the server has confirmed that. If the server confirms none for
+// a minute it fails.
 func (s *Source[T]) Done(ctx context.Context, positions []uint64) error {
 	return s.held.settle(ctx, positions)
 }
 
 // Release implements [pipeline.Numbered]: it gives messages back, so that others take them at once.
 func (s *Source[T]) Release(positions []uint64) {
-	for _, seq := range positions {
-		s.held.giveBack(seq)
+	if len(positions) > 0 {
+		s.held.giveBack(positions...)
 	}
 }
 

@@ -341,3 +341,38 @@ func TestSourceGoesAway(t *testing.T) {
 		}
 	}
 }
+
+// A run that fails after the connection was made anew gives back at once what it has taken, and does not leave that to AckWait.
+func TestSourceGivesBackAfterReconnect(t *testing.T) {
+	js := start(t)
+	newStream(t, js, jetstream.StreamConfig{Name: "IN"})
+	consumer := newConsumer(t, js, "IN", jetstream.ConsumerConfig{AckWait: time.Hour, MaxAckPending: 3})
+	publish(t, js, "IN", 5)
+	source, err := jetipc.NewSource[uint64](t.Context(), js, consumer)
+	require.NoError(t, err)
+	errBad := errors.New("bad")
+	came, fail := make(chan struct{}, 5), make(chan struct{})
+	over := make(chan error, 1)
+	go func() {
+		over <- pipeline.FromNumbered(source).Into(t.Context(), sinkFunc[uint64](func(_ context.Context, items []pipeline.Item[uint64]) error {
+			for range items {
+				came <- struct{}{}
+			}
+			if len(came) == 3 {
+				<-fail
+				return errBad
+			}
+			return nil
+		}))
+	}()
+	eventually(t, "the records come", func() bool { return len(came) == 3 })
+	require.NoError(t, js.Conn().ForceReconnect())
+	eventually(t, "the connection is made anew", func() bool { return js.Conn().Stats().Reconnects == 1 && js.Conn().IsConnected() })
+	close(fail)
+	require.ErrorIs(t, within(t, func() error { return <-over }), errBad)
+	source, err = jetipc.NewSource[uint64](t.Context(), js, consumer, jetipc.Drain())
+	require.NoError(t, err)
+	var got collector[uint64]
+	require.NoError(t, within(t, func() error { return pipeline.FromNumbered(source).Into(t.Context(), &got) }))
+	require.GreaterOrEqual(t, got.len(), 3)
+}

@@ -63,8 +63,8 @@ func Subscribe[T any](ctx context.Context, js natsjs.JetStream, subject string, 
 
 // Subscription is what [Open] returns. One goroutine at a time may receive; any may call Close and Stats.
 //
-// It has an ephemeral consumer, which it makes anew where it is when the server was away. Up to 256 records, and about 1 MiB, are fetched
-// at a time.
+// It has an ephemeral consumer, which it makes anew where it is when the server was away. Up to 256 records, of max_payload and 64 KiB together, are fetched
+// at a time. The connection should have nats.ReconnectBufSize(-1).
 type Subscription[T any] struct {
 	js    natsjs.JetStream
 	topic *ipc.Topic[T]
@@ -121,7 +121,9 @@ func Open[T any](ctx context.Context, js natsjs.JetStream, subject string, topic
 	case fromOldest:
 		s.next = max(state.FirstSeq, 1)
 	case fromLatest:
-		s.snapshot, s.next = state.LastSeq, state.LastSeq+1
+		if s.next = state.LastSeq + 1; state.Msgs > 0 {
+			s.snapshot = state.LastSeq
+		}
 	case fromNumber:
 		s.next = o.next
 	}
@@ -163,8 +165,8 @@ func (s *Subscription[T]) take(ctx context.Context) (m message, err error) {
 		switch {
 		case s.snapshot > 0:
 			last := s.snapshot
-			if m.seq >= last || m.ahead == 0 {
-				s.live() // what is behind last comes again, with what is before it
+			if m.seq >= last { // what is behind last comes again, with what is before it
+				s.live()
 			}
 			if m.seq <= last && m.seq > s.number.Load() { // or the consumer is another one
 				s.last.seq, s.last.at = m.seq, m.at
@@ -227,5 +229,5 @@ func (s *Subscription[T]) Stats() ipc.SubscriptionStats {
 	return ipc.SubscriptionStats{Received: s.received.Load(), Lost: s.lost.Load()}
 }
 
-// Close ends the subscription, and has the server delete its consumer.
+// Close ends the subscription, and has the server delete its consumer; if it cannot be reached it does so within a minute.
 func (s *Subscription[T]) Close() { s.close() }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	natsjs "github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -14,9 +15,8 @@ import (
 // message is a message of a stream.
 type message struct {
 	natsjs.Msg
-	seq   uint64 // in the stream
-	ahead uint64 // how many the consumer has yet to deliver
-	at    time.Time
+	seq uint64 // in the stream
+	at  time.Time
 }
 
 // fetched returns the next message of a consumer.
@@ -104,20 +104,25 @@ func (s *Subscription[T]) consume(ctx context.Context) error {
 
 // newConsumer makes a consumer for as long as ctx lasts, of the stream that is the same as before, and had records up to number least.
 func newConsumer(ctx context.Context, stream *identity, c *natsjs.ConsumerConfig, least uint64) (*consumer, error) {
-	reconnects := stream.js.Conn().Stats().Reconnects
+	nc := stream.js.Conn()
+	for !nc.IsConnected() && !nc.IsClosed() && ctx.Err() == nil {
+		sleep(ctx, 20*time.Millisecond) // or nats.go would keep one request after the other, and send them all
+	}
+	reconnects := nc.Stats().Reconnects
 	attempt, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	cons, err := stream.js.CreateConsumer(attempt, stream.stream, *c)
-	if err != nil {
-		return nil, err
-	}
+	c.Name = nuid.Next()
 	ctx, end := context.WithCancel(ctx)
 	context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
 		defer cancel()
-		_ = stream.js.DeleteConsumer(ctx, stream.stream, cons.CachedInfo().Name) // or the server does
+		_ = stream.js.DeleteConsumer(ctx, stream.stream, c.Name) // or the server does
 	})
-	if err := stream.check(ctx, least); err != nil {
+	cons, err := stream.js.CreateConsumer(attempt, stream.stream, *c)
+	if err == nil {
+		err = stream.check(ctx, least, 0, time.Time{})
+	}
+	if err != nil {
 		end()
 		return nil, err
 	}
@@ -129,10 +134,6 @@ func (s *Subscription[T]) fetch(ctx context.Context) error {
 	if s.cons == nil {
 		if err := s.consume(ctx); err != nil {
 			return err
-		}
-		if s.snapshot > 0 && s.cons.CachedInfo().NumPending == 0 {
-			s.live()
-			return s.fetch(ctx)
 		}
 	}
 	if s.batch != nil {
@@ -162,7 +163,7 @@ func (s *Subscription[T]) fromBatch(ctx context.Context) (m message, err error) 
 				return m, errUnconfirmed // one is lost on the way: another consumer begins there
 			}
 			s.came = true
-			return message{Msg: msg, seq: meta.Sequence.Stream, ahead: meta.NumPending, at: meta.Timestamp}, nil
+			return message{Msg: msg, seq: meta.Sequence.Stream, at: meta.Timestamp}, nil
 		}
 	case <-ctx.Done():
 		return m, ctx.Err()
@@ -177,8 +178,16 @@ func (s *Subscription[T]) fromBatch(ctx context.Context) (m message, err error) 
 		return m, nats.ErrDisconnected
 	case err != nil:
 		return m, err
-	case !s.came && s.snapshot > 0: // the rest is gone
+	case s.came:
+	case s.snapshot > 0: // the rest is gone
 		s.live()
+	default:
+		// What is lost between servers nothing else tells, if nothing follows.
+		ask, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		if info, err := s.cons.Info(ask); err == nil && info.Delivered.Consumer != s.cons.delivered {
+			return m, errUnconfirmed
+		}
 	}
 	return m, errEmpty
 }
