@@ -110,6 +110,20 @@ type PartStream interface {
 	SendPart(ctx context.Context, b []byte) (n int, err error)
 }
 
+// EndedStream is a [Stream] that says whether it is over. What is one end of a link is an EndedStream.
+type EndedStream interface {
+	Stream
+	// Ended reports whether the stream is over in both directions. After io.EOF of Receive it is not if the other side
+	// has only said that it sends no more: see CloseSend.
+	Ended() bool
+}
+
+// Ended reports whether s is over in both directions, as [EndedStream.Ended] does. If s was wrapped by an interceptor, and does not say, it reports true.
+func Ended(s Stream) bool {
+	e, ok := s.(EndedStream)
+	return !ok || e.Ended()
+}
+
 // wholeItem is how large an item may be that is never sent in pieces.
 const wholeItem = 4<<10 - 16
 

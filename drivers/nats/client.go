@@ -85,8 +85,8 @@ func (c *Client) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	return c.calls.Invoke(ctx, inv, request, memory)
 }
 
-// Close makes calls and streams that are pending fail, and those that are made later, with [ipc.ErrClosed]. The connection stays
-// open. The error is always nil.
+// Close makes calls and streams that are pending fail, and those that are made later, with [ipc.ErrClosed]. Their handlers are told; that of a call
+// which has no heartbeat yet, as it is younger than 20 ms, finds out after three. The connection stays open. The error is always nil.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	if !c.closed {

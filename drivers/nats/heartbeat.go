@@ -155,8 +155,12 @@ func (s *serving) beat() {
 	}
 }
 
-// errNoResponse is what a caller gets that fetches a response that is not there yet, or that somebody fetches already.
-var errNoResponse = ipc.Errorf(ipc.CodeUnavailable, "tandem: there is no response to fetch")
+// errNoResponse is what a caller gets that fetches a response that is not there, as its server ends, or that somebody fetches already.
+var errNoResponse = ipc.Errorf(ipc.CodeUnavailable, "%w", errNothing)
+
+var errNothing = errors.New("tandem: there is no response to fetch")
+
+func init() { ipc.RegisterError("tandem.nats.no_response", errNothing) }
 
 // controlled takes what a caller, or NATS, says of a call. One goroutine calls it.
 func (h *host) controlled(m *nats.Msg) {

@@ -3,6 +3,7 @@ package natsipc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -44,6 +45,9 @@ func (c *Client) fetch(ctx context.Context, inv *ipc.Invocation, answer *nats.Ms
 	b, err := c.receiveLarge(ctx, inv, m, &opening{call: true}, end)
 	if err != nil {
 		c.tell(control, controlCancel)
+	}
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, errNothing) { // it was called, so this is not that nobody serves
+		err = fmt.Errorf("%w: %w", ipc.ErrPeerGone, ipc.Errorf(ipc.CodeUnavailable, "tandem: the server of %q ended before its response was fetched", inv.Method.Name))
 	}
 	return b, err
 }
@@ -99,12 +103,19 @@ const largeAtOnce = 16
 // call serves a call that travels as a stream. It returns io.EOF when the response was sent.
 func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.Invocation, m *nats.Msg, first bool) error {
 	request := m.Data
+	if t := s.header.timeout; t > 0 {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadline(ctx, s.begun.Add(t))
+		defer stop()
+	}
 	if !first {
 		select {
 		case s.host.large <- struct{}{}:
 			defer func() { <-s.host.large }()
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-s.flow.Done():
+			return s.flow.Err()
 		}
 		var err error
 		if request, err = s.flow.Receive(ctx); err != nil {
@@ -113,6 +124,9 @@ func (s *streamServing) call(ctx context.Context, caller ipc.Caller, inv *ipc.In
 			}
 			return err
 		}
+	}
+	if inv.Timeout > 0 {
+		inv.Timeout = max(s.header.timeout-time.Since(s.begun), 1) // the caller's has begun before
 	}
 	var a answer
 	response, err := s.host.invoke(ctx, caller, inv, request, s.header.attached, nil, &a)
@@ -156,10 +170,10 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 	}
 	s.end() // the flow has heartbeats of its own
 	f.Notify(func(error) { s.cancel(errCanceled) })
-	to := &streamServing{host: h, flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
+	to := &streamServing{host: h, begun: time.Now(), flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
 	if err = to.sendItem(ctx, response, a.kind == answerBuffers); err == nil {
 		err = io.EOF
 	}
-	to.end(ctx, time.Now(), err)
+	to.end(ctx, err)
 	return true, withoutEOF(err)
 }

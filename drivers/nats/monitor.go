@@ -25,6 +25,9 @@ type stats struct {
 // maxOthers bounds the subjects without a handler that are remembered.
 const maxOthers = 1000
 
+// maxLastError is how many bytes of an error the statistics keep.
+const maxLastError = 200
+
 // note notes how a call has ended.
 func (s *stats) note(subject string, took time.Duration, err error) {
 	s.mu.Lock()
@@ -45,7 +48,11 @@ func (s *stats) note(subject string, took time.Duration, err error) {
 	e.AverageProcessingTime = e.ProcessingTime / time.Duration(e.NumRequests)
 	if err != nil {
 		e.NumErrors++
-		e.LastError = err.Error()
+		why := err.Error()
+		if len(why) > maxLastError {
+			why = strings.ToValidUTF8(why[:maxLastError], "")
+		}
+		e.LastError = strings.Clone(why)
 	}
 }
 
@@ -67,7 +74,7 @@ func endpointName(method string) string {
 // endpoints calls f for each method that the service shows.
 func (h *host) endpoints(f func(name, subject string)) {
 	seen := make(map[string]bool)
-	for _, m := range h.methods() {
+	for _, m := range h.names.all() {
 		token := tokenCall
 		if m.Stream {
 			token = tokenStream
@@ -129,6 +136,9 @@ func (h *host) monitor(subscribe func(subject, queue string, f nats.MsgHandler) 
 				return err
 			}
 			if _, err := subscribe(subject, "", func(m *nats.Msg) {
+				if !mayAnswer(m.Reply) {
+					return
+				}
 				b, err := json.Marshal(answer())
 				if err == nil {
 					err = m.Respond(b)

@@ -32,7 +32,8 @@ type Service struct {
 	Prefix string
 	// QueueGroup is the group of those that share the calls; "" stands for that of micro services, q.
 	QueueGroup string
-	// Methods are those that discovery shows, for [Forward]. [Serve] shows those that the server has.
+	// Methods are those that discovery shows, for [Forward]. A request for one of them with the number of another method is refused; without
+	// Methods nobody can tell. [Serve] has those of its server.
 	Methods []worker.HandledMethod
 	// Concurrency is how many calls run at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
 	Concurrency int
@@ -121,12 +122,16 @@ func Forward(ctx context.Context, nc *nats.Conn, to ipc.Caller, svc Service) err
 	if err != nil {
 		return err
 	}
+	var methods func() []worker.HandledMethod
+	if len(svc.Methods) > 0 {
+		methods = func() []worker.HandledMethod { return svc.Methods }
+	}
 	return serve(ctx, nc, svc, func(codec string) (ipc.Caller, error) {
 		if own := to.Codec().Name(); own != codec {
 			return nil, &ipc.MismatchError{What: "codec", Local: own, Remote: codec}
 		}
 		return to, nil
-	}, func() []worker.HandledMethod { return svc.Methods })
+	}, methods)
 }
 
 // locals are the callers of a server of this process: one for each codec.
@@ -172,17 +177,19 @@ type host struct {
 	svc     Service
 	nc      *nats.Conn
 	caller  func(codec string) (ipc.Caller, error)
-	methods func() []worker.HandledMethod
 	id      string
 	base    string // of the subjects, with a dot at its end
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
+	names   methodNames
 	places  chan struct{} // has as many elements as calls run
 	running sync.WaitGroup
 	stats   stats
 
 	requests chan request // from received to a goroutine that waits for one
 	idle     atomic.Int32 // goroutines that wait, or are about to
+
+	answering atomic.Int32 // calls whose answers are being sent
 
 	port     *flow.Port
 	streams  chan struct{} // has as many elements as streams are open
@@ -216,14 +223,18 @@ func (h *host) leave() {
 // errEnding is why the handlers end that outlast a service.
 var errEnding = errors.New("tandem: the service ends")
 
+// maxPending is how many bytes of messages that came wait at most for each subscription of a service to look at them. What comes beyond that is dropped, and its
+// sender misses heartbeats.
+const maxPending = 256 << 20
+
 func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) (ipc.Caller, error), methods func() []worker.HandledMethod) error {
 	if nc == nil {
 		return errors.New("tandem: serve with a nil connection to NATS")
 	}
 	h := &host{
-		svc: svc, nc: nc, caller: caller, methods: methods, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
+		svc: svc, nc: nc, caller: caller, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
 		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving), requests: make(chan request),
-		streams: make(chan struct{}, svc.Streams), large: make(chan struct{}, largeAtOnce), draining: make(chan struct{}),
+		names: methodNames{list: methods}, streams: make(chan struct{}, svc.Streams), large: make(chan struct{}, largeAtOnce), draining: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer h.cancel(errEnding)
@@ -242,7 +253,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 			return nil, fmt.Errorf("tandem: serve %q over NATS: %w", svc.Name, err)
 		}
 		subs = append(subs, s)
-		return s, s.SetPendingLimits(-1, -1) // no handler of a message waits, so none is dropped
+		return s, s.SetPendingLimits(-1, maxPending) // no handler of a message waits, so none is dropped unless too many come
 	}
 	if _, err := subscribe(h.base+tokenControl+"."+h.id+".*", "", h.controlled); err != nil {
 		return err
@@ -250,7 +261,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	if err := h.monitor(subscribe); err != nil {
 		return err
 	}
-	port, err := flow.Listen(nc, h.base+tokenFlow+"."+h.id, flow.Config{Flows: svc.Streams, MaxItem: svc.MaxMessage, Window: int64(svc.StreamWindow)})
+	port, err := flow.Listen(nc, h.base+tokenFlow+"."+h.id, flow.Config{Flows: svc.Streams + svc.Concurrency, MaxItem: svc.MaxMessage, Window: int64(svc.StreamWindow)})
 	if err != nil {
 		return err
 	}

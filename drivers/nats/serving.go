@@ -20,7 +20,7 @@ type request struct {
 
 // received takes a request. One goroutine calls it, so it does not wait.
 func (h *host) received(m *nats.Msg) {
-	if m.Reply == "" {
+	if !mayAnswer(m.Reply) {
 		h.svc.Logger.Warn("tandem: a message over NATS that asks for no answer was dropped", "subject", m.Subject)
 		return
 	}
@@ -69,6 +69,10 @@ func (h *host) serveRequests(r request) {
 	}
 }
 
+// mayAnswer reports whether a subject is one for answers. Those that begin with $ are of NATS itself, which would take them for the service's own
+// requests.
+func mayAnswer(reply string) bool { return reply != "" && reply[0] != '$' }
+
 // refuse answers a request that is not served.
 func (h *host) refuse(m *nats.Msg, begun time.Time, err error) {
 	h.stats.note(m.Subject, time.Since(begun), err)
@@ -88,11 +92,15 @@ func (h *host) serve(m *nats.Msg, begun time.Time, memory []byte) []byte {
 	var a answer
 	err := h.call(m, begun, memory, &a)
 	h.stats.note(m.Subject, time.Since(begun), err)
-	placed = false
-	<-h.places
+	// The place is free before the caller knows, which may call again at once; but not if the connection takes no answers.
+	if n := h.answering.Add(1); int(n) <= h.svc.Concurrency {
+		placed = false
+		<-h.places
+	}
 	if a.kind != "" {
 		h.answer(m.Reply, &a)
 	}
+	h.answering.Add(-1)
 	return a.payload[:0] // which was copied
 }
 
@@ -147,6 +155,9 @@ func (h *host) invoke(ctx context.Context, caller ipc.Caller, inv *ipc.Invocatio
 	inv.Received = &a.received
 	defer a.received.Release()
 	response, err := caller.Invoke(ctx, inv, request, memory)
+	if most := h.svc.MaxMessage; err == nil && len(response) > most {
+		return nil, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: the response cannot be sent: %w", &ipc.SizeError{Size: len(response), Limit: most})
+	}
 	if a.kind = answerOK; err == nil && !a.received.Empty() {
 		a.kind = answerBuffers
 		response, err = pack(response, &a.received, h.svc.MaxMessage)
@@ -161,7 +172,7 @@ func (h *host) parse(m *nats.Msg, token, line string, payload []byte) (ipc.Calle
 		return nil, nil, header, err
 	}
 	if header.order != byteOrder {
-		return nil, nil, header, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "byte order", Local: byteOrder, Remote: header.order})
+		return nil, nil, header, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "byte order", Local: byteOrder, Remote: cut(header.order)})
 	}
 	if len(payload) > h.svc.MaxMessage {
 		return nil, nil, header, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a request of %d bytes, largest allowed %d", len(payload), h.svc.MaxMessage)
@@ -174,7 +185,10 @@ func (h *host) parse(m *nats.Msg, token, line string, payload []byte) (ipc.Calle
 	if err != nil {
 		return nil, nil, header, err
 	}
-	caller, err := h.caller(header.codec)
+	if err := h.names.check(name, header.id); err != nil {
+		return nil, nil, header, err
+	}
+	caller, err := h.caller(cut(header.codec))
 	if err != nil {
 		return nil, nil, header, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", err)
 	}
@@ -187,7 +201,7 @@ func (h *host) parse(m *nats.Msg, token, line string, payload []byte) (ipc.Calle
 // failure returns the answer to a call that has failed after some time.
 func (h *host) failure(err error, header callHeader, took time.Duration) (answer string, payload []byte) {
 	var e *ipc.Error
-	if errors.As(err, &e) && e.Remote() {
+	if errors.As(err, &e) && e.Remote() && !errors.Is(err, ipc.ErrPeerGone) {
 		if context.Cause(h.ctx) == nil || e.Code != ipc.CodeCanceled {
 			return answerError, ipc.AppendError(nil, err)
 		}

@@ -163,6 +163,7 @@ var (
 	_ ipc.MemoryStream = (*clientStream)(nil)
 	_ ipc.WideStream   = (*clientStream)(nil)
 	_ ipc.PartStream   = (*clientStream)(nil)
+	_ ipc.EndedStream  = (*clientStream)(nil)
 )
 
 // begin sends the first item, unless it was sent.
@@ -264,6 +265,9 @@ func (s *clientStream) Receive(ctx context.Context) ([]byte, error) {
 
 // Widen implements [ipc.WideStream].
 func (s *clientStream) Widen(ctx context.Context, n int) { s.flow.Widen(ctx, n) }
+
+// Ended implements [ipc.EndedStream].
+func (s *clientStream) Ended() bool { return s.flow.Err() != nil }
 
 // errStreamClosed is what the methods of a stream return after Close.
 var errStreamClosed = fmt.Errorf("%w: the stream was closed", ipc.ErrClosed)

@@ -2,8 +2,9 @@ package natsipc_test
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,9 +15,12 @@ import (
 	"github.com/tandemipc/tandem/drivers/nats/internal/flow"
 	"github.com/tandemipc/tandem/drivers/nats/internal/natstest"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker"
 )
 
-const goodCall, goodStream = "1 1 cbor le 0 1000000000 0 -", "65536 -"
+const goodStream = "65536 -"
+
+var goodCall = fmt.Sprintf("1 %x cbor %s 0 1000000000 0 -", numbers.Info().ID, order)
 
 // Openings that no client sends are refused or dropped, and hurt nobody.
 func TestHostileOpenings(t *testing.T) {
@@ -34,7 +38,7 @@ func TestHostileOpenings(t *testing.T) {
 		"no window":         {"Tandem-Call": {goodCall}, "Tandem-Stream": {"1 -"}},
 		"a negative window": {"Tandem-Call": {goodCall}, "Tandem-Stream": {"-1 -"}},
 		"bad metadata":      {"Tandem-Call": {goodCall}, "Tandem-Stream": {goodStream}, "Tandem-Meta": {"%"}},
-		"an unknown codec":  {"Tandem-Call": {"1 1 x le 0 1000000000 0 -"}, "Tandem-Stream": {goodStream}},
+		"an unknown codec":  {"Tandem-Call": {strings.Replace(goodCall, "cbor", "x", 1)}, "Tandem-Stream": {goodStream}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, err := nc.RequestMsg(&nats.Msg{Subject: "tandem.test.stream.test.numbers", Header: h}, 30*time.Second)
@@ -42,6 +46,9 @@ func TestHostileOpenings(t *testing.T) {
 			require.Equal(t, byte(8), m.Data[0], "it is refused")
 		})
 	}
+	m, err := nc.RequestMsg(&nats.Msg{Subject: "tandem.test.stream.test.numbers", Header: nats.Header{"Tandem-Call": {goodCall}, "Tandem-Stream": {"65536 f-"}}, Data: make([]byte, 100<<10)}, 30*time.Second)
+	require.NoError(t, err)
+	require.Contains(t, string(m.Data), "most allowed are", "its payload would be kept as long as the stream")
 	// A reply subject that is none, none at all, and frames for streams that there are not.
 	good := nats.Header{"Tandem-Call": {goodCall}, "Tandem-Stream": {goodStream}}
 	require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: "tandem.test.stream.test.numbers", Header: good}))
@@ -102,7 +109,6 @@ func TestStreamIsOverdue(t *testing.T) {
 	defer port.Close(ipc.ErrClosed)
 	f, err := port.Open("tandem.test.flow.", nil)
 	require.NoError(t, err)
-	order := map[uint16]string{0x0201: "le", 0x0102: "be"}[binary.NativeEndian.Uint16([]byte{1, 2})]
 	call := fmt.Sprintf("1 %x cbor %s %d 1000000000 0 -", outflow.Info().ID, order, 300*time.Millisecond)
 	require.NoError(t, nc.PublishMsg(&nats.Msg{
 		Subject: "tandem.test.stream.test.outflow", Reply: f.Subject(), Data: []byte("x"),
@@ -113,4 +119,39 @@ func TestStreamIsOverdue(t *testing.T) {
 	require.NoError(t, err)
 	f.Abort(context.DeadlineExceeded) // its clock is ahead
 	require.ErrorIs(t, within(t, b.ended), context.DeadlineExceeded)
+
+	// It was the time of something else.
+	c := natsipc.Caller(nc, "test")
+	defer c.Close()
+	st, err := stuck.Open(t.Context(), c, ipc.WithTimeout(time.Hour))
+	require.NoError(t, err)
+	within(t, b.began)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	for err = nil; err == nil; {
+		err = st.Send(ctx, make([]byte, 5<<20))
+	}
+	require.ErrorIs(t, err, context.DeadlineExceeded, "it was sent in part")
+	require.ErrorIs(t, within(t, b.ended), context.Canceled)
+}
+
+// An item that whoever answers does not take ends the stream, which would go on without it.
+func TestItemIsRefused(t *testing.T) {
+	nc := natstest.Connect(t, natstest.Start(t, nil))
+	s, _ := newServer()
+	local, err := worker.Local(s, worker.WithMaxMessage(64<<10))
+	require.NoError(t, err)
+	defer local.Close()
+	serve(t, nc, func(ctx context.Context) error { return natsipc.Forward(ctx, nc, local, service) })
+	c := natsipc.Caller(nc, "test")
+	defer c.Close()
+	st, err := echoes.Open(t.Context(), c)
+	require.NoError(t, err)
+	defer st.Close()
+	require.NoError(t, st.Send(t.Context(), make([]byte, 200<<10)))
+	ended := make(chan error, 1)
+	go func() { _, err := st.Receive(t.Context()); ended <- err }()
+	err = within(t, ended)
+	require.ErrorContains(t, err, "bytes")
+	require.NotErrorIs(t, err, io.EOF)
 }

@@ -16,7 +16,7 @@ import (
 
 // opened takes the opening of a stream. One goroutine calls it, so it does not wait.
 func (h *host) opened(m *nats.Msg) {
-	if m.Reply == "" {
+	if !mayAnswer(m.Reply) {
 		h.svc.Logger.Warn("tandem: a stream over NATS that nobody receives was dropped", "subject", m.Subject)
 		return
 	}
@@ -50,6 +50,7 @@ func (h *host) refuseStream(m *nats.Msg, begun time.Time, err error) {
 type streamServing struct {
 	host   *host
 	header callHeader
+	begun  time.Time
 	flow   *flow.Flow
 	cancel context.CancelCauseFunc // gives the stream up
 	head   ipc.Metadata            // of the answer, as far as it is known
@@ -65,6 +66,9 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		return
 	}
 	opening, err := parseStream(m.Header.Get(headerStream))
+	if err == nil && len(m.Data) > maxFirst {
+		err = ipc.Errorf(ipc.CodeInvalidArgument, "%w: the opening of a stream has %d bytes, most allowed are %d", ipc.ErrProtocol, len(m.Data), maxFirst)
+	}
 	if err != nil {
 		h.refuseStream(m, begun, err)
 		return
@@ -81,7 +85,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	}
 	ctx, cancel := context.WithCancelCause(h.ctx)
 	defer cancel(nil)
-	s := &streamServing{host: h, header: header, flow: f, cancel: cancel}
+	s := &streamServing{host: h, header: header, begun: begun, flow: f, cancel: cancel}
 	f.Notify(s.over)
 	if opening.lasting {
 		unwatch := s.endWhenDraining(ctx)
@@ -91,11 +95,12 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	if opening.call {
 		subject := strings.Replace(m.Subject, h.base+tokenStream, h.base+tokenCall, 1)
 		err := s.call(ctx, caller, inv, m, opening.first)
-		s.end(ctx, begun, err)
+		s.end(ctx, err)
 		h.stats.note(subject, time.Since(begun), withoutEOF(err))
 		return
 	}
-	o := &ipc.StreamOpening{Lasting: opening.lasting}
+	over := make(chan struct{})
+	o := &ipc.StreamOpening{Lasting: opening.lasting, OnEnd: func(error) { close(over) }}
 	if opening.first {
 		if o.First, o.Only = m.Data, opening.only; header.attached {
 			o.First, o.Attached, err = unpack(m.Data, false)
@@ -112,11 +117,13 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 			defer close(received)
 			s.receive(ctx, st)
 		}()
-		err = s.send(ctx, st)
+		if err = s.send(ctx, st); err == io.EOF {
+			err = s.ended(ctx, st, over)
+		}
 		st.Close() // if it is not over
 		defer func() { <-received }()
 	}
-	s.end(ctx, begun, err)
+	s.end(ctx, err)
 	cancel(nil)
 	h.stats.note(m.Subject, time.Since(begun), withoutEOF(err))
 }
@@ -129,9 +136,16 @@ func withoutEOF(err error) error {
 	return err
 }
 
+// clocks is how much later than the caller whoever answers may find that the time of a stream is over.
+const clocks = time.Second
+
 // over is called when the flow is over, and gives the stream up if it is not over itself.
 func (s *streamServing) over(err error) {
-	if err != nil && !s.overdue(err) {
+	switch {
+	case err == nil:
+	case s.overdue(err):
+		time.AfterFunc(clocks, func() { s.cancel(errCanceled) }) // it was another time, or the caller's clock is fast
+	default:
 		s.cancel(errCanceled)
 	}
 }
@@ -175,9 +189,10 @@ func (s *streamServing) receive(ctx context.Context, st ipc.Stream) {
 		if err == nil && !s.flow.Buffered() {
 			err = st.Flush(ctx)
 		}
+		var size *ipc.SizeError
 		switch {
-		case errors.Is(err, ipc.ErrProtocol), errors.Is(err, ipc.ErrUnsupported):
-			s.flow.Abort(err)
+		case errors.Is(err, ipc.ErrProtocol), errors.Is(err, ipc.ErrUnsupported), errors.Is(err, ipc.ErrExhausted), errors.As(err, &size):
+			s.flow.Abort(err) // it would go on without the item
 			return
 		case err != nil:
 			s.flow.TakeNoMore() // send finds out how it has ended
@@ -214,6 +229,23 @@ func (s *streamServing) send(ctx context.Context, st ipc.Stream) error {
 	}
 }
 
+// ended returns how a stream has ended after whose last item io.EOF has come. If whoever answers has only closed its sending, the caller is told, and
+// ended waits until over is closed.
+func (s *streamServing) ended(ctx context.Context, st ipc.Stream, over <-chan struct{}) error {
+	if !ipc.Ended(st) {
+		if err := s.flow.CloseSend(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	_, err := st.Receive(ctx)
+	return err
+}
+
 // sendAttached sends an item that has come with buffers on.
 func sendAttached(ctx context.Context, st ipc.Stream, packed []byte) error {
 	to, ok := st.(ipc.AttachedStream)
@@ -244,11 +276,11 @@ func (s *streamServing) sendItem(ctx context.Context, item []byte, attached bool
 }
 
 // end tells the caller how the stream has ended, after all that was sent, unless the caller has given it up.
-func (s *streamServing) end(ctx context.Context, begun time.Time, err error) {
+func (s *streamServing) end(ctx context.Context, err error) {
 	if err == io.EOF {
 		err = nil
 	} else {
-		err = s.failure(ctx, begun, err)
+		err = s.failure(ctx, err)
 	}
 	note, failed := streamNote{s.head[s.told:], s.trail}.encode()
 	if failed != nil && err == nil {
@@ -267,11 +299,11 @@ func gone(err error) error {
 }
 
 // failure returns the error that the caller gets of a stream that has failed.
-func (s *streamServing) failure(ctx context.Context, begun time.Time, err error) error {
+func (s *streamServing) failure(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errEnding) {
 		return gone(errEnding)
 	}
-	switch answer, _ := s.host.failure(err, s.header, time.Since(begun)); answer {
+	switch answer, _ := s.host.failure(err, s.header, time.Since(s.begun)); answer {
 	case answerGone:
 		return gone(err)
 	case answerOverdue:

@@ -36,6 +36,7 @@ var (
 	outflow   = ipc.NewServerStream[[]byte, []byte]("test.outflow", ipc.WithCodec(ipc.Raw)) // without an end
 	stuck     = ipc.NewBidiStream[[]byte, []byte]("test.stuck", ipc.WithCodec(ipc.Raw))     // reads nothing until its context ends
 	toldBack  = ipc.NewServerStream[int, string]("test.told_back")                          // answers with the metadata of its request
+	halfway   = ipc.NewBidiStream[int, int]("test.halfway")                                 // sends three, closes its side, and has the sum of what came as its trailer; below 0 it fails
 	noStreams = ipc.NewBidiStream[int, int]("test.no_stream")
 )
 
@@ -93,6 +94,30 @@ func handleStreams(r worker.Registrar, b *blocked) {
 			if err := out.Send(ctx, 2*n); err != nil {
 				return err
 			}
+		}
+		return nil
+	})
+	worker.HandleBidiStream(r, halfway, func(ctx context.Context, in *ipc.Receiver[int], out *ipc.Sender[int]) error {
+		for i := range 3 {
+			if err := out.Send(ctx, i); err != nil {
+				return err
+			}
+		}
+		if err := out.CloseSend(ctx); err != nil {
+			return err
+		}
+		sum := 0
+		for n, err := range in.All(ctx) {
+			if err != nil {
+				return err
+			}
+			sum += n
+		}
+		if err := ipc.SetTrailer(ctx, "sum", fmt.Sprint(sum)); err != nil {
+			return err
+		}
+		if sum < 0 {
+			return fmt.Errorf("%d: %w", sum, errSentinel)
 		}
 		return nil
 	})
@@ -307,6 +332,34 @@ func streamCases() map[string]func(ctx context.Context, c ipc.Caller) (any, erro
 	for _, end := range []string{"code", "panic", "plain"} {
 		cases["fails with "+end] = func(ctx context.Context, c ipc.Caller) (any, error) {
 			return collect(numbers.Stream(ctx, c, counting{N: 1000, End: end}))
+		}
+	}
+	for _, n := range []int{1, -1} {
+		cases[fmt.Sprintf("the handler closes its side first, %d", n)] = func(ctx context.Context, c ipc.Caller) (any, error) {
+			var trailer ipc.Metadata
+			st, err := halfway.Open(ctx, c, ipc.WithTrailer(&trailer))
+			if err != nil {
+				return nil, err
+			}
+			defer st.Close()
+			items, err := collect(st.All(ctx))
+			if err != nil || len(trailer) > 0 {
+				return nil, fmt.Errorf("%v, with %v: %w", items, trailer, err)
+			}
+			for i := range 1000 {
+				if err := st.Send(ctx, n*i); err != nil {
+					return nil, err
+				}
+			}
+			if err := st.CloseSend(ctx); err != nil {
+				return nil, err
+			}
+			err = io.EOF
+			for err == io.EOF && len(trailer) == 0 && ctx.Err() == nil {
+				_, err = st.Receive(ctx)
+				time.Sleep(time.Millisecond)
+			}
+			return []any{items, trailer}, err
 		}
 	}
 	for _, n := range []int{0, 2} {

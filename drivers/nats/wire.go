@@ -141,8 +141,8 @@ func (h *callHeader) append(b []byte) []byte {
 	return b
 }
 
-// maxAttempts bounds what a request may ask for.
-const maxAttempts = 1 << 20
+// maxAttempts bounds what a request may ask for: each may end a worker of a pool.
+const maxAttempts = 16
 
 // parseCall undoes String.
 func parseCall(s string) (h callHeader, err error) {
@@ -173,6 +173,9 @@ func parseCall(s string) (h callHeader, err error) {
 	h.oneWay, h.idempotent, h.attached = strings.Contains(fields[7], "n"), strings.Contains(fields[7], "i"), strings.Contains(fields[7], "a")
 	return h, nil
 }
+
+// cut returns what may stand in an error of something that a peer has sent.
+func cut(s string) string { return s[:min(len(s), 64)] }
 
 func malformed(header, value string) error {
 	return ipc.Errorf(ipc.CodeInvalidArgument, "%w: malformed header %s: %.100q", ipc.ErrProtocol, header, value)

@@ -25,6 +25,7 @@ func FuzzParseCall(f *testing.F) {
 		again, err := parseCall(h.String())
 		require.NoError(t, err)
 		require.Equal(t, h, again)
+		require.LessOrEqual(t, h.attempts, maxAttempts)
 		require.False(t, h.timeout < 0 || h.heartbeat < 0 || h.attempts < 0 || h.id == 0)
 	})
 }

@@ -252,6 +252,9 @@ func (c *counted) Widen(ctx context.Context, n int) {
 	}
 }
 
+// Ended implements [ipc.EndedStream].
+func (c *counted) Ended() bool { return ipc.Ended(c.Stream) }
+
 // SendAttached implements [ipc.AttachedStream].
 func (c *counted) SendAttached(ctx context.Context, item []byte, a *ipc.Attachments) error {
 	err := sendAttached(ctx, c.Stream, item, a)

@@ -13,7 +13,8 @@ import (
 //	sender -- SendAttached --> facade -- Send --> wrapper -- Send --> bearer -- SendAttached --> stream
 //	                             \........ attachments, in the context ......../
 //
-// What is received needs no such way: the attachments are those of the item that the stream has returned last.
+// What is received needs no such way: the attachments are those of the item that the stream has returned last. Whether the stream is over is
+// asked around it as well.
 
 // wrap returns the stream that f makes of st, and that has attachments.
 func wrap(ctx context.Context, f func(context.Context, *ipc.Call, ipc.Stream) ipc.Stream, call *ipc.Call, st ipc.Stream) ipc.Stream {
@@ -89,6 +90,9 @@ func (f *facade) SendAttached(ctx context.Context, item []byte, a *ipc.Attachmen
 
 // Attachments implements [ipc.AttachedStream].
 func (f *facade) Attachments() *ipc.Attachments { return f.inner.Attachments() }
+
+// Ended implements [ipc.EndedStream].
+func (f *facade) Ended() bool { return ipc.Ended(f.inner.Stream) }
 
 // sendAttached sends an item with attachments, which may be nil.
 func sendAttached(ctx context.Context, st ipc.Stream, item []byte, a *ipc.Attachments) error {

@@ -187,6 +187,13 @@ func (st *Stream) finish(err error, drop bool) bool {
 	return true
 }
 
+// Ended implements [ipc.EndedStream].
+func (st *Stream) Ended() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.over
+}
+
 // errClosed is what the methods of a stream return after Close.
 var errClosed = fmt.Errorf("%w: the stream was closed", ipc.ErrClosed)
 

@@ -10,6 +10,8 @@ import (
 var (
 	_ ipc.PartStream = (*Stream)(nil)
 	_ ipc.WideStream = (*Stream)(nil)
+
+	_ ipc.EndedStream = (*Stream)(nil)
 )
 
 // SendPart implements [ipc.PartStream]. What it sends is not gathered: it goes from b to the

@@ -42,7 +42,13 @@ func (f *Flow) tick() {
 		// A beat has a number, so a frame that was lost is noticed though nothing follows it. If
 		// the wire is busy something is being sent.
 		if f.wire.TryLock() {
-			_ = f.transmitLocked(kindAlive, make([]byte, header)) // or the next one tells
+			kind := kindAlive
+			if f.in.untold.Load() {
+				kind = kindDeaf
+			}
+			if f.transmitLocked(kind, make([]byte, header)) == nil { // or the next one tells
+				f.in.untold.Store(false)
+			}
 			f.wire.Unlock()
 		}
 	}
@@ -69,7 +75,9 @@ func (f *Flow) nobody() {
 // forget takes a flow that is over out of its port, though its peer is not known.
 func (f *Flow) forget() {
 	f.mu.Lock()
-	f.timer.Stop()
+	if f.timer != nil { // it may have been over before it began to beat
+		f.timer.Stop()
+	}
 	f.mu.Unlock()
 	f.port.remove(f)
 }

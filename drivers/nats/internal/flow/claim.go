@@ -68,7 +68,7 @@ func (f *Flow) SendPart(ctx context.Context, b []byte) (n int, err error) {
 	if err := f.sendGathered(ctx); err != nil {
 		return 0, err
 	}
-	n = min(len(b), f.frameSize()-header-itemHeader)
+	n = min(len(b), f.frameSize()-header-itemHeader, f.port.config.MaxItem)
 	if err := f.sendLarge(ctx, b[:n], 0); err != nil {
 		return 0, err
 	}

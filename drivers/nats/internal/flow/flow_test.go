@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -284,6 +286,50 @@ func TestTakeNoMore(t *testing.T) {
 	require.Equal(t, "x", receive(t, a))
 	b.End(t.Context(), nil, nil)
 	require.Equal(t, io.EOF, ends(t, a))
+}
+
+// A peer that could not be told that this side takes no more is told with the next beat.
+func TestTakeNoMoreIsToldLater(t *testing.T) {
+	n, a, b := pair(t, Config{})
+	n.fail(nats.ErrReconnectBufExceeded)
+	b.TakeNoMore()
+	b.tick()
+	n.fail(nil)
+	b.tick()
+	eventually(t, "the peer is told", func() bool { return a.out.refused.Load() })
+	require.Equal(t, io.EOF, a.Send(t.Context(), nil))
+	b.tick()
+	require.NoError(t, a.Err())
+}
+
+// A part is no larger than an item may be.
+func TestSendPartOfSmallItems(t *testing.T) {
+	_, a, b := pair(t, Config{MaxItem: 1000})
+	n, err := a.SendPart(t.Context(), make([]byte, 2500))
+	require.NoError(t, err)
+	require.Equal(t, 1000, n)
+	require.Len(t, receive(t, b), 1000)
+}
+
+// A port that is closed just as a flow is opened leaves one that can be refused.
+func TestOverBeforeItBeats(t *testing.T) {
+	n := newNetwork(1 << 20)
+	p := n.listen(t, "a", Config{Beat: patient})
+	f := p.newFlow(patient, nil)
+	require.NoError(t, p.add(f))
+	f.Abort(ipc.ErrClosed)
+	f.startBeat()
+	p.Deliver(f.name, nil, true)
+	require.Zero(t, p.Len())
+}
+
+// What a write to the network fails with says that the connection was lost.
+func TestFailedWrite(t *testing.T) {
+	for _, err := range []error{&net.OpError{Op: "write", Err: syscall.EPIPE}, io.EOF, nats.ErrStaleConnection, nats.ErrConnectionClosed} {
+		require.ErrorIs(t, failed(err), ipc.ErrDisconnected, "%v", err)
+		require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(failed(err)))
+	}
+	require.NotErrorIs(t, failed(nats.ErrMaxPayload), ipc.ErrDisconnected)
 }
 
 // While the connection is away and nats.go keeps nothing more, a sender waits, and beats are left out.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,4 +139,25 @@ func TestListenClosed(t *testing.T) {
 	}
 	require.ErrorIs(t, ends(t, b), ipc.ErrPeerGone)
 	require.Zero(t, pb.Len())
+}
+
+// Headers, which no window counts, are not kept with what has come.
+func TestHeadersAreNotKept(t *testing.T) {
+	srv := natstest.Start(t, nil)
+	here, there := natstest.Connect(t, srv), natstest.Connect(t, srv)
+	pa, pb := listen(t, here, "a", Config{Beat: patient}), listen(t, there, "b", Config{Beat: patient})
+	_, b := connect(t, pa, pb)
+	require.NoError(t, here.PublishMsg(&nats.Msg{
+		Subject: b.Subject(), Header: nats.Header{"X": {strings.Repeat("x", 500<<10)}}, Data: raw(kindItems, 1, Initial, items("y")),
+	}))
+	eventually(t, "it has come", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.in.arrivals) == 0 {
+			return false
+		}
+		require.Less(t, cap(b.in.arrivals[0].body), 1000)
+		return true
+	})
+	require.Equal(t, "y", receive(t, b))
 }

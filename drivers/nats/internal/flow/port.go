@@ -1,9 +1,12 @@
 package flow
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
+	"io"
 	"math"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +89,11 @@ func NewPort(bus Bus, base string, c Config) *Port {
 func Listen(nc *nats.Conn, base string, c Config) (*Port, error) {
 	p := NewPort(nc, base, c)
 	sub, err := nc.Subscribe(base+".*", func(m *nats.Msg) {
-		p.Deliver(m.Subject[len(base)+1:], m.Data, m.Header != nil && m.Header.Get("Status") == "503")
+		b := m.Data
+		if m.Size() > len(m.Subject)+len(m.Reply)+len(b) {
+			b = bytes.Clone(b) // or what was in front of it, which windows do not count, stays in memory, too
+		}
+		p.Deliver(m.Subject[len(base)+1:], b, m.Header != nil && m.Header.Get("Status") == "503")
 	})
 	if err != nil {
 		return nil, failed(err)
@@ -110,6 +117,10 @@ var errConnection = ipc.Errorf(ipc.CodeUnavailable, "tandem: the connection to N
 func failed(err error) error {
 	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining) {
 		return errConnection
+	}
+	var network net.Error
+	if errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrStaleConnection) {
+		return ipc.Errorf(ipc.CodeUnavailable, "tandem: nats: %w: %w", ipc.ErrDisconnected, err) // what had been gathered there is lost
 	}
 	return ipc.Errorf(ipc.CodeUnavailable, "tandem: nats: %w", err)
 }

@@ -18,8 +18,9 @@ type in struct {
 	// Guarded by Flow.mu.
 	arrivals []arrival // from index first on those that nobody has read yet
 	first    int
-	ended    bool // the peer sends no further items
-	deaf     bool // this side takes no further items
+	ended    bool        // the peer sends no further items
+	deaf     bool        // this side takes no further items
+	untold   atomic.Bool // the peer has yet to be told that
 	received int64
 	limit    int64 // the window: of what was received and not read
 
@@ -257,6 +258,6 @@ func (f *Flow) TakeNoMore() {
 	f.in.drop()
 	f.mu.Unlock()
 	if !known && f.peer.Load() != nil {
-		_ = f.transmit(kindDeaf, make([]byte, header)) // or what is sent has no room, and waits
+		f.in.untold.Store(f.transmit(kindDeaf, make([]byte, header)) != nil) // then the next beat tells
 	}
 }
