@@ -231,8 +231,13 @@ func (s *Session) sendCancel(tx uint64, reason byte) {
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
 	f := &drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
-	if err := s.link.Send(ctx, f); err != nil && s.config.Resumer != nil {
-		s.config.Resumer.Forget(s, CallKey{s.number, tx})
+	if s.config.Resumer == nil {
+		_ = s.link.Send(ctx, f)
+		return
+	}
+	k := CallKey{s.number, tx}
+	if !s.cancels.note(tx, k) || s.link.Send(ctx, f) != nil && s.cancels.answered(tx) {
+		s.config.Resumer.Forget(s, k)
 	}
 }
 

@@ -308,11 +308,19 @@ func (s *Session) receive(f *drivers.Frame) *Handler {
 func (s *Session) settle(f *drivers.Frame) {
 	c, parked := s.calls.take(f.Tx)
 	if c == nil {
-		s.lateResponses.Add(1)
+		s.late(f.Tx)
 		return
 	}
 	s.fill(c, f)
 	c.finish(parked)
+}
+
+// late counts an answer that nobody waits for. The worker has heard of the cancellation, if there was one.
+func (s *Session) late(tx uint64) {
+	s.lateResponses.Add(1)
+	if s.config.Resumer != nil {
+		s.cancels.answered(tx)
+	}
 }
 
 // fill writes an answer into its call, which the goroutine has taken.

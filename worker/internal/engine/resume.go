@@ -154,16 +154,23 @@ func (s *Session) Forget(keys []CallKey) {
 	defer cancel()
 	for i, k := range keys {
 		c, tx, err := s.calls.register(nil)
+		again := i // whence it is to be tried again
 		if err == nil {
-			err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)})
-			if err == nil {
-				err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
+			if noted := s.cancels.note(tx, k); !noted {
+				err = ipc.ErrDisconnected
+			} else {
+				if err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)}); err == nil {
+					err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
+				}
+				if err != nil && !s.cancels.answered(tx) {
+					again++ // the end of the session has seen to it
+				}
 			}
 			c.giveUp()
 			s.calls.release(c)
 		}
 		if err != nil {
-			s.config.Resumer.Forget(s, keys[i:]...)
+			s.config.Resumer.Forget(s, keys[again:]...)
 			return
 		}
 	}

@@ -80,6 +80,7 @@ type Session struct {
 	requestWindow      sendWindow
 	notificationWindow sendWindow
 	lateResponses      atomic.Uint64
+	cancels            cancels
 
 	streams      streams
 	streamWindow int64
@@ -180,6 +181,9 @@ func (s *Session) Fail(err error) {
 		}
 		s.lifetime.err = err
 		s.calls.failAll(err)
+		if keys := s.cancels.end(); len(keys) > 0 && s.resumable(err) {
+			s.config.Resumer.Forget(s, keys...)
+		}
 		s.failStreams(err)
 		s.dropped.report(s)
 		close(s.lifetime.done)
