@@ -83,11 +83,12 @@ func (c *Client) openStream(ctx context.Context, inv *ipc.Invocation, m *nats.Ms
 		return nil, err
 	}
 	unwatch := context.AfterFunc(ctx, func() { st.flow.Abort(st.ended()) })
+	onEnd := o.OnEnd // and no other part of o, which may have a large item
 	st.flow.Notify(func(err error) {
 		unwatch()
 		stop()
-		if o.OnEnd != nil {
-			o.OnEnd(st.told(err))
+		if onEnd != nil {
+			onEnd(st.told(err))
 		}
 	})
 	return st, nil

@@ -111,6 +111,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		st, err = to.OpenStream(ctx, inv, o)
 		o.Attached.Release()
 	}
+	m.Data, m.Header = nil, nil // a stream may last, and there may be many
 	if err == nil {
 		received := make(chan struct{})
 		go func() {
