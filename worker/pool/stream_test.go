@@ -123,6 +123,7 @@ func TestStreamsOfKilledWorkers(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
 		w, _ := p.start(t, 2, pool.WithConcurrency(2), pool.WithWorkers(worker.WithRetryAll(5)))
 		for range 3 {
+			eventually(t, "both are free", func() bool { return w.Stats().Running == 0 })
 			a, victim := openChat(t, w)
 			b, other := openChat(t, w)
 			require.NotEqual(t, victim, other)
