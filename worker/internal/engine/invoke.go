@@ -230,15 +230,28 @@ func (s *Session) sendCancel(tx uint64, reason byte) {
 	ctx, cancel := context.WithTimeout(s.baseCtx, time.Second)
 	defer cancel()
 	// If it cannot be sent, the answer will come late and be dropped.
-	f := &drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
+	f := drivers.Frame{Kind: drivers.KindCancel, Tx: tx, Payload: []byte{reason}}
 	if s.config.Resumer == nil {
-		_ = s.link.Send(ctx, f)
+		_ = s.link.Send(ctx, &f)
 		return
 	}
-	k := CallKey{s.number, tx}
-	if !s.cancels.note(tx, k) || s.link.Send(ctx, f) != nil && s.cancels.answered(tx) {
+	if k := (CallKey{s.number, tx}); !s.trySendCancel(ctx, tx, k, f) {
 		s.config.Resumer.Forget(s, k)
 	}
+}
+
+// trySendCancel sends the frames that cancel the call k, which have this tx. It returns false if the caller has to see to it that k is cancelled
+// over the next link: they were not sent, and the end of the session does not see to that.
+func (s *Session) trySendCancel(ctx context.Context, tx uint64, k CallKey, frames ...drivers.Frame) bool {
+	if !s.cancels.note(tx, k) {
+		return false
+	}
+	for i := range frames {
+		if s.link.Send(ctx, &frames[i]) != nil {
+			return !s.cancels.answered(tx)
+		}
+	}
+	return true
 }
 
 // send sends the request or notification in c.frame within ctx and timeout, for which it

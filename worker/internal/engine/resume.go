@@ -154,23 +154,14 @@ func (s *Session) Forget(keys []CallKey) {
 	defer cancel()
 	for i, k := range keys {
 		c, tx, err := s.calls.register(nil)
-		again := i // whence it is to be tried again
-		if err == nil {
-			if noted := s.cancels.note(tx, k); !noted {
-				err = ipc.ErrDisconnected
-			} else {
-				if err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)}); err == nil {
-					err = s.link.Send(ctx, &drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
-				}
-				if err != nil && !s.cancels.answered(tx) {
-					again++ // the end of the session has seen to it
-				}
-			}
+		again := err != nil
+		if !again {
+			again = !s.trySendCancel(ctx, tx, k, drivers.Frame{Kind: drivers.KindResume, Tx: tx, Payload: k.append(nil)}, drivers.Frame{Kind: drivers.KindCancel, Tx: tx})
 			c.giveUp()
 			s.calls.release(c)
 		}
-		if err != nil {
-			s.config.Resumer.Forget(s, keys[again:]...)
+		if again {
+			s.config.Resumer.Forget(s, keys[i:]...)
 			return
 		}
 	}
