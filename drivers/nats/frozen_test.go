@@ -19,17 +19,16 @@ import (
 // frozenNetwork lets connections through to another address while gate has its token. Otherwise it reads nothing, like a server that is stopped.
 func frozenNetwork(t *testing.T, to string) (addr string, gate chan struct{}) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	var open []net.Conn
 	gate = make(chan struct{}, 1)
 	gate <- struct{}{}
-	carry := func(dst, src net.Conn) {
-		defer dst.Close()
+	return proxy(t, to, 0, func(dst, src net.Conn, over <-chan struct{}) {
 		for b := make([]byte, 16<<10); ; {
-			gate <- <-gate
+			select {
+			case token := <-gate:
+				gate <- token
+			case <-over:
+				return
+			}
 			n, err := src.Read(b)
 			if err != nil {
 				return
@@ -38,35 +37,7 @@ func frozenNetwork(t *testing.T, to string) (addr string, gate chan struct{}) {
 				return
 			}
 		}
-	}
-	all.Go(func() {
-		for {
-			here, err := l.Accept()
-			if err != nil {
-				return
-			}
-			there, err := net.Dial("tcp", to)
-			if err != nil {
-				here.Close()
-				continue
-			}
-			mu.Lock()
-			open = append(open, here, there)
-			mu.Unlock()
-			all.Go(func() { carry(here, there) })
-			all.Go(func() { carry(there, here) })
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for _, c := range open {
-			c.Close()
-		}
-		mu.Unlock()
-		all.Wait()
-	})
-	return "nats://" + l.Addr().String(), gate
+	}), gate
 }
 
 // When the server of NATS is stopped, and takes nothing any more, calls, streams and services end as the connection's own timeouts say. When it

@@ -17,33 +17,14 @@ import (
 	"github.com/tandemipc/tandem/ipc"
 )
 
-// badNetwork lets connections through to another address: what they carry is late, in odd pieces, and now and then stands still, as if
-// packets were lost; and it cuts them after random times, if that is not 0.
-func badNetwork(t *testing.T, to string, life time.Duration) (addr string) {
+// proxy lets connections through to another address, until the test ends. carry moves what one end sends to the other, until one of
+// them, or over, is closed. Each connection is cut after a random time of about life, if that is not 0.
+func proxy(t *testing.T, to string, life time.Duration, carry func(dst, src net.Conn, over <-chan struct{})) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var all sync.WaitGroup
 	over := make(chan struct{})
-	carry := func(dst, src net.Conn) {
-		defer dst.Close()
-		defer src.Close()
-		for b := make([]byte, 16<<10); ; {
-			n, err := src.Read(b[:1+rand.IntN(len(b))])
-			pause := time.Duration(rand.IntN(3000)) * time.Microsecond
-			if rand.IntN(200) == 0 {
-				pause = 100 * time.Millisecond
-			}
-			select {
-			case <-time.After(pause):
-			case <-over:
-				return
-			}
-			if _, err2 := dst.Write(b[:n]); err != nil || err2 != nil {
-				return
-			}
-		}
-	}
 	all.Go(func() {
 		for {
 			here, err := l.Accept()
@@ -55,8 +36,13 @@ func badNetwork(t *testing.T, to string, life time.Duration) (addr string) {
 				here.Close()
 				continue
 			}
-			all.Go(func() { carry(here, there) })
-			all.Go(func() { carry(there, here) })
+			for _, way := range [][2]net.Conn{{here, there}, {there, here}} {
+				all.Go(func() {
+					defer way[0].Close()
+					defer way[1].Close()
+					carry(way[0], way[1], over)
+				})
+			}
 			all.Go(func() {
 				var timer <-chan time.Time
 				if life > 0 {
@@ -77,6 +63,29 @@ func badNetwork(t *testing.T, to string, life time.Duration) (addr string) {
 		all.Wait()
 	})
 	return "nats://" + l.Addr().String()
+}
+
+// badNetwork lets connections through to another address: what they carry is late, in odd pieces, and now and then stands still, as if
+// packets were lost; and it cuts them after random times, if that is not 0.
+func badNetwork(t *testing.T, to string, life time.Duration) (addr string) {
+	t.Helper()
+	return proxy(t, to, life, func(dst, src net.Conn, over <-chan struct{}) {
+		for b := make([]byte, 16<<10); ; {
+			n, err := src.Read(b[:1+rand.IntN(len(b))])
+			pause := time.Duration(rand.IntN(3000)) * time.Microsecond
+			if rand.IntN(200) == 0 {
+				pause = 100 * time.Millisecond
+			}
+			select {
+			case <-time.After(pause):
+			case <-over:
+				return
+			}
+			if _, err2 := dst.Write(b[:n]); err != nil || err2 != nil {
+				return
+			}
+		}
+	})
 }
 
 // Through a network with delay, loss and cuts, calls that may be made again all succeed, others succeed or say why not, and what of a stream has
