@@ -178,10 +178,14 @@ func (f *fetcher) fetch(ctx context.Context) error {
 
 // watch says whether the server has a request.
 func (f *fetcher) watch(on bool) {
-	if on != f.watching {
-		f.watching = on
-		f.held.same.watch(map[bool]int{true: 1, false: -1}[on])
+	if on == f.watching {
+		return
 	}
+	n := 1
+	if f.watching = on; !on {
+		n = -1
+	}
+	f.held.same.watch(n)
 }
 
 // hasRoom returns how many messages to ask for, 0 if there is too little room.

@@ -99,6 +99,9 @@ func (h *held) tell() {
 
 // giveBack makes the server deliver messages to somebody else at once, unless they are done with, or it cannot be reached: then it waits for AckWait.
 func (h *held) giveBack(seqs ...uint64) {
+	if len(seqs) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), apiTimeout)
 	defer cancel()
 	same := h.nc.IsConnected() && h.same.ask(ctx) == nil

@@ -147,6 +147,6 @@ func (g *guard) sure(ctx context.Context) error {
 		case g.js.Conn().IsClosed():
 			return nats.ErrConnectionClosed
 		}
-		sleep(ctx, min(20*time.Millisecond<<min(tries, 5), 500*time.Millisecond))
+		backOff(ctx, tries)
 	}
 }

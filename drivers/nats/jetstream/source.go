@@ -109,9 +109,7 @@ func (s *Source[T]) Records(ctx context.Context) iter.Seq2[pipeline.Item[T], err
 			for m := range f.queue { // which f closes
 				rest = append(rest, m.seq)
 			}
-			if len(rest) > 0 {
-				s.held.giveBack(rest...)
-			}
+			s.held.giveBack(rest...)
 		}()
 		for m := range f.queue {
 			f.took(m)
@@ -209,9 +207,7 @@ func (s *Source[T]) Done(ctx context.Context, positions []uint64) error {
 
 // Release implements [pipeline.Numbered]: it gives messages back, so that others take them at once.
 func (s *Source[T]) Release(positions []uint64) {
-	if len(positions) > 0 {
-		s.held.giveBack(positions...)
-	}
+	s.held.giveBack(positions...)
 }
 
 // apiTimeout bounds a request to the server.
@@ -219,6 +215,11 @@ const apiTimeout = 5 * time.Second
 
 // patience is how long the server may be away, or refuse, before an acknowledgement or a publication fails.
 const patience = time.Minute
+
+// backOff waits after so many failures in a row, or until ctx ends.
+func backOff(ctx context.Context, failed int) {
+	sleep(ctx, min(20*time.Millisecond<<min(failed, 5), 500*time.Millisecond))
+}
 
 // sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {

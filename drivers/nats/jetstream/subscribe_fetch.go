@@ -47,7 +47,7 @@ func (s *Subscription[T]) fetched(ctx context.Context) (m message, err error) {
 			return m, s.failed(err)
 		}
 		failed++
-		sleep(ctx, min(20*time.Millisecond<<min(failed, 5), 500*time.Millisecond))
+		backOff(ctx, failed)
 	}
 }
 
