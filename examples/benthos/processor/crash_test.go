@@ -159,7 +159,8 @@ func TestStoppedWorker(t *testing.T) {
 					ids[id] = true
 				}
 				require.Len(t, ids, 5)
-				require.Contains(t, s.log.String(), how.logged)
+				// That a worker has ended is logged beside the batches, perhaps after them.
+				require.Eventually(t, func() bool { return strings.Contains(s.log.String(), how.logged) }, time.Minute, time.Millisecond)
 			})
 		}
 	})
