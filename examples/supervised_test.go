@@ -25,7 +25,7 @@ func TestSupervised(t *testing.T) {
 		t.Run(driver, func(t *testing.T) {
 			t.Parallel()
 			tmp := t.TempDir()
-			cmd := exec.Command(program, "-driver", driver, "-every", "10ms")
+			cmd := exec.Command(program, "-driver", driver, "-every", "10ms", "-heartbeat", "10s")
 			cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 			out, err := cmd.StdoutPipe()
 			require.NoError(t, err)

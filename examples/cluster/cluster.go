@@ -31,7 +31,7 @@ func startCluster(ctx context.Context, url string, machines, workers int) (c *cl
 			c.close()
 		}
 	}()
-	if c.nc, err = nats.Connect(url); err != nil {
+	if c.nc, err = nats.Connect(url, nats.Timeout(startTimeout)); err != nil {
 		return c, fmt.Errorf("connect to %s: %w", url, err)
 	}
 	for i := range machines {
@@ -41,8 +41,9 @@ func startCluster(ctx context.Context, url string, machines, workers int) (c *cl
 		}
 		c.machines = append(c.machines, m)
 	}
-	// A machine that has not been heard of for three to four heartbeats is gone: then what it had is sent to another one.
-	c.client = natsipc.Caller(c.nc, serviceName, natsipc.WithHeartbeat(200*time.Millisecond), natsipc.WithRetry(5), natsipc.WithInterceptors(ipc.Interceptor{
+	// A machine that has not been heard of for three to four heartbeats is gone: then what it had is sent to another one, or to the same
+	// as long as NATS still has that in the service.
+	c.client = natsipc.Caller(c.nc, serviceName, natsipc.WithHeartbeat(200*time.Millisecond), natsipc.WithRetry(20), natsipc.WithInterceptors(ipc.Interceptor{
 		Attempt: func(ctx context.Context, call *ipc.Call, next func(context.Context) error) error {
 			if call.Attempt > 1 {
 				c.again.Add(1)

@@ -33,6 +33,9 @@ const (
 	workersEnv = "TANDEM_CLUSTER_WORKERS" // how many workers
 )
 
+// startTimeout is how long it may take to connect to NATS, where all start at the same time.
+const startTimeout = 20 * time.Second
+
 // machineMain is the main function of a machine. In other processes it does nothing.
 func machineMain() {
 	name := os.Getenv(machineEnv)
@@ -58,7 +61,7 @@ func serveMachine(name string) error {
 	if err != nil {
 		return err
 	}
-	nc, err := nats.Connect(os.Getenv(natsEnv), nats.Name(name))
+	nc, err := nats.Connect(os.Getenv(natsEnv), nats.Name(name), nats.Timeout(startTimeout))
 	if err != nil {
 		return err
 	}

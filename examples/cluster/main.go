@@ -126,7 +126,7 @@ func (o *options) run(ctx context.Context, out io.Writer) error {
 }
 
 // startNATS starts a NATS server on a free port of the loopback. It takes a machine that is stopped, or cut off, out of the service within
-// three seconds; with the defaults that takes minutes.
+// some four seconds; with the defaults that takes minutes.
 func startNATS() (*server.Server, error) {
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, PingInterval: time.Second, MaxPingsOut: 2})
 	if err != nil {

@@ -129,12 +129,20 @@ func TestKilledAndStoppedAtAnyTime(t *testing.T) {
 	for _, driver := range []string{"shm", "socket"} {
 		t.Run(driver, func(t *testing.T) {
 			for run := range *runs {
-				killed, stopped := harass(t, path, driver, dir, total, rand.New(rand.NewPCG(*seed, uint64(run))))
+				random := rand.New(rand.NewPCG(*seed, uint64(run)))
+				killed, stopped := 0, 0
+				for try := 0; killed+stopped == 0; try++ { // on a busy machine the program may be quicker
+					require.Less(t, try, 10)
+					killed, stopped = harass(t, path, driver, dir, total, random)
+				}
 				t.Logf("run %d: %d killed, %d stopped", run, killed, stopped)
 			}
 		})
 	}
 }
+
+// mostHarm is how many workers are killed or stopped at most: where it takes longer to start one than until the next is killed, a program gets nowhere.
+const mostHarm = 200
 
 // harass runs the program, and kills and stops its workers until it ends.
 func harass(t *testing.T, path, driver, dir string, total int, random *rand.Rand) (killed, stopped int) {
@@ -163,7 +171,7 @@ func harass(t *testing.T, path, driver, dir string, total int, random *rand.Rand
 			t.Fatal("it hangs: " + stderr.String())
 		case <-time.After(time.Duration(2 * random.Float64() * float64(time.Second) / *kills)):
 			pids := children(cmd.Process.Pid)
-			if len(pids) == 0 {
+			if len(pids) == 0 || killed+stopped == mostHarm {
 				break
 			}
 			sig := syscall.SIGKILL
@@ -182,7 +190,6 @@ func harass(t *testing.T, path, driver, dir string, total int, random *rand.Rand
 	}
 	require.Contains(t, stdout.String(), "verified")
 	require.Contains(t, stdout.String(), fmt.Sprintf("7 files, %d lines,", total))
-	require.Positive(t, killed+stopped)
 	return killed, stopped
 }
 

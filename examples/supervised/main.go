@@ -50,6 +50,7 @@ func main() {
 	driver := flag.String("driver", "shm", "shm or socket")
 	every := flag.Duration("every", time.Second, "time between two calls")
 	limit := flag.Duration("for", 0, "end after so long; 0 is when interrupted")
+	heartbeat := flag.Duration("heartbeat", time.Second, "a worker that has not been heard of for so long is killed")
 	flag.Parse()
 	if *every <= 0 {
 		log.Fatalf("a call every %v: need more than 0", *every)
@@ -60,9 +61,9 @@ func main() {
 	var err error
 	switch *driver {
 	case "shm":
-		err = run(ctx, shm.Driver{}, *every, *limit)
+		err = run(ctx, shm.Driver{}, *every, *limit, *heartbeat)
 	case "socket":
-		err = run(ctx, socket.Driver{}, *every, *limit)
+		err = run(ctx, socket.Driver{}, *every, *limit, *heartbeat)
 	default:
 		fmt.Fprintf(flag.CommandLine.Output(), "unknown driver %q: use shm or socket\n", *driver)
 		flag.Usage()
@@ -74,11 +75,11 @@ func main() {
 }
 
 // run does the same with any driver.
-func run[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], every, limit time.Duration) error {
+func run[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], every, limit, heartbeat time.Duration) error {
 	w, err := worker.Spawn(ctx, worker.Self("count"), driver,
 		worker.WithRestart(worker.Restart{Delay: 200 * time.Millisecond}),
 		worker.WithRetry(5),
-		worker.WithHeartbeat(500*time.Millisecond, time.Second),
+		worker.WithHeartbeat(heartbeat/2, heartbeat),
 		worker.WithEvents(show))
 	if err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,8 +29,6 @@ const (
 	// maxMessage bounds what either side accepts at a time: a chunk, or a batch
 	// of words of maxWord bytes.
 	maxMessage = 8 << 20
-	// grace is what a worker gets to finish the chunks it has.
-	grace = 2 * time.Second
 )
 
 // process is a worker's process.
@@ -75,7 +72,7 @@ func start[C drivers.Channel](ctx context.Context, driver drivers.Driver[C], n i
 	g, spawnCtx := errgroup.WithContext(ctx)
 	for i := range h.workers {
 		g.Go(func() error {
-			w, err := worker.Spawn(spawnCtx, worker.Self(workerName), driver, worker.WithGrace(grace), worker.WithMaxMessage(maxMessage))
+			w, err := worker.Spawn(spawnCtx, worker.Self(workerName), driver, worker.WithMaxMessage(maxMessage))
 			if err != nil {
 				return err
 			}

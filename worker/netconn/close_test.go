@@ -288,13 +288,15 @@ func TestClosedConnectionsLeaveNothing(t *testing.T) {
 			func(p *pair) { writing := p.begin("write on", 5000); p.Close(); writing(); p.do("close", 0) },
 			func(p *pair) { writing := p.begin("write on", 5000); p.do("close", 0); writing(); p.Close() },
 		}
-		for range 5 {
+		// Each is done so often that it leaves as many goroutines as that, if it leaves one. A few come and go with the calls that look.
+		const times = 5
+		for range times {
 			for _, ends := range endings {
 				ends(more())
 			}
 		}
-		eventually(t, "the goroutines of the worker have ended", func() bool { return statsOf().Goroutines <= before })
-		eventually(t, "those of the host have ended", func() bool { return goroutines() <= here })
+		eventually(t, "the goroutines of the worker have ended", func() bool { return statsOf().Goroutines < before+times })
+		eventually(t, "those of the host have ended", func() bool { return goroutines() < here+times })
 	})
 }
 

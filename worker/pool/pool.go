@@ -156,7 +156,7 @@ func newPool(ctx context.Context, o *options, cmd *exec.Cmd, spawn spawnFunc) (*
 	}
 	p.last = uint64(o.size) - 1
 	for i, m := range members {
-		p.install(p.slots[i], m, p.cmd)
+		p.install(p.slots[i], m, p.cmd, nil)
 	}
 	for i, m := range members {
 		s := p.slots[i]

@@ -102,10 +102,13 @@ func (p *pool) command() *exec.Cmd {
 	return p.cmd
 }
 
-// install puts m, which runs cmd, into a slot, in the place of the worker there.
-func (p *pool) install(s *slot, m *member, cmd *exec.Cmd) {
+// install puts m, which runs cmd, into a slot, in the place of the worker there, and adds one to count, if that is not nil.
+func (p *pool) install(s *slot, m *member, cmd *exec.Cmd, count *uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if count != nil { // here, so that nobody sees the worker uncounted
+		*count++
+	}
 	old := s.member
 	s.member, s.cmd, s.err = m, cmd, nil
 	p.scheduler.SetDown(nil)
@@ -208,16 +211,14 @@ func (p *pool) supervise(s *slot, m *member, look <-chan time.Time) (pid int, ca
 		case <-look:
 			due = due || p.isRecycleDue(m)
 		case recycling <- struct{}{}:
-			next, err := p.renew(p.ctx, s, p.command())
+			next, err := p.renew(p.ctx, s, p.command(), &p.recycled)
 			<-p.recycling
 			if due = false; err != nil && p.ctx.Err() == nil {
 				p.opts.workers.Logger.Warn("tandem: a worker of the pool is due to be recycled, and its successor cannot be started", "pid", m.Client.Process().PID(), "error", err)
-			} else if err == nil {
-				p.count(&p.recycled)
 			}
 			settle(next)
 		case r := <-s.renewals:
-			next, err := p.renew(r.ctx, s, r.cmd)
+			next, err := p.renew(r.ctx, s, r.cmd, nil)
 			settle(next)
 			r.done <- err
 		case <-s.dropped:
@@ -232,11 +233,11 @@ func (p *pool) supervise(s *slot, m *member, look <-chan time.Time) (pid int, ca
 	}
 }
 
-// renew starts a worker that runs cmd for a slot, and puts it there.
-func (p *pool) renew(ctx context.Context, s *slot, cmd *exec.Cmd) (*member, error) {
+// renew starts a worker that runs cmd for a slot, and puts it there. See install for count.
+func (p *pool) renew(ctx context.Context, s *slot, cmd *exec.Cmd, count *uint64) (*member, error) {
 	m, err := p.start(ctx, s, cmd)
 	if err == nil {
-		p.install(s, m, cmd)
+		p.install(s, m, cmd, count)
 	}
 	return m, err
 }
@@ -285,11 +286,12 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 	for plan(); ; {
 		select {
 		case <-pause:
-			m, err := p.renew(p.ctx, s, p.command())
+			count := &p.restarts
+			if cause == nil {
+				count = nil
+			}
+			m, err := p.renew(p.ctx, s, p.command(), count)
 			if err == nil {
-				if cause != nil {
-					p.count(&p.restarts)
-				}
 				return m
 			}
 			if p.ctx.Err() != nil {
@@ -299,7 +301,7 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 			cause, lived = err, 0
 			plan()
 		case r := <-s.renewals:
-			m, err := p.renew(r.ctx, s, r.cmd)
+			m, err := p.renew(r.ctx, s, r.cmd, nil)
 			r.done <- err
 			if err == nil {
 				s.policy = restart.NewCounter(restart.Policy(p.opts.restart))
@@ -311,12 +313,6 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 			return nil
 		}
 	}
-}
-
-func (p *pool) count(n *uint64) {
-	p.mu.Lock()
-	*n++
-	p.mu.Unlock()
 }
 
 // giveUp notes that there will be no worker in a slot any more, and why.

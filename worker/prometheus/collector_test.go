@@ -14,6 +14,7 @@ import (
 	client "github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tandemipc/tandem/drivers/drivertest"
@@ -111,8 +112,7 @@ func values(g client.Gatherer) (map[string]float64, error) {
 	return all, nil
 }
 
-func here(t *testing.T, g client.Gatherer) map[string]float64 {
-	t.Helper()
+func here(t require.TestingT, g client.Gatherer) map[string]float64 {
 	all, err := values(g)
 	require.NoError(t, err)
 	return all
@@ -149,43 +149,44 @@ func TestClientAndServer(t *testing.T) {
 			for range 3 {
 				held.Go(func() { _, _ = hold.Call(ctx, w, "") })
 			}
-			theirs := func() map[string]float64 {
-				m, err := scrape.Call(t.Context(), w, "")
+			whole := t.Context()
+			theirs := func(t require.TestingT) map[string]float64 {
+				m, err := scrape.Call(whole, w, "")
 				require.NoError(t, err)
 				return m
 			}
-			require.Eventually(t, func() bool { return theirs()["tandem_handlers_in_flight{hold}"] == 3 }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool { return theirs(t)["tandem_handlers_in_flight{hold}"] == 3 }, time.Minute, time.Millisecond)
 			require.EqualValues(t, 3, here(t, registry)["tandem_calls_in_flight{hold}"])
 			cancel()
 			held.Wait()
-			require.Eventually(t, func() bool {
-				m := theirs()
-				return m["tandem_handlers_in_flight{hold}"] == 0 && m["tandem_handlers_total{ok,note}"] == 1 && here(t, registry)["tandem_calls_total{ok,count}"] == 1
-			}, time.Minute, time.Millisecond)
-
-			for what, m := range map[string]map[string]float64{"call": here(t, registry), "handler": theirs()} {
-				for name, want := range map[string]float64{
-					"s_total{ok,echo}": 3, "s_total{not_found,echo}": 1, "s_total{internal,echo}": 1, "s_total{canceled,hold}": 3, "s_total{ok,note}": 1,
-					"s_in_flight{echo}": 0, "s_in_flight{hold}": 0, "s_in_flight{note}": 0,
-					"_duration_seconds{echo}.count": 5, "_duration_seconds{note}.count": 1,
-					"_request_bytes{echo}.count": 5, "_request_bytes{echo}.sum": 2 + 3 + 4 + 10 + 6,
-					"_response_bytes{echo}.count": 3, "_response_bytes{echo}.sum": 2 + 3 + 4,
-					"s_total{ok,count}": 1, "s_in_flight{count}": 0, "_duration_seconds{count}.count": 1,
-				} {
-					got, ok := m["tandem_"+what+name]
-					require.True(t, ok, "%s of %v", "tandem_"+what+name, m)
-					require.Equal(t, want, got, "tandem_"+what+name)
-				}
-				require.Positive(t, m["tandem_"+what+"_duration_seconds{echo}.sum"])
-				require.NotContains(t, m, "tandem_"+what+"_response_bytes{note}.count")
+			check := func(t require.TestingT, m map[string]float64, name string, want float64) {
+				got, ok := m[name]
+				require.True(t, ok, "%s of %v", name, m)
+				require.Equal(t, want, got, name)
 			}
-			m := here(t, registry)
-			require.EqualValues(t, 3, m["tandem_attempts_total{ok,echo}"])
-			require.EqualValues(t, 10, m["tandem_call_items_total{count,received}"])
-			require.EqualValues(t, 10, m["tandem_call_item_bytes_total{count,received}"])
-			require.EqualValues(t, 0, m["tandem_call_items_total{count,sent}"])
-			require.EqualValues(t, 10, theirs()["tandem_handler_items_total{count,sent}"])
-			require.EqualValues(t, 1, theirs()["tandem_handler_items_total{count,received}"])
+			require.EventuallyWithT(t, func(t *assert.CollectT) { // handlers that have answered are counted one after the other
+				for what, m := range map[string]map[string]float64{"call": here(t, registry), "handler": theirs(t)} {
+					for name, want := range map[string]float64{
+						"s_total{ok,echo}": 3, "s_total{not_found,echo}": 1, "s_total{internal,echo}": 1, "s_total{canceled,hold}": 3, "s_total{ok,note}": 1,
+						"s_in_flight{echo}": 0, "s_in_flight{hold}": 0, "s_in_flight{note}": 0,
+						"_duration_seconds{echo}.count": 5, "_duration_seconds{note}.count": 1,
+						"_request_bytes{echo}.count": 5, "_request_bytes{echo}.sum": 2 + 3 + 4 + 10 + 6,
+						"_response_bytes{echo}.count": 3, "_response_bytes{echo}.sum": 2 + 3 + 4,
+						"s_total{ok,count}": 1, "s_in_flight{count}": 0, "_duration_seconds{count}.count": 1,
+					} {
+						check(t, m, "tandem_"+what+name, want)
+					}
+					require.Positive(t, m["tandem_"+what+"_duration_seconds{echo}.sum"])
+					require.NotContains(t, m, "tandem_"+what+"_response_bytes{note}.count")
+				}
+				m := here(t, registry)
+				check(t, m, "tandem_attempts_total{ok,echo}", 3)
+				check(t, m, "tandem_call_items_total{count,received}", 10)
+				check(t, m, "tandem_call_item_bytes_total{count,received}", 10)
+				check(t, m, "tandem_call_items_total{count,sent}", 0)
+				check(t, theirs(t), "tandem_handler_items_total{count,sent}", 10)
+				check(t, theirs(t), "tandem_handler_items_total{count,received}", 1)
+			}, time.Minute, time.Millisecond)
 		})
 	}
 }
@@ -206,6 +207,7 @@ func TestPools(t *testing.T) {
 	_, err = echo.Call(t.Context(), p, "die")
 	require.ErrorIs(t, err, ipc.ErrPeerGone)
 	require.Eventually(t, func() bool { return p.Stats().Size == 2 }, time.Minute, time.Millisecond)
+	require.EqualValues(t, 2, p.Stats().Restarts)
 	m := here(t, registry)
 	for name, want := range map[string]float64{
 		"tandem_calls_total{ok,echo}": 5, "tandem_calls_total{unavailable,echo}": 1,

@@ -117,7 +117,7 @@ func (b *blame) Unwrap() error { return b.err }
 
 // obituary is how long Blame waits for news of the worker's end: an error of
 // a socket or pipe comes before it.
-const obituary = time.Second
+const obituary = 5 * time.Second
 
 // Blame adds to err which worker it was, and how it ended if it did.
 func (w *Worker) Blame(err error) error {

@@ -30,27 +30,28 @@ func NewBaseline() *Baseline {
 		r.Close()
 		w.Close()
 	}
-	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: Descriptors(), shm: entries("/dev/shm"), mapped: mapped(), patience: 5 * time.Second}
+	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: Descriptors(), shm: entries("/dev/shm"), mapped: mapped(), patience: 30 * time.Second}
 }
 
 // Leaks returns a line for each thing that this process holds beyond the
 // baseline: goroutines, descriptors, child processes, files in /dev/shm whose names begin
 // with tandem, and mappings of
 // memory that has a descriptor and no name.
-// Things that are on their way out get a few seconds for it. Options tell
+// Things that are on their way out get half a minute for it. Options tell
 // which goroutines are meant to stay.
 func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
 	deadline := time.Now().Add(b.patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		leaks := b.find()
+		leaks, late := b.find(), time.Now().After(deadline)
+		if len(leaks) == 0 || late { // goleak waits by itself, for half a second
+			if err := goleak.Find(append([]goleak.Option{b.goroutines}, ignore...)...); err != nil {
+				leaks = append(leaks, err.Error())
+			}
+		}
 		if len(leaks) > 0 {
 			runtime.GC() // some memory is unmapped when it is garbage
 		}
-		if len(leaks) == 0 || time.Now().After(deadline) {
-			opts := append([]goleak.Option{b.goroutines}, ignore...)
-			if err := goleak.Find(opts...); err != nil { // it waits by itself
-				leaks = append(leaks, err.Error())
-			}
+		if len(leaks) == 0 || late {
 			return leaks
 		}
 		time.Sleep(pause)

@@ -82,7 +82,7 @@ func TestDeadWorker(t *testing.T) {
 			retries bool
 		}{{"idempotent: false", false}, {"attempts: 1", false}, {"attempts: 2", true}} {
 			t.Run(how.conf, func(t *testing.T) {
-				s := start(t, 1, tandem(driver, "workers: 2, "+how.conf))
+				s := start(t, 1, tandem(driver, "workers: 2, heartbeat: 0s, "+how.conf))
 				got := s.through(message("a"), message("b", "do", "kill"))
 				require.Len(t, got, 2)
 				for i, m := range got {
@@ -112,7 +112,7 @@ func TestOneByOneAfterCrash(t *testing.T) {
 		s := startWith(t, &stream{}, `
 processor_resources:
   - label: workers
-    `+tandem(driver, "workers: 2, attempts: 1"), 1, "resource: workers", `
+    `+tandem(driver, "workers: 2, attempts: 1, heartbeat: 0s"), 1, "resource: workers", `
 catch:
   - catch: []
   - resource: workers
@@ -166,7 +166,7 @@ func TestStoppedWorker(t *testing.T) {
 	})
 }
 
-// stop stops a process until the test ends, and returns when all its threads stand still.
+// stop stops a process until the test ends, and returns when all its threads stand still, or when heartbeats have had it killed.
 func stop(t *testing.T, pid int) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -177,9 +177,9 @@ func stop(t *testing.T, pid int) {
 	require.Eventually(t, func() bool {
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		require.NoError(t, err)
-		return len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
+		return !slices.ContainsFunc(threads, func(file string) bool {
 			stat, err := os.ReadFile(file)
-			return err == nil && !strings.Contains(string(stat), ") T ")
+			return err == nil && !strings.Contains(string(stat), ") T ") && !strings.Contains(string(stat), ") Z ") && !strings.Contains(string(stat), ") X ")
 		})
 	}, time.Minute, time.Millisecond)
 }

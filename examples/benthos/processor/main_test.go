@@ -123,6 +123,7 @@ type stream struct {
 	mu    sync.Mutex
 	got   []service.MessageBatch
 	taken func(service.MessageBatch) error // the output, if it is not got
+	early func()                           // is called before the stream runs, if it is set
 }
 
 // tandem returns the configuration of a processor with the worker of the tests.
@@ -163,6 +164,9 @@ func startWith(t *testing.T, s *stream, resources string, threads int, processor
 	}))
 	built, err := b.Build()
 	require.NoError(t, err)
+	if s.early != nil {
+		s.early()
+	}
 	ran := make(chan error, 1)
 	go func() { ran <- built.Run(context.WithoutCancel(t.Context())) }()
 	s.stop = sync.OnceValue(func() error { return errors.Join(built.StopWithin(time.Minute), <-ran) })

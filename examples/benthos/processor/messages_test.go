@@ -171,12 +171,20 @@ func TestAcknowledged(t *testing.T) {
 
 // The context of a sender that leaves does not end the stream.
 func TestSenderLeaves(t *testing.T) {
-	s := start(t, 1, tandem("socket", "timeout: 200ms, attempts: 1"))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, s.send(ctx, service.MessageBatch{message("a")}), context.Canceled)
+	s := new(stream)
+	s.early = func() { // what the stream has taken already is handled, whatever becomes of its sender
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, s.send(ctx, service.MessageBatch{message("a")}), context.Canceled)
+	}
+	startWith(t, s, "", 1, tandem("socket", "timeout: 200ms, attempts: 1"))
 	got := s.through(message("b", "do", "hang /nonexistent"))
 	require.ErrorIs(t, got[len(got)-1].GetError(), context.DeadlineExceeded)
-	got = s.through(message("c"))
-	require.Equal(t, "C", content(t, got[len(got)-1]))
+	c := func() string {
+		got := s.through(message("c"))
+		return content(t, got[len(got)-1])
+	}
+	for began := time.Now(); c() != "C"; { // a slow worker may need more than 200 ms
+		require.Less(t, time.Since(began), time.Minute)
+	}
 }
