@@ -30,14 +30,14 @@ func NewBaseline() *Baseline {
 		r.Close()
 		w.Close()
 	}
-	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: Descriptors(), shm: entries("/dev/shm"), mapped: mapped(), patience: 30 * time.Second}
+	return &Baseline{goroutines: goleak.IgnoreCurrent(), fds: Descriptors(), shm: entries("/dev/shm"), mapped: mapped(), patience: 10 * time.Second}
 }
 
 // Leaks returns a line for each thing that this process holds beyond the
 // baseline: goroutines, descriptors, child processes, files in /dev/shm whose names begin
 // with tandem, and mappings of
 // memory that has a descriptor and no name.
-// Things that are on their way out get half a minute for it. Options tell
+// Things that are on their way out get ten seconds for it. Options tell
 // which goroutines are meant to stay.
 func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
 	deadline := time.Now().Add(b.patience)

@@ -51,7 +51,7 @@ func TestLeaksAreFound(t *testing.T) {
 	assert.Contains(t, leaks(b), "TestLeaksAreFound.func")
 	close(stop)
 
-	b.patience = 5 * time.Second
+	b.patience = 10 * time.Second
 	assert.Empty(t, b.Leaks())
 }
 
