@@ -73,6 +73,7 @@ func (l *link) onAcks(f *os.File, missing error) error {
 		}
 	}
 	if missing != nil { // the peer says by records what it has released
+		l.exports.records.Store(true)
 		return l.bounded(l.exports.telling.start(func() {
 			_ = l.sendControl(context.Background(), controlAcksLost, 0, 0, nil) // or the link has ended
 		}))

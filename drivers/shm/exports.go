@@ -45,7 +45,8 @@ type exports struct {
 
 	telling tellers // tell the peer of regions that have gone, and of acks
 
-	acks atomic.Pointer[sealed.Memory] // the peer's, nil until they have come
+	acks    atomic.Pointer[sealed.Memory] // the peer's, nil until they have come
+	records atomic.Bool                   // they cannot be mapped, and the peer says by records what it has released
 
 	lock    sendlock.Lock // guards what follows
 	ended   bool
@@ -127,13 +128,14 @@ func (e *exports) tryAttach(ctx context.Context, list []ipc.Attached[ipc.Buffer]
 	all = handles
 	for i := range list {
 		h, err := e.attachOne(ctx, list[i].What)
+		known := true
 		if errors.Is(err, ipc.ErrExhausted) { // perhaps until the peer has released some
-			e.reclaim(maxPlaces)
+			known = e.reclaim(maxPlaces)
 			h, err = e.attachOne(ctx, list[i].What)
 		}
 		if err != nil {
 			e.undo(all[len(handles):])
-			if errors.Is(err, ipc.ErrExhausted) && e.mayGetRoom(err) {
+			if errors.Is(err, ipc.ErrExhausted) && e.mayGetRoom(err, known) {
 				return nil, false, nil
 			}
 			return nil, false, err

@@ -21,11 +21,12 @@ type exportedRegion struct {
 }
 
 // mayGetRoom reports whether what has failed with err will work when the peer has released some
-// buffers, or knows that regions have gone. The lock is held.
-func (e *exports) mayGetRoom(err error) bool {
+// buffers, or knows that regions have gone, or when this side knows what the peer has released: known says whether it did. The lock
+// is held.
+func (e *exports) mayGetRoom(err error, known bool) bool {
 	switch {
 	case errors.Is(err, errTooManyRegions):
-		return e.leaving.Load() > 0
+		return e.leaving.Load() > 0 || !known
 	case errors.Is(err, errSpillFull):
 		return e.spilled > 0
 	}

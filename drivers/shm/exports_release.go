@@ -74,11 +74,11 @@ func (e *exports) release(place uint32) {
 }
 
 // reclaim lets go of what the peer has released: of the n oldest up to the first that it has not, or
-// with maxPlaces of all. The lock is held.
-func (e *exports) reclaim(n int) {
+// with maxPlaces of all. It reports whether it knows what that is: the acks come soon after the first buffer. The lock is held.
+func (e *exports) reclaim(n int) (known bool) {
 	acks := e.acks.Load()
 	if acks == nil {
-		return
+		return e.records.Load() || e.first == len(e.sent)
 	}
 	words, all := sealed.Words(acks.Bytes()), n >= maxPlaces
 	for ; n > 0 && e.first < len(e.sent); n-- {
@@ -93,7 +93,7 @@ func (e *exports) reclaim(n int) {
 		e.sent, e.first = e.sent[:0], 0
 	}
 	if !all {
-		return
+		return true
 	}
 	rest := e.sent[e.first:]
 	kept := rest[:0]
@@ -105,6 +105,7 @@ func (e *exports) reclaim(n int) {
 		}
 	}
 	e.sent = e.sent[:e.first+len(kept)]
+	return true
 }
 
 // Reclaim implements [ipc.RegionUser].
