@@ -399,7 +399,6 @@ func TestSecondHostIsQueued(t *testing.T) {
 		t.Helper()
 		eventually(t, "the attach waits", func() bool { return goroutinesIn("(*Channel).awaitTurn") == n })
 	}
-	socket.SetHelloTimeout(t, 2*time.Second)
 	first := wait(h.ctx)
 	queued(1)
 	impatient, giveUp := context.WithCancel(h.ctx)

@@ -98,13 +98,19 @@ func (l *link) sendTail() {
 // flush waits until the tail and the combined frames are written, if there is room
 // for them.
 func (l *link) flush() {
-	for begin := time.Now(); !l.writer.lock.TryLock(); runtime.Gosched() {
-		if l.writer.stalled.Load() || l.end.Load() != nil || time.Since(begin) > maxFlush {
+	for begin := time.Now(); !l.writer.lock.TryLock(); {
+		took := time.Since(begin)
+		if l.writer.stalled.Load() || l.end.Load() != nil || took > maxFlush {
 			return
+		}
+		if took < time.Millisecond {
+			runtime.Gosched()
+		} else {
+			time.Sleep(time.Millisecond)
 		}
 	}
 	l.unlock()
 }
 
-// maxFlush is far longer than a sender holds the lock that does not wait for room.
-const maxFlush = 100 * time.Millisecond
+// maxFlush is far longer than a sender holds the lock that does not wait for room, also one that gets no processor for a while.
+const maxFlush = 10 * time.Second

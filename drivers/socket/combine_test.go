@@ -159,11 +159,13 @@ func TestShutdownSendsWhatWasLeft(t *testing.T) {
 			reads(t, b)
 		}
 	}
-	a, b := Pair(t, 1<<20)
-	combines(t, a.(*link), note(1, 10))
-	go a.(*link).unlock()
-	a.Shutdown()
-	require.Equal(t, uint64(1), reads(t, b).Tx)
+	for _, late := range []time.Duration{0, 300 * time.Millisecond} { // until the sender with the lock gets a processor
+		a, b := Pair(t, 1<<20)
+		combines(t, a.(*link), note(1, 10))
+		time.AfterFunc(late, a.(*link).unlock)
+		a.Shutdown()
+		require.Equal(t, uint64(1), reads(t, b).Tx)
+	}
 }
 
 // Small frames, large ones and batches of many senders, some of which give up, are

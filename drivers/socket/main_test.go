@@ -32,7 +32,7 @@ import (
 const (
 	modeEnv     = "SOCKET_TEST_MODE"
 	argEnv      = "SOCKET_TEST_ARG"
-	testTimeout = 20 * time.Second
+	testTimeout = 2 * time.Minute
 )
 
 func TestMain(m *testing.M) {
@@ -314,6 +314,7 @@ func command(_ testing.TB, mode, arg string) *drivers.Command {
 		panic(err)
 	}
 	cmd := exec.Command(exe)
+	cmd.WaitDelay = time.Minute // what it has said is read, however busy the machine is
 	cmd.Env = append(os.Environ(), modeEnv+"="+mode, argEnv+"="+arg)
 	return &drivers.Command{Cmd: cmd, Startup: drivers.StartupData{
 		Protocol: drivers.ProtocolVersion, Codec: "cbor", HostPID: os.Getpid(), Timeouts: drivers.DefaultTimeouts(),

@@ -44,7 +44,13 @@ func (c *Channel) Reconnect(ctx context.Context) error {
 func (c *Channel) takeTurn(ctx context.Context) error {
 	select {
 	case c.turn <- struct{}{}:
-		return nil
+		select {
+		case <-c.closing: // what Close has closed is not opened again
+			c.endTurn()
+			return ipc.ErrClosed
+		default:
+			return nil
+		}
 	case <-c.proc.Done():
 		return c.exited()
 	case <-c.closing:

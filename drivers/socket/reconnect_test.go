@@ -273,7 +273,13 @@ func TestCloseEndsReconnect(t *testing.T) {
 	require.NoError(t, h.Close())
 	require.ErrorIs(t, <-errs, ipc.ErrClosed)
 	require.NoError(t, h.Close())
-	require.ErrorIs(t, h.Reconnect(h.ctx), ipc.ErrClosed)
+	before := openFiles()
+	for range 50 {
+		require.ErrorIs(t, h.Reconnect(h.ctx), ipc.ErrClosed)
+	}
+	for kind, n := range openFiles() {
+		require.LessOrEqual(t, n, before[kind], "it has opened a %s", kind)
+	}
 	require.False(t, h.Connected())
 	require.Nil(t, h.Process().Exit(), "Close does not end the worker")
 }
