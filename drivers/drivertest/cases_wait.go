@@ -193,7 +193,7 @@ func whileBusy(t *testing.T, d time.Duration) {
 		if !assert.GreaterOrEqual(t, used, time.Duration(0), "the busy process has ended") {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(d / 3) // to look costs what is measured
 	}
 }
 

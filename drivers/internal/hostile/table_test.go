@@ -158,7 +158,7 @@ func (r *row) run(t *testing.T, driver, role string) (got report) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), rowEnv+"="+r.name, driverEnv+"="+driver, roleEnv+"="+first)
 	cmd.ExtraFiles = []*os.File{out}
-	cmd.Stderr, cmd.WaitDelay = &stderr, time.Second
+	cmd.Stderr, cmd.WaitDelay = &stderr, time.Minute
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	require.NoError(t, cmd.Start())
 	out.Close()

@@ -24,8 +24,9 @@ const stdioDelay = 500 * time.Millisecond
 
 // A program that is open for writing (ETXTBSY) is tried again for busyLimit, after
 // pauses from busyDelay to busyMaxDelay.
+var busyLimit = time.Second
+
 const (
-	busyLimit    = time.Second
 	busyDelay    = time.Millisecond
 	busyMaxDelay = 50 * time.Millisecond
 )

@@ -157,7 +157,7 @@ func TestVerifiedFileIsWhatRuns(t *testing.T) {
 func TestExit(t *testing.T) {
 	var stderr bytes.Buffer
 	var stdout bytes.Buffer
-	p, _ := spawn(t, &exec.Cmd{Stdout: &stdout, Stderr: &stderr}, Options{}, "s")
+	p, _ := spawn(t, &exec.Cmd{Stdout: &stdout, Stderr: &stderr, WaitDelay: time.Minute}, Options{}, "s")
 	require.Nil(t, (&Process{done: make(chan struct{})}).Exit(), "nil while it runs")
 	<-p.Copied()
 	exit := p.Exit()
@@ -188,7 +188,7 @@ func TestStderrOfTheHost(t *testing.T) {
 		require.NoError(t, host.Truncate(0))
 		_, err := host.Seek(0, io.SeekStart)
 		require.NoError(t, err)
-		cmd.Cmd.Path, cmd.Cmd.Args = "/proc/self/exe", []string{"test worker"}
+		cmd.Cmd.Path, cmd.Cmd.Args, cmd.Cmd.WaitDelay = "/proc/self/exe", []string{"test worker"}, time.Minute
 		p, conn, err := Spawn(t.Context(), cmd, opts, func(c *net.UnixConn) error {
 			_, err := c.Write([]byte("s"))
 			return err
@@ -221,7 +221,7 @@ func TestStderrOfTheHost(t *testing.T) {
 // promises. The race detector sees it if not.
 func TestOneWriterForBoth(t *testing.T) {
 	var out bytes.Buffer
-	p, _ := spawn(t, &exec.Cmd{Stdout: &out, Stderr: &out}, Options{}, "s")
+	p, _ := spawn(t, &exec.Cmd{Stdout: &out, Stderr: &out, WaitDelay: time.Minute}, Options{}, "s")
 	<-p.Copied()
 	require.Contains(t, out.String(), "to stdout")
 	require.Contains(t, out.String(), "xend")
@@ -363,6 +363,8 @@ func TestBusyProgram(t *testing.T) {
 		return err
 	}
 	require.ErrorIs(t, try(), syscall.ETXTBSY)
+	defer func(d time.Duration) { busyLimit = d }(busyLimit)
+	busyLimit = time.Minute
 	result := make(chan error)
 	go func() { result <- try() }()
 	time.Sleep(20 * time.Millisecond) // most likely it has tried by then

@@ -142,42 +142,57 @@ func TestFloodOfAnotherUser(t *testing.T) {
 }
 
 // A flood of connections that say nothing, from one process, keeps out no other: neither while it goes on, nor
-// after. Each of them ends by the timeout.
+// after.
 func TestFlood(t *testing.T) {
 	l := listen(t, socketIn(t))
-	serveEcho(t, l, Gate{MaxHellos: 10, HelloTimeout: 300 * time.Millisecond})
+	serveEcho(t, l, Gate{MaxHellos: 10})
 	p := start(t, helper(t, "flood", l.Path()))
 	p.expect("full: tandem: the server takes at most 5 connections of one process that have not said hello yet")
 	for range 50 {
 		works(t, l.Path())
 	}
-	p.expect("over") // the first ones
 	p.kill()
 	works(t, l.Path())
 }
 
+// Connections that say nothing end by the timeout.
+func TestFloodIsOver(t *testing.T) {
+	l := listen(t, socketIn(t))
+	serveEcho(t, l, Gate{MaxHellos: 10, HelloTimeout: 300 * time.Millisecond})
+	start(t, helper(t, "outlast", l.Path())).expect("over")
+}
+
 func init() {
-	// flood NAME: connects as often as it can and says nothing, tells how it was first refused, and that a
-	// connection that was taken has ended.
+	// flood NAME: connects as often as it can and says nothing, and tells how it was first refused.
 	helpers["flood"] = func(args []string) error {
-		var refused, over sync.Once
-		for {
-			conn, _, err := Dial(context.Background(), args[0], DialOptions{Allow: func(Peer) error { return nil }})
-			if err != nil {
-				return err
-			}
-			go func() {
-				defer conn.Close()
-				first := make([]byte, 1)
-				if _, err := io.ReadFull(conn, first); err == nil {
-					said := refusal(first, conn)
-					refused.Do(func() { fmt.Println(said) })
-				} else {
-					refused.Do(func() {})
-					over.Do(func() { fmt.Println("over") })
-				}
-			}()
+		var once sync.Once
+		return flood(args[0], func(first []byte, conn net.Conn) {
+			said := refusal(first, conn)
+			once.Do(func() { fmt.Println(said) })
+		}, func() {})
+	}
+	// outlast NAME: does so too, and tells that a connection that was taken has ended.
+	helpers["outlast"] = func(args []string) error {
+		return flood(args[0], func([]byte, net.Conn) {}, sync.OnceFunc(func() { fmt.Println("over") }))
+	}
+}
+
+// flood connects as often as it can and says nothing. It calls refused with what the server says first, and over when a connection ends.
+func flood(name string, refused func(first []byte, conn net.Conn), over func()) error {
+	for {
+		conn, _, err := Dial(context.Background(), name, DialOptions{Allow: func(Peer) error { return nil }})
+		if err != nil {
+			return err
 		}
+		go func() {
+			defer conn.Close()
+			first := make([]byte, 1)
+			if _, err := io.ReadFull(conn, first); err == nil {
+				refused(first, conn)
+			} else {
+				over()
+			}
+		}()
 	}
 }
 
@@ -236,7 +251,7 @@ func TestSlowHello(t *testing.T) {
 // A client that has been established has all the time it wants.
 func TestNoTimeoutAfterTheHello(t *testing.T) {
 	l := listen(t, socketIn(t))
-	serveEcho(t, l, Gate{HelloTimeout: 3 * time.Second}) // a hello takes less, however busy the machine is
+	serveEcho(t, l, Gate{HelloTimeout: 10 * time.Second}) // a hello takes less, however busy the machine is
 	conn := dial(t, l.Path())
 	hello(t, conn)
 	silent := dial(t, l.Path())

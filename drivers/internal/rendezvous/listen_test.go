@@ -3,6 +3,7 @@
 package rendezvous
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 
 // serveEcho serves until the test ends: it sends back what it gets.
 func serveEcho(t testing.TB, l *Listener, gate Gate) {
+	gate.HelloTimeout = cmp.Or(gate.HelloTimeout, testTimeout)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- Serve(ctx, l, gate, echo) }()
