@@ -29,40 +29,56 @@ func WithHeartbeat(interval, timeout time.Duration) Option {
 // beat runs the heartbeat of one process, until it ends.
 func (i *incarnation[C]) beat() {
 	c, p := i.client, i.channel.Process()
-	interval, timeout := c.settings.heartbeat.interval, c.settings.heartbeat.timeout
-	// silence is how long nothing has come since it was asked for; negative if it
-	// was not.
-	silence, began := time.Duration(-1), time.Now()
-	for {
-		pause := interval
-		if silence >= 0 {
-			pause = min(interval, timeout-silence)
-		}
+	h := silence{interval: c.settings.heartbeat.interval, timeout: c.settings.heartbeat.timeout, lasted: -1}
+	for began := time.Now(); ; {
 		// Pinging has taken a part of it.
-		if wait.Within(p.Done(), pause-time.Since(began), c.released) || wait.Closed(c.released) {
+		if wait.Within(p.Done(), h.pause()-time.Since(began), c.released) || wait.Closed(c.released) {
 			return
 		}
 		now := time.Now()
 		took := now.Sub(began)
 		began = now
 		s := i.session.Load()
-		switch {
-		case !s.Quiet(), s.Failing():
-			silence = -1 // it lives, or cannot be asked
+		if !s.Quiet() || s.Failing() { // it lives, or cannot be asked
+			h.lasted = -1
 			continue
-		case silence < 0, took > pause+min(interval, timeout):
-			// It is asked for the first time, or we did not run ourselves, and its
-			// answer may wait to be read.
-			silence = 0
-		default:
-			silence += pause
 		}
-		if silence >= timeout {
-			why := &ipc.TimeoutError{What: fmt.Sprintf("heartbeat of worker (pid %d)", p.PID()), After: timeout}
+		if h.goesOn(took) {
+			why := &ipc.TimeoutError{What: fmt.Sprintf("heartbeat of worker (pid %d)", p.PID()), After: h.timeout}
 			i.kill(why)
 			s.Fail(why)
 			return
 		}
-		s.Ping(min(interval, timeout-silence))
+		s.Ping(h.pause())
 	}
+}
+
+// silence is that of a worker.
+type silence struct {
+	interval, timeout time.Duration
+	lasted            time.Duration // since the worker was asked to say something; negative if it was not
+}
+
+// pause is how long it takes until somebody looks whether it has said something.
+func (s *silence) pause() time.Duration {
+	if s.lasted < 0 {
+		return s.interval
+	}
+	return min(s.interval, s.timeout-s.lasted)
+}
+
+// goesOn takes that the worker has said nothing in another pause, which took so long, and reports whether it is dead. Where a pause took longer than
+// it should, the host did not run for a part of it. That part does not count, and the worker is not dead yet, since its answer may wait to be
+// read.
+func (s *silence) goesOn(took time.Duration) bool {
+	pause, round := s.pause(), min(s.interval, s.timeout)
+	switch {
+	case s.lasted < 0:
+		s.lasted = 0
+	case took > pause+round:
+		s.lasted = min(s.lasted+pause, s.timeout-round)
+	default:
+		s.lasted += pause
+	}
+	return s.lasted >= s.timeout
 }
