@@ -4,7 +4,6 @@ package worker_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"syscall"
@@ -738,28 +737,31 @@ func TestBufferCloseReleases(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		arena := newArena(t, ipc.ArenaOptions{})
 		for i := range 3 {
-			w, err := s.spawn(ctx, worker.Self("life"), worker.WithArena(arena), worker.WithGrace(200*time.Millisecond))
-			require.NoError(t, err)
-			l := &lifeTest{T: t, arena: arena, w: w}
-			ends := make(chan error, 60)
-			for n := range cap(ends) {
-				req := l.message([]string{"both", "block close", "error"}[n%3])
-				go func() {
-					defer req.release()
-					res, err := lifeDo.Call(ctx, w, req)
-					res.release()
-					ends <- err
-				}()
-			}
-			if i%2 == 0 {
-				_, err := lifeGate.Call(ctx, w, "await blocked close")
+			leaves(t, func() error {
+				w, err := s.spawn(ctx, worker.Self("life"), worker.WithArena(arena), worker.WithGrace(200*time.Millisecond))
 				require.NoError(t, err)
-			}
-			require.NoError(t, errors.Join(w.Close()))
-			for range cap(ends) {
-				<-ends
-			}
-			eventually(t, "all are free", func() bool { s := arena.Stats(); return s.Buffers == 0 && len(s.Holders) == 0 })
+				l := &lifeTest{T: t, arena: arena, w: w}
+				ends := make(chan error, 60)
+				for n := range cap(ends) {
+					req := l.message([]string{"both", "block close", "error"}[n%3])
+					go func() {
+						defer req.release()
+						res, err := lifeDo.Call(ctx, w, req)
+						res.release()
+						ends <- err
+					}()
+				}
+				if i%2 == 0 {
+					_, err := lifeGate.Call(ctx, w, "await blocked close")
+					require.NoError(t, err)
+				}
+				err = w.Close()
+				for range cap(ends) {
+					<-ends
+				}
+				eventually(t, "all are free", func() bool { s := arena.Stats(); return s.Buffers == 0 && len(s.Holders) == 0 })
+				return err
+			})
 		}
 	})
 }

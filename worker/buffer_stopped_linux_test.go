@@ -29,9 +29,11 @@ func TestBuffersForStoppedWorker(t *testing.T) {
 	defer cancel()
 	sent := make(chan struct{}, 2000)
 	ended := make(chan error)
+	own := b.Retain()
 	go func() {
+		defer own.Release()
 		for {
-			f, err := b.Freeze()
+			f, err := own.Freeze()
 			if err != nil {
 				ended <- err
 				return

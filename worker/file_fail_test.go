@@ -78,12 +78,12 @@ var fileFates = map[string]func(t *testing.T, w client, p *probe){
 	},
 	"late response": func(t *testing.T, w client, p *probe) {
 		before := w.LateResponses()
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Millisecond, cancel)
-		_, err := fileLate.Call(ctx, w, p.parcelOf("", 3))
-		require.ErrorIs(t, err, context.Canceled)
 		eventually(t, "the response comes", func() bool {
-			_, err := rawEcho.Call(t.Context(), w, nil) // somebody reads
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel) // perhaps before the request was sent
+			_, err := fileLate.Call(ctx, w, p.parcelOf("", 3))
+			require.ErrorIs(t, err, context.Canceled)
+			_, err = rawEcho.Call(t.Context(), w, nil) // somebody reads
 			require.NoError(t, err)
 			return w.LateResponses() > before
 		})

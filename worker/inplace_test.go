@@ -56,6 +56,18 @@ func fillIn(b []byte) {
 // slowPlaces has what ends slow places: signals of their host.
 var slowPlaces = make(chan os.Signal, 1)
 
+// placesBegun counts the slow places of this process, and slowBegun returns that of the worker.
+var (
+	placesBegun atomic.Int32
+	slowBegun   = ipc.NewMethod[int, int]("test.slow_begun")
+)
+
+func begunPlaces(t *testing.T, w ipc.Caller) int {
+	n, err := slowBegun.Call(context.Background(), w, 0, ipc.WithTimeout(0))
+	require.NoError(t, err)
+	return n
+}
+
 func doPlace(_ context.Context, call worker.InPlace) error {
 	request := call.Request()
 	what, n := request[0], int(binary.LittleEndian.Uint32(request[1:]))
@@ -65,6 +77,7 @@ func doPlace(_ context.Context, call worker.InPlace) error {
 		return nil
 	case 's':
 		before := crc32.ChecksumIEEE(request)
+		placesBegun.Add(1)
 		<-slowPlaces
 		if crc32.ChecksumIEEE(request) != before {
 			return errors.New("the request has changed")
@@ -102,6 +115,7 @@ func doPlace(_ context.Context, call worker.InPlace) error {
 
 func servePlaces(s *worker.Server) {
 	worker.HandleInPlace(s, place, doPlace)
+	worker.Handle(s, slowBegun, func(context.Context, int) (int, error) { return int(placesBegun.Load()), nil })
 	worker.HandleInPlace(s, wrong, func(context.Context, worker.InPlace) error { return nil })
 	signal.Notify(slowPlaces, syscall.SIGUSR1)
 	worker.Handle(s, mallocs, func(context.Context, [1]uint64) ([1]uint64, error) {
@@ -209,6 +223,7 @@ func TestSlowInPlace(t *testing.T) {
 				}
 				slow <- err
 			}()
+			eventually(t, "the slow one has begun", func() bool { return begunPlaces(t, w) == 1+warm/100 })
 			var flood sync.WaitGroup
 			var answered atomic.Int32
 			for range 8 {
@@ -285,11 +300,22 @@ func TestInPlaceOnTheHost(t *testing.T) {
 		// The worker is stopped and its ring full when the handler claims: that ends
 		// with the context of the call.
 		again.Store(true)
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // the handler has begun by then
-		defer cancel()
-		slow, err = callPlace.Go(ctx, w, placed('s', 0))
-		require.NoError(t, err)
-		<-entered
+		for begun, patience := false, 3*time.Second; !begun; patience *= 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			slow, err = callPlace.Go(ctx, w, placed('s', 0))
+			if err == nil {
+				select {
+				case <-entered:
+					begun = true
+				case <-ctx.Done(): // it comes too late
+					_, err = slow.Wait(context.Background())
+				}
+			}
+			if !begun {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+		}
 		stop(t, w.PID())
 		for full := false; !full; {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)

@@ -112,16 +112,19 @@ func TestClose(t *testing.T) {
 
 func TestCloseWithoutGrace(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
-		w := s.start(t, worker.WithGrace(50*time.Millisecond))
-		pending := make(chan error)
-		go func() {
-			_, err := block.Call(context.Background(), w, "x")
-			pending <- err
-		}()
-		eventually(t, "in the handler", func() bool { return count(t, w, "x.begin") == 1 })
-		require.NoError(t, w.Close(), "the worker ends by itself, since its handler heeds its context")
-		require.Error(t, <-pending)
-		require.True(t, gone(w.PID()))
+		leaves(t, func() error { // by itself, since its handler heeds its context
+			w := s.start(t, worker.WithGrace(50*time.Millisecond))
+			pending := make(chan error)
+			go func() {
+				_, err := block.Call(context.Background(), w, "x")
+				pending <- err
+			}()
+			eventually(t, "in the handler", func() bool { return count(t, w, "x.begin") == 1 })
+			err := w.Close()
+			require.Error(t, <-pending)
+			require.True(t, gone(w.PID()))
+			return err
+		})
 	})
 }
 
@@ -129,15 +132,18 @@ func TestCloseWithoutGrace(t *testing.T) {
 func TestCloseFailsWhatOutlastsTheGrace(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		t.Parallel()
-		w := s.start(t, worker.WithGrace(50*time.Millisecond))
-		pending := make(chan error)
-		go func() {
-			_, err := sleep.Call(context.Background(), w, 3*time.Second)
-			pending <- err
-		}()
-		eventually(t, "in the handler", func() bool { return count(t, w, "sleep.begin") == 1 })
-		require.NoError(t, w.Close())
-		require.ErrorIs(t, <-pending, ipc.ErrClosed)
+		leaves(t, func() error {
+			w := s.start(t, worker.WithGrace(50*time.Millisecond))
+			pending := make(chan error)
+			go func() {
+				_, err := sleep.Call(context.Background(), w, time.Minute, ipc.WithTimeout(0))
+				pending <- err
+			}()
+			eventually(t, "in the handler", func() bool { return count(t, w, "sleep.begin") == 1 })
+			err := w.Close()
+			require.ErrorIs(t, <-pending, ipc.ErrClosed)
+			return err
+		})
 	})
 }
 
@@ -147,11 +153,13 @@ func TestCloseOutlastsTheGraceInOrder(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		for _, entry := range []string{"test", "tidy"} {
 			for range 5 {
-				w, err := s.spawn(t.Context(), worker.Self(entry), worker.WithGrace(50*time.Millisecond))
-				require.NoError(t, err)
-				require.NoError(t, block.Notify(t.Context(), w, "x"))
-				eventually(t, "in the handler", func() bool { return count(t, w, "x.begin") == 1 })
-				require.NoError(t, w.Close(), entry)
+				leaves(t, func() error {
+					w, err := s.spawn(t.Context(), worker.Self(entry), worker.WithGrace(50*time.Millisecond))
+					require.NoError(t, err)
+					require.NoError(t, block.Notify(t.Context(), w, "x"))
+					eventually(t, "in the handler", func() bool { return count(t, w, "x.begin") == 1 })
+					return w.Close()
+				})
 			}
 		}
 	})
@@ -302,13 +310,13 @@ func TestCloseWhileDisconnected(t *testing.T) {
 // A worker whose host does not come back ends by itself.
 func TestHostLimit(t *testing.T) {
 	t.Parallel()
-	const limit = 3 * time.Second // the start is a wait for the host, too
+	const limit = 10 * time.Second // the start is a wait for the host, too
 	w, err := worker.Spawn(t.Context(), worker.Self("test"), socket.Driver{}, worker.WithHostTimeout(limit))
 	require.NoError(t, err)
 	defer w.Close()
 	require.NoError(t, w.Channel().Disconnect())
 	<-w.Channel().Process().Done()
-	require.Contains(t, w.Channel().Process().Stderr(), "waiting for the host took longer than 3s")
+	require.Contains(t, w.Channel().Process().Stderr(), "waiting for the host took longer than 10s")
 }
 
 // The host is a process of its own here, and is killed.

@@ -397,6 +397,20 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// leaves plays a scene in which a worker leaves by itself, and that returns what Close does. It plays it again where the worker was killed: the
+// two seconds that it has after SIGTERM may be too short on a busy machine, but not each time.
+func leaves(t testing.TB, play func() error) {
+	t.Helper()
+	var err error
+	for range 3 {
+		var exit *worker.ExitError
+		if err = play(); !errors.As(err, &exit) || exit.Signal != syscall.SIGKILL {
+			break
+		}
+	}
+	require.NoError(t, err)
+}
+
 func count(t testing.TB, w ipc.Caller, what string) int {
 	t.Helper()
 	n, err := events.Call(context.Background(), w, what, ipc.WithTimeout(0))

@@ -64,7 +64,7 @@ func TestLongDurations(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		const long = math.MaxInt64
 		w, err := s.spawn(t.Context(), worker.Self("test"), worker.WithStartTimeout(long), worker.WithHostTimeout(long), worker.WithCallTimeout(long),
-			worker.WithHeartbeat(long, long), worker.WithGrace(time.Second))
+			worker.WithHeartbeat(long, long), worker.WithGrace(time.Minute))
 		require.NoError(t, err)
 		defer func() { require.NoError(t, w.Close()) }()
 		for _, opts := range [][]ipc.CallOption{nil, {ipc.WithTimeout(long)}, {ipc.WithTimeout(long - 1)}} {

@@ -177,27 +177,35 @@ func TestHostIsKilled(t *testing.T) {
 			if c.scene == "disconnected" && driver == "shm" {
 				continue
 			}
-			tmp, err := os.MkdirTemp("", "h")
-			require.NoError(t, err)
-			tidy := filepath.Join(t.TempDir(), "tidy")
-			host, pid := orphan(t, driver, c.scene, tidy, tmp)
-			if c.scene == "stopped" {
-				stop(t, pid)
+			play := func() (pid int, tidy, tmp string) {
+				tmp, err := os.MkdirTemp("", "h")
+				require.NoError(t, err)
+				tidy = filepath.Join(t.TempDir(), "tidy")
+				host, pid := orphan(t, driver, c.scene, tidy, tmp)
+				if c.scene == "stopped" {
+					stop(t, pid)
+				}
+				require.NotEmpty(t, groupOf(pid))
+				require.NoError(t, host.Process.Kill())
+				_ = host.Wait()
+				if c.scene == "stopped" {
+					// Nobody but the kernel can end it before it goes on.
+					_ = syscall.Kill(pid, syscall.SIGCONT)
+				}
+				return pid, tidy, tmp
 			}
-			require.NotEmpty(t, groupOf(pid))
-			require.NoError(t, host.Process.Kill())
-			_ = host.Wait()
-			if c.scene == "stopped" {
-				// Nobody but the kernel can end it before it goes on.
-				_ = syscall.Kill(pid, syscall.SIGCONT)
-			}
+			pid, tidy, tmp := play()
 			// All of them have their second to end at the same time.
 			defer t.Run(c.scene+" "+driver, func(t *testing.T) {
-				eventually(t, "the worker and its children have ended", func() bool { return len(groupOf(pid)) == 0 })
-				if c.tidy {
-					require.FileExists(t, tidy, "deferred code has run")
+				for tries := 1; ; tries++ {
+					eventually(t, "the worker and its children have ended", func() bool { return len(groupOf(pid)) == 0 })
+					require.NoError(t, os.Remove(tmp), "nothing is left there")
+					if _, err := os.Stat(tidy); !c.tidy || err == nil {
+						break
+					}
+					require.Less(t, tries, 4, "deferred code has not run") // a second may be too short on a busy machine, but not each time
+					pid, tidy, tmp = play()
 				}
-				require.NoError(t, os.Remove(tmp), "nothing is left there")
 			})
 		}
 	}

@@ -117,7 +117,9 @@ func (c *capture) with(t *testing.T, message string) map[string]any {
 func TestOutput(t *testing.T) {
 	twoDrivers(t, func(t *testing.T, s spawner) {
 		c := newCapture()
-		w, err := s.spawn(t.Context(), worker.Self("talker"), worker.WithOutput(c.log))
+		cmd := worker.Self("talker")
+		cmd.WaitDelay = time.Minute
+		w, err := s.spawn(t.Context(), cmd, worker.WithOutput(c.log))
 		require.NoError(t, err)
 		defer w.Close()
 		long := strings.Repeat("x", 150<<10)
@@ -187,7 +189,7 @@ func TestOutputBesideTheCommands(t *testing.T) {
 		c := newCapture()
 		var stdout bytes.Buffer
 		cmd := worker.Self("talker")
-		cmd.Stdout = &stdout
+		cmd.Stdout, cmd.WaitDelay = &stdout, time.Minute
 		w, err := s.spawn(t.Context(), cmd, worker.WithOutput(c.log))
 		require.NoError(t, err)
 		_, err = talk.Call(t.Context(), w, "exit")
