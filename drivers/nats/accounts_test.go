@@ -24,7 +24,7 @@ func accounts(t *testing.T) (serving, calling string) {
 	conf := documented(t, 2)
 	srv := natstest.Start(t, func(o *server.Options) {
 		*o = *conf
-		o.Host, o.Port, o.NoLog, o.NoSigs = "127.0.0.1", server.RANDOM_PORT, true, true
+		o.Host, o.Port, o.NoLog, o.NoSigs, o.AuthTimeout = "127.0.0.1", server.RANDOM_PORT, true, true, 60
 	})
 	as := func(user string) string {
 		return strings.Replace(srv.ClientURL(), "//", "//"+user+":secret-of-"+user+"@", 1)
@@ -34,7 +34,7 @@ func accounts(t *testing.T) (serving, calling string) {
 
 func connect(t *testing.T, url string) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.Timeout(time.Minute))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc
@@ -46,7 +46,7 @@ func TestAccounts(t *testing.T) {
 	there, here := connect(t, serving), connect(t, calling)
 	s, b := newServer()
 	serve(t, there, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
-	c := natsipc.Caller(here, "test", natsipc.WithHeartbeat(20*time.Millisecond))
+	c := natsipc.Caller(here, "test")
 	defer c.Close()
 
 	n, err := double.Call(t.Context(), c, 21)
@@ -85,7 +85,7 @@ func TestAccounts(t *testing.T) {
 	select {
 	case err := <-failed:
 		t.Fatalf("after %v", err)
-	case <-time.After(20 * 20 * time.Millisecond):
+	case <-time.After(6 * natsipc.DefaultHeartbeat):
 	}
 	cancel()
 	require.ErrorIs(t, within(t, failed), context.Canceled)

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -219,8 +218,7 @@ func TestHostileBuffers(t *testing.T) {
 				within(t, refused(t, nc, m))
 				continue
 			}
-			answer, err := nc.RequestMsg(m, 30*time.Second)
-			require.NoError(t, err)
+			answer := ask(t, nc, m)
 			require.Equal(t, "error", answer.Header.Get("Tandem-Answer"), "%q", b)
 			require.ErrorContains(t, ipc.ParseError(answer.Data), "malformed buffers")
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -29,18 +30,39 @@ func (c retrier) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	timeout, began := own.Timeout, time.Now()
 	for own.Attempt = 1; ; own.Attempt++ {
 		response, err := c.tries.Invoke(ctx, &own, request, memory)
-		if err == nil || own.Attempt >= attempts || !errors.Is(err, ipc.ErrPeerGone) || errors.Is(err, ipc.ErrClosed) {
+		var cut *net.OpError // the message could not be written, and was lost with its connection
+		if err == nil || own.Attempt >= attempts || !errors.Is(err, ipc.ErrPeerGone) && !errors.As(err, &cut) || errors.Is(err, ipc.ErrClosed) {
 			if _, over := err.(*ipc.TimeoutError); over && timeout > 0 { // of what was left
 				err = timedOut(inv, timeout)
 			}
 			return response, err
 		}
 		memory = nil // it was taken over
+		if cut != nil {
+			c.awaitCut(ctx)
+		}
 		if timeout > 0 {
 			if own.Timeout = timeout - time.Since(began); own.Timeout <= 0 {
 				return nil, timedOut(inv, timeout)
 			}
 		}
+	}
+}
+
+// awaitCut waits after a failed write until NATS knows that the connection is down, for which the next attempt waits then. It does not wait long.
+func (c *Client) awaitCut(ctx context.Context) {
+	changed := c.nc.StatusChanged(nats.RECONNECTING, nats.CLOSED, nats.CONNECTED)
+	defer c.nc.RemoveStatusListener(changed)
+	if !c.nc.IsConnected() {
+		return
+	}
+	wait := time.NewTimer(100 * time.Millisecond)
+	defer wait.Stop()
+	select {
+	case <-changed:
+	case <-wait.C:
+	case <-c.closing:
+	case <-ctx.Done():
 	}
 }
 

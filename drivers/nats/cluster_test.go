@@ -51,7 +51,7 @@ func TestClusterLosesServers(t *testing.T) {
 	}
 	connect := func(first int) *nats.Conn { // to that one, as long as it is there
 		order := append(append([]string{}, urls[first:]...), urls[:first]...)
-		nc, err := nats.Connect(strings.Join(order, ","), nats.DontRandomize(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+		nc, err := nats.Connect(strings.Join(order, ","), nats.DontRandomize(), nats.Timeout(time.Minute), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 		require.NoError(t, err)
 		t.Cleanup(nc.Close)
 		return nc

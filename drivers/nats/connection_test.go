@@ -164,7 +164,7 @@ func TestConnectionClosed(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- natsipc.Serve(context.Background(), there, s, service) }()
 	awaitService(t, here)
-	c := natsipc.Caller(here, "test", natsipc.WithHeartbeat(50*time.Millisecond))
+	c := natsipc.Caller(here, "test", natsipc.WithHeartbeat(2*time.Second))
 	defer c.Close()
 	failed := make(chan error, 1)
 	go func() {
@@ -262,7 +262,7 @@ func TestNothingStays(t *testing.T) {
 	round := func() {
 		s, b := newServer()
 		stop := serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
-		c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(natsipc.MinHeartbeat))
+		c := natsipc.Caller(nc, "test")
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error, 1)
 		go func() {

@@ -46,9 +46,7 @@ func TestNumberOfAnotherMethod(t *testing.T) {
 			stop := serve(t, nc, func(ctx context.Context) error { return run(ctx, s) })
 			ask := func(subject string, id uint64, h nats.Header) string {
 				h["Tandem-Call"] = []string{fmt.Sprintf("1 %x cbor %s 0 1000000000 0 -", id, order)}
-				m, err := nc.RequestMsg(&nats.Msg{Subject: subject, Header: h, Data: []byte{1}}, 30*time.Second)
-				require.NoError(t, err)
-				return string(m.Data)
+				return string(ask(t, nc, &nats.Msg{Subject: subject, Header: h, Data: []byte{1}}).Data)
 			}
 			require.Equal(t, "ok", firstLine(ask("tandem.test.call.test.double", double.Info().ID, nats.Header{})))
 			require.Contains(t, ask("tandem.test.call.test.double", pid.Info().ID, nats.Header{}), "number of another method")

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 		return s.Serve(context.Background())
 	})
 	if url := os.Getenv(serveEnv); url != "" {
-		nc, err := nats.Connect(url)
+		nc, err := nats.Connect(url, nats.Timeout(time.Minute))
 		if err == nil {
 			s, _ := newServer()
 			err = natsipc.Serve(context.Background(), nc, s, service)
@@ -47,9 +47,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	if url := os.Getenv(callEnv); url != "" {
-		nc, err := nats.Connect(url)
+		nc, err := nats.Connect(url, nats.Timeout(time.Minute))
 		if err == nil {
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(natsipc.MinHeartbeat))
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Second))
 			_, err = block.Call(context.Background(), c, "x", ipc.WithTimeout(0))
 		}
 		fmt.Fprintln(os.Stderr, err)
@@ -78,7 +78,7 @@ func TestServerDies(t *testing.T) {
 			nc := natstest.Connect(t, srv)
 			p := elsewhere(t, serveEnv, srv.ClientURL())
 			awaitService(t, nc)
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(100*time.Millisecond))
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Second))
 			defer c.Close()
 			beats := make(chan *nats.Msg, 1000)
 			sub, err := nc.ChanSubscribe("_INBOX.>", beats)
@@ -89,7 +89,7 @@ func TestServerDies(t *testing.T) {
 				_, err := block.Call(context.Background(), c, "x", ipc.WithTimeout(0))
 				failed <- err
 			}()
-			for range 10 { // more than may be missed
+			for range 5 { // more than may be missed
 				within(t, beats)
 			}
 			require.Empty(t, failed, "a server that lives is taken for dead")
@@ -126,7 +126,7 @@ func TestSentAgain(t *testing.T) {
 			awaitService(t, nc)
 			var mu sync.Mutex
 			var attempts []int
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(50*time.Millisecond), test.option, natsipc.WithInterceptors(ipc.Interceptor{
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Second), test.option, natsipc.WithInterceptors(ipc.Interceptor{
 				Attempt: func(ctx context.Context, call *ipc.Call, next func(context.Context) error) error {
 					if call.Method.Name != holding.Info().Name {
 						mu.Lock()

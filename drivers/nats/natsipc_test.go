@@ -113,6 +113,23 @@ func within[T any](t testing.TB, c <-chan T) (v T) {
 	return v
 }
 
+// ask sends a request, and returns its answer.
+func ask(t testing.TB, nc *nats.Conn, m *nats.Msg) *nats.Msg {
+	t.Helper()
+	m.Reply = nc.NewInbox()
+	answers, err := nc.SubscribeSync(m.Reply)
+	require.NoError(t, err)
+	defer func() { _ = answers.Unsubscribe() }()
+	require.NoError(t, nc.PublishMsg(m))
+	for {
+		answer, err := answers.NextMsg(time.Minute)
+		require.NoError(t, err)
+		if answer.Header.Get("Tandem-Answer") != "alive" { // a heartbeat
+			return answer
+		}
+	}
+}
+
 // serve runs a service until stop is called, or the test ends, and returns when it can be called.
 func serve(t testing.TB, nc *nats.Conn, run func(ctx context.Context) error) (stop func() error) {
 	t.Helper()

@@ -55,7 +55,7 @@ func TestDelayAndLoss(t *testing.T) {
 	cmd.Env = append(os.Environ(), serveEnv+"=nats://"+srv.Addr().String())
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	nc, err := nats.Connect("nats://" + srv.Addr().String())
+	nc, err := nats.Connect("nats://"+srv.Addr().String(), nats.Timeout(time.Minute))
 	require.NoError(t, err)
 	defer nc.Close()
 	awaitService(t, nc)

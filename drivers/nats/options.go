@@ -87,7 +87,7 @@ func WithHeartbeat(d time.Duration) Option {
 }
 
 // WithRetry sends a request of a method that is declared [ipc.WithIdempotent] again, to whoever serves then,
-// when its server has ended before it answered: attempts times in all, within the timeout of the call. Methods
+// when its server has ended before it answered, or the connection was cut as it was written: attempts times in all, within the timeout of the call. Methods
 // and calls can have attempts of their own: see [ipc.WithAttempts]. It panics if attempts is less than 1.
 func WithRetry(attempts int) Option {
 	if attempts < 1 {

@@ -37,7 +37,7 @@ func documented(t *testing.T, n int) *server.Options {
 // The permissions that the documentation shows are enough for calls, cancellation and what is large, which travels as streams do, and for nothing else.
 func TestPermissions(t *testing.T) {
 	conf := documented(t, 1)
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, Users: conf.Users}
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, Users: conf.Users, AuthTimeout: 60}
 	srv, err := server.NewServer(o)
 	require.NoError(t, err)
 	srv.Start()
@@ -47,7 +47,7 @@ func TestPermissions(t *testing.T) {
 
 	denied := make(chan error, 1000)
 	connect := func(user string) *nats.Conn {
-		nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(user, "secret-of-"+user), nats.CustomInboxPrefix("_INBOX_"+user),
+		nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(user, "secret-of-"+user), nats.Timeout(time.Minute), nats.CustomInboxPrefix("_INBOX_"+user),
 			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { denied <- err }))
 		require.NoError(t, err)
 		t.Cleanup(nc.Close)
@@ -57,7 +57,7 @@ func TestPermissions(t *testing.T) {
 	s, b := newServer()
 	stop := serve(t, here, func(ctx context.Context) error { return natsipc.Serve(ctx, there, s, service) })
 
-	c := natsipc.Caller(here, "test", natsipc.WithHeartbeat(50*time.Millisecond))
+	c := natsipc.Caller(here, "test")
 	defer c.Close()
 	n, err := double.Call(t.Context(), c, 21)
 	require.NoError(t, err)
@@ -117,7 +117,7 @@ func TestPermissions(t *testing.T) {
 	require.NoError(t, stop())
 
 	for _, opt := range []nats.Option{nats.UserInfo("caller", "wrong"), func(*nats.Options) error { return nil }} {
-		_, err := nats.Connect(srv.ClientURL(), opt)
+		_, err := nats.Connect(srv.ClientURL(), opt, nats.Timeout(time.Minute))
 		require.True(t, errors.Is(err, nats.ErrAuthorization) || errors.Is(err, io.EOF), "%v", err)
 	}
 }

@@ -142,13 +142,12 @@ func TestHostileRequests(t *testing.T) {
 	encoded, err := ipc.Marshal(ipc.CBOR, nil, 21)
 	require.NoError(t, err)
 	id := double.Info().ID
-	ask := func(header, line, request string) (string, *ipc.Error) {
+	request := func(header, line, request string) (string, *ipc.Error) {
 		m := &nats.Msg{Subject: "tandem.test.call.test.double", Data: []byte(line + request)}
 		if header != "" {
 			m.Header = nats.Header{"Tandem-Call": {header}}
 		}
-		answer, err := nc.RequestMsg(m, 30*time.Second)
-		require.NoError(t, err)
+		answer := ask(t, nc, m)
 		if answer.Header.Get("Tandem-Answer") == "" {
 			return string(answer.Data), nil
 		}
@@ -168,9 +167,9 @@ func TestHostileRequests(t *testing.T) {
 			var got string
 			var failed *ipc.Error
 			if way == "line" {
-				got, failed = ask("", line+"\n", string(encoded))
+				got, failed = request("", line+"\n", string(encoded))
 			} else {
-				got, failed = ask(line, "", string(encoded))
+				got, failed = request(line, "", string(encoded))
 			}
 			switch {
 			case code == 0:
@@ -185,9 +184,9 @@ func TestHostileRequests(t *testing.T) {
 			}
 		}
 	}
-	_, failed := ask("", "", "no line feed")
+	_, failed := request("", "", "no line feed")
 	require.Equal(t, ipc.CodeInvalidArgument, failed.Code)
-	_, failed = ask("", "", "")
+	_, failed = request("", "", "")
 	require.Equal(t, ipc.CodeInvalidArgument, failed.Code)
 }
 

@@ -104,12 +104,13 @@ func TestStreamIsOverdue(t *testing.T) {
 	nc := natstest.Connect(t, natstest.Start(t, nil))
 	s, b := newServer()
 	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
-	port, err := flow.Listen(nc, nc.NewInbox(), flow.Config{})
+	port, err := flow.Listen(nc, nc.NewInbox(), flow.Config{Beat: time.Second})
 	require.NoError(t, err)
 	defer port.Close(ipc.ErrClosed)
 	f, err := port.Open("tandem.test.flow.", nil)
 	require.NoError(t, err)
-	call := fmt.Sprintf("1 %x cbor %s %d 1000000000 0 -", outflow.Info().ID, order, 300*time.Millisecond)
+	call := fmt.Sprintf("1 %x cbor %s %d 1000000000 0 -", outflow.Info().ID, order, 5*time.Second)
+	begun := time.Now()
 	require.NoError(t, nc.PublishMsg(&nats.Msg{
 		Subject: "tandem.test.stream.test.outflow", Reply: f.Subject(), Data: []byte("x"),
 		Header: nats.Header{"Tandem-Call": {call}, "Tandem-Stream": {"65536 -fo"}},
@@ -117,6 +118,7 @@ func TestStreamIsOverdue(t *testing.T) {
 	require.NoError(t, f.Opened(t.Context()))
 	_, err = f.Receive(t.Context())
 	require.NoError(t, err)
+	time.Sleep(time.Until(begun.Add(4500 * time.Millisecond)))
 	f.Abort(context.DeadlineExceeded) // its clock is ahead
 	require.ErrorIs(t, within(t, b.ended), context.DeadlineExceeded)
 

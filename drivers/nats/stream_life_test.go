@@ -31,10 +31,10 @@ func init() {
 	if url == "" {
 		return
 	}
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.Timeout(time.Minute))
 	if err == nil {
 		var st *ipc.BidiStreamCall[[]byte, []byte]
-		if st, err = stuck.Open(context.Background(), natsipc.Caller(nc, "test", natsipc.WithHeartbeat(200*time.Millisecond))); err == nil {
+		if st, err = stuck.Open(context.Background(), natsipc.Caller(nc, "test", natsipc.WithHeartbeat(2*time.Second))); err == nil {
 			_, err = st.Receive(context.Background())
 		}
 		for err == nil {
@@ -53,7 +53,7 @@ func TestStreamServerDies(t *testing.T) {
 			nc := natstest.Connect(t, srv)
 			p := elsewhere(t, serveEnv, srv.ClientURL())
 			awaitService(t, nc)
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(200*time.Millisecond))
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(2*time.Second))
 			defer c.Close()
 			quiet, err := stuck.Open(t.Context(), c)
 			require.NoError(t, err)

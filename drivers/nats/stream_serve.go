@@ -33,8 +33,14 @@ func (h *host) opened(m *nats.Msg) {
 	}
 	go func() {
 		defer h.running.Done()
-		defer func() { <-h.streams }()
-		h.serveStream(m, begun)
+		var refusal error
+		defer func() {
+			<-h.streams
+			if refusal != nil { // now that the place is free, since the caller may try again at once
+				h.refuseStream(m, begun, refusal)
+			}
+		}()
+		refusal = h.serveStream(m, begun)
 	}()
 }
 
@@ -58,30 +64,26 @@ type streamServing struct {
 	told   int // how many fields of head the caller has
 }
 
-// serveStream serves a stream.
-func (h *host) serveStream(m *nats.Msg, begun time.Time) {
+// serveStream serves a stream, or returns why it does not.
+func (h *host) serveStream(m *nats.Msg, begun time.Time) (refusal error) {
 	caller, inv, header, err := h.parse(m, tokenStream, m.Header.Get(headerCall), m.Data)
 	if err != nil {
-		h.refuseStream(m, begun, err)
-		return
+		return err
 	}
 	opening, err := parseStream(m.Header.Get(headerStream))
 	if err == nil && len(m.Data) > maxFirst {
 		err = ipc.Errorf(ipc.CodeInvalidArgument, "%w: the opening of a stream has %d bytes, most allowed are %d", ipc.ErrProtocol, len(m.Data), maxFirst)
 	}
 	if err != nil {
-		h.refuseStream(m, begun, err)
-		return
+		return err
 	}
 	to, ok := caller.(ipc.StreamCaller)
 	if !ok && !opening.call {
-		h.refuseStream(m, begun, ipc.Errorf(ipc.CodeUnimplemented, "tandem: the service %q has no streams", h.svc.Name))
-		return
+		return ipc.Errorf(ipc.CodeUnimplemented, "tandem: the service %q has no streams", h.svc.Name)
 	}
 	f, err := h.port.Accept(m.Reply, opening.granted, bounded(header.heartbeat), nil)
 	if err != nil {
-		h.refuseStream(m, begun, err)
-		return
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(h.ctx)
 	defer cancel(nil)
@@ -97,7 +99,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 		err := s.call(ctx, caller, inv, m, opening.first)
 		s.end(ctx, err)
 		h.stats.note(subject, time.Since(begun), withoutEOF(err))
-		return
+		return nil
 	}
 	over := make(chan struct{})
 	o := &ipc.StreamOpening{Lasting: opening.lasting, OnEnd: func(error) { close(over) }}
@@ -127,6 +129,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) {
 	s.end(ctx, err)
 	cancel(nil)
 	h.stats.note(m.Subject, time.Since(begun), withoutEOF(err))
+	return nil
 }
 
 // withoutEOF returns nil for the end of a stream.

@@ -441,7 +441,7 @@ func TestStreamIsGivenUp(t *testing.T) {
 			defer cancel()
 			var opts []ipc.CallOption
 			if name == "timeout" {
-				opts = append(opts, ipc.WithTimeout(200*time.Millisecond))
+				opts = append(opts, ipc.WithTimeout(5*time.Second))
 			}
 			st, err := stuck.Open(ctx, c, opts...)
 			require.NoError(t, err)

@@ -45,7 +45,7 @@ func startCluster(t testing.TB) (servers []*server.Server, js jetstream.JetStrea
 	nc, err := nats.Connect(strings.Join(urls, ","), stubborn...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err = jetstream.New(nc)
+	js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
 	require.NoError(t, err)
 	return servers, js
 }
@@ -64,7 +64,7 @@ func TestClusterLosesItsLeader(t *testing.T) {
 			return err == nil
 		})
 	}
-	consumer := newConsumer(t, js, "IN", jetstream.ConsumerConfig{MaxAckPending: 3000})
+	consumer := newConsumer(t, js, "IN", jetstream.ConsumerConfig{AckWait: time.Second, MaxAckPending: 3000})
 	publish(t, js, "IN", records)
 	source, err := jetipc.NewSource[uint64](ctx, js, consumer, jetipc.Drain())
 	require.NoError(t, err)

@@ -260,6 +260,9 @@ func (f *fetcher) rest(ctx context.Context, sub *nats.Subscription) {
 	}
 	for {
 		m, err := sub.NextMsg(time.Nanosecond)
+		if errors.Is(err, nats.ErrNoResponders) { // which says nothing of what is behind it
+			continue
+		}
 		if err != nil {
 			return
 		}

@@ -204,12 +204,12 @@ func (h *held) ask(ctx context.Context, sub *nats.Subscription, inbox string, le
 	why = errUnconfirmed
 	for answers := len(left); answers > 0 && len(left) > 0; answers-- {
 		m, err := sub.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrNoResponders) { // there is no such consumer just now, or was not before
+			why = err
+			continue
+		}
 		if err != nil {
 			return errors.Join(why, err)
-		}
-		if m.Header.Get("Status") != "" { // there is no such consumer just now
-			why = nats.ErrNoResponders
-			continue
 		}
 		if seq, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, inbox), 10, 64); err == nil {
 			delete(left, seq)

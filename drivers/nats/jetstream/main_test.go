@@ -159,7 +159,7 @@ func (p *natsProcess) again() {
 	p.start(u.Port())
 }
 
-var stubborn = []nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.ReconnectBufSize(-1),
+var stubborn = []nats.Option{nats.Timeout(time.Minute), nats.MaxReconnects(-1), nats.ReconnectWait(20 * time.Millisecond), nats.ReconnectBufSize(-1),
 	nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})}
 
 // connect connects to a server, for as long as the test lasts.
@@ -168,7 +168,7 @@ func connect(t testing.TB, url string) jetstream.JetStream {
 	nc, err := nats.Connect(url, stubborn...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
 	require.NoError(t, err)
 	return js
 }
@@ -196,7 +196,7 @@ func newConsumer(t testing.TB, js jetstream.JetStream, stream string, c jetstrea
 	t.Helper()
 	c.Durable, c.AckPolicy = "work", jetstream.AckExplicitPolicy
 	if c.AckWait == 0 {
-		c.AckWait = time.Second
+		c.AckWait = time.Minute // and a second where servers or processes are killed
 	}
 	consumer, err := js.CreateConsumer(t.Context(), stream, c)
 	require.NoError(t, err)
@@ -259,7 +259,9 @@ func contents(t testing.TB, js jetstream.JetStream, stream string) (got map[uint
 func messages(t testing.TB, js jetstream.JetStream, stream string) (n uint64) {
 	t.Helper()
 	eventually(t, "the server answers", func() bool {
-		s, err := js.Stream(t.Context(), stream)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a server that is killed loses what it was asked
+		defer cancel()
+		s, err := js.Stream(ctx, stream)
 		if err != nil {
 			return false
 		}

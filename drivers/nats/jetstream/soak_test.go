@@ -34,7 +34,7 @@ func TestSoak(t *testing.T) {
 	js := connect(t, srv.url)
 	newStream(t, js, jetstream.StreamConfig{Name: "IN", Duplicates: time.Hour})
 	newStream(t, js, jetstream.StreamConfig{Name: "OUT", Duplicates: time.Hour})
-	consumer := newConsumer(t, js, "IN", jetstream.ConsumerConfig{MaxAckPending: 5000})
+	consumer := newConsumer(t, js, "IN", jetstream.ConsumerConfig{AckWait: time.Second, MaxAckPending: 5000})
 	workers, err := newPool(2)
 	require.NoError(t, err)
 	defer workers.Close()

@@ -42,7 +42,7 @@ func TestStagesHereAndThere(t *testing.T) {
 				there, err := newPool(1)
 				require.NoError(t, err)
 				ctx, cancel := context.WithCancel(context.Background())
-				nc, err := nats.Connect(js.Conn().ConnectedUrl())
+				nc, err := nats.Connect(js.Conn().ConnectedUrl(), nats.Timeout(time.Minute))
 				require.NoError(t, err)
 				services.Go(func() {
 					defer nc.Close()

@@ -18,8 +18,8 @@ import (
 )
 
 // impatient are options of a connection that soon finds out that its server takes nothing.
-var impatient = append(stubborn, nats.Timeout(time.Second), nats.FlusherTimeout(200*time.Millisecond), nats.ReconnectOnFlusherError(),
-	nats.PingInterval(200*time.Millisecond), nats.MaxPingsOutstanding(2))
+var impatient = append(stubborn, nats.Timeout(time.Second), nats.FlusherTimeout(time.Second), nats.ReconnectOnFlusherError(),
+	nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2))
 
 // While the server is stopped, all that has a context ends with it, and Close returns. When it goes on, so do a sink and a source, and lose nothing.
 func TestServerIsStopped(t *testing.T) {
@@ -27,10 +27,13 @@ func TestServerIsStopped(t *testing.T) {
 	nc, err := nats.Connect(srv.url, impatient...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
+	patient := connect(t, srv.url)
+	newStream(t, patient, jetstream.StreamConfig{Name: "OUT"})
+	newConsumer(t, patient, "OUT", jetstream.ConsumerConfig{AckWait: time.Second})
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
-	newStream(t, js, jetstream.StreamConfig{Name: "OUT"})
-	consumer := newConsumer(t, js, "OUT", jetstream.ConsumerConfig{})
+	consumer, err := js.Consumer(t.Context(), "OUT", "work")
+	require.NoError(t, err)
 	sink := func() *jetipc.Sink[[]byte] {
 		s, err := jetipc.NewSink[[]byte](t.Context(), js, "OUT", "test", jetipc.InFlight(1<<10, 64<<20), jetipc.Encode(ipc.Raw))
 		require.NoError(t, err)

@@ -49,7 +49,7 @@ func open[T any](t testing.TB, js jetstream.JetStream, topic *ipc.Topic[T], opts
 // A record that is published while the server is away is not kept for its return: by then the stream may not know any more that it has it.
 func TestPublishWhileDisconnected(t *testing.T) {
 	p := startNATS(t)
-	nc, err := nats.Connect(p.url, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)) // nats.go keeps messages by default
+	nc, err := nats.Connect(p.url, nats.Timeout(time.Minute), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)) // nats.go keeps messages by default
 	require.NoError(t, err)
 	defer nc.Close()
 	js, err := jetstream.New(nc)

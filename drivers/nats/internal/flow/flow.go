@@ -195,12 +195,12 @@ func (f *Flow) finish(err error, drop bool) bool {
 		f.timer.Stop()
 	}
 	onEnd := f.onEnd
-	close(f.done)
 	f.mu.Unlock()
 	f.out.timer.Stop()
 	if known {
 		f.port.remove(f) // any other stays until it can tell its peer, or there is none
 	}
+	close(f.done)
 	if onEnd != nil {
 		onEnd(withoutEOF(err))
 	}

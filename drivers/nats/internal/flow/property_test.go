@@ -237,7 +237,7 @@ func TestProperties(t *testing.T) {
 		most := rapid.SampledFrom([]int64{11_000, 1 << 20}).Draw(rt, "payload")
 		c := Config{Beat: patient, Window: window}
 		if w.what != "" { // and what is lost at the end is found by a beat
-			c.Beat = 50 * time.Millisecond
+			c.Beat = time.Second
 		}
 		n := newNetwork(most)
 		var clean cleanup

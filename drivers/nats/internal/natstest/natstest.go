@@ -35,7 +35,7 @@ func Start(t testing.TB, configure func(*server.Options)) *server.Server {
 // Connect connects to a server until the test ends.
 func Connect(t testing.TB, s *server.Server, opts ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(s.ClientURL(), opts...)
+	nc, err := nats.Connect(s.ClientURL(), append([]nats.Option{nats.Timeout(time.Minute)}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return nc
