@@ -98,6 +98,6 @@ func TestChildrenOfADeadWorker(t *testing.T) {
 		_, err = crash.Call(t.Context(), w, "exit")
 		require.ErrorIs(t, err, ipc.ErrPeerGone)
 		require.Equal(t, exit, w.Close())
-		require.Equal(t, "S", state(child), "it sleeps and holds all that it has")
+		eventually(t, "it sleeps and holds all that it has", func() bool { return state(child) == "S" })
 	})
 }

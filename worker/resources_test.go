@@ -170,6 +170,7 @@ func TestMaxMemoryIsExceeded(t *testing.T) {
 		var exit *worker.ExitError
 		require.ErrorAs(t, err, &exit)
 		require.Equal(t, 2, exit.Code)
+		_ = w.Close() // then all is copied
 		require.Regexp(t, "out of memory|cannot allocate memory|pthread_create failed", stderr.String())
 	})
 }

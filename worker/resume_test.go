@@ -260,13 +260,17 @@ func TestHandlersOfOldLinksEndWithTheWorker(t *testing.T) {
 	flip(t, w)
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	require.NoError(t, w.Close(), "its context ended, or it would have been killed")
+}
 
-	w = startResume(t, socket.Driver{}, worker.WithHostTimeout(50*time.Millisecond))
-	result = beginHold(t, context.Background(), w, "a")
+// So they do when it is over how long the worker waits for a host.
+func TestHandlersOfOldLinksEndByTheHostTimeout(t *testing.T) {
+	t.Parallel()
+	w := startResume(t, socket.Driver{}, worker.WithHostTimeout(10*time.Second)) // which bounds the start, too
+	result := beginHold(t, context.Background(), w, "a")
 	require.NoError(t, w.Channel().Disconnect())
 	require.ErrorIs(t, <-result, ipc.ErrDisconnected)
 	<-w.Channel().Process().Done()
-	require.Contains(t, w.Channel().Process().Stderr(), "waiting for the host took longer than 50ms")
+	require.Contains(t, w.Channel().Process().Stderr(), "waiting for the host took longer than 10s")
 }
 
 func TestResume(t *testing.T) {
@@ -539,7 +543,8 @@ func TestResumeEnds(t *testing.T) {
 
 // A detached worker that nobody comes back to ends when its HostTimeout is over.
 func TestHostTimeout(t *testing.T) {
-	w := startResume(t, socket.Driver{Detached: true, HostTimeout: 50 * time.Millisecond})
+	t.Parallel()
+	w := startResume(t, socket.Driver{Detached: true, HostTimeout: 10 * time.Second}) // which bounds the start, too
 	_, err := w.Channel().Detach()
 	require.NoError(t, err)
 	<-w.Channel().Process().Done()
@@ -604,6 +609,7 @@ func TestAutomaticReconnect(t *testing.T) {
 	require.NoError(t, <-held)
 
 	// What the user does is left alone.
+	eventually(t, "all states are told", func() bool { return len(states.kinds()) == 1+5*3 })
 	require.NoError(t, w.Channel().Disconnect())
 	eventually(t, "that is told", func() bool { return states.last().Kind == socket.Disconnected })
 	require.ErrorIs(t, states.last().Err, ipc.ErrDisconnected)

@@ -160,7 +160,7 @@ func TestServiceHostileHellos(t *testing.T) {
 	for _, d := range serviceDrivers {
 		t.Run(d.Name(), func(t *testing.T) {
 			name := socketPath(t)
-			serveHere(t, d, name, drivers.ListenConfig{HelloTimeout: 200 * time.Millisecond})
+			serveHere(t, d, name, drivers.ListenConfig{HelloTimeout: 2 * time.Second})
 			honest := dial(t, d, name)
 			_, err := add.Call(t.Context(), honest, pair{1, 2}) // so that it is served
 			require.NoError(t, err)
@@ -353,7 +353,7 @@ func TestDialWaits(t *testing.T) {
 			name := socketPath(t)
 			_, err := worker.Dial(t.Context(), name, d, worker.WithReconnect(worker.Reconnect{}))
 			require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err), "%v", err)
-			_, err = worker.Dial(t.Context(), name, d, worker.WithReconnect(worker.Reconnect{Wait: true}), worker.WithStartTimeout(30*time.Millisecond))
+			_, err = worker.Dial(t.Context(), name, d, worker.WithReconnect(worker.Reconnect{Wait: true, Delay: time.Hour, MaxDelay: time.Hour}), worker.WithStartTimeout(2*time.Second))
 			require.Equal(t, ipc.CodeUnavailable, ipc.CodeOf(err), "%v", err)
 			var timeout *ipc.TimeoutError
 			require.ErrorAs(t, err, &timeout)

@@ -23,7 +23,7 @@ func TestTopicOfService(t *testing.T) {
 	eachService(t, func(t *testing.T, d serviceDriver, s *serviceProcess) {
 		const records = 10_000
 		control := dial(t, d, s.name)
-		openTopic(t, control, topicOptions{Keep: 256, KeepBytes: 16 << 10, CutOff: 2 * time.Second})
+		openTopic(t, control, topicOptions{Keep: 256, KeepBytes: 16 << 10, CutOff: 10 * time.Second})
 		killed, stopped := startSubscriber(t, d, s.name), startSubscriber(t, d, s.name)
 		var wg sync.WaitGroup
 		for i := range 8 {

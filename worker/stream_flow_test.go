@@ -343,12 +343,12 @@ func TestHandlersOfStreamsAreTold(t *testing.T) {
 			{"Close", func(_ context.CancelFunc, st *ipc.BidiStreamCall[[]byte, []byte]) { st.Close() }, false, nil, ipc.ErrClosed},
 			{"context", func(cancel context.CancelFunc, _ *ipc.BidiStreamCall[[]byte, []byte]) { cancel() }, false, nil, context.Canceled},
 			{"deadline", nil, true, nil, context.DeadlineExceeded},
-			{"timeout", nil, false, []ipc.CallOption{ipc.WithTimeout(time.Second)}, context.DeadlineExceeded},
+			{"timeout", nil, false, []ipc.CallOption{ipc.WithTimeout(5 * time.Second)}, context.DeadlineExceeded},
 		} {
 			before := flowsOf(t, w)
 			ctx, cancel := context.WithCancel(t.Context())
 			if row.deadline {
-				ctx, cancel = context.WithTimeout(ctx, time.Second) // the handler runs by then
+				ctx, cancel = context.WithTimeout(ctx, 5*time.Second) // the handler runs by then
 			}
 			st, err := lasting.Open(ctx, w, row.opts...)
 			require.NoError(t, err)

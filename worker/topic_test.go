@@ -297,7 +297,7 @@ func TestTopicToWorkers(t *testing.T) {
 func TestTopicStoppedSubscriber(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
 		var h worker.Handlers
-		p := hostPublisher(t, &h, ipc.Keep(64), ipc.KeepBytes(8<<10), ipc.CutOffAfter(2*time.Second))
+		p := hostPublisher(t, &h, ipc.Keep(64), ipc.KeepBytes(8<<10), ipc.CutOffAfter(10*time.Second))
 		stopped, other := s.start(t, worker.WithHandlers(&h)), s.start(t, worker.WithHandlers(&h))
 		var wg sync.WaitGroup
 		begin := func(w client, f following, check func(followed)) {

@@ -19,7 +19,7 @@ import (
 func TestWindowOption(t *testing.T) {
 	eachPlainDriver(t, func(t *testing.T, s spawner) {
 		for _, window := range []int{drivers.MinWindow, 1 << 20} {
-			w := s.start(t, worker.WithWindow(window), worker.WithGrace(time.Second))
+			w := s.start(t, worker.WithWindow(window), worker.WithGrace(time.Minute))
 			large := make([]byte, 3<<20)
 			b, err := rawEcho.Call(t.Context(), w, large)
 			require.NoError(t, err)

@@ -46,14 +46,19 @@ func TestBatches(t *testing.T) {
 				if i == 0 {
 					return record{Do: "wait " + file}
 				}
-				if i == n-1 {
-					touch(t, file)
-				}
 				return record{Data: make([]byte, 1000)}
 			})
+			all := func(yield func(record, error) bool) {
+				for r, err := range records {
+					if !yield(r, err) {
+						return
+					}
+				}
+				touch(t, file) // now that all were taken
+			}
 			var got collector[answer]
 			opts = append(opts, pipeline.InFlight(1))
-			out := pipeline.Through(pipeline.From(records), sum, w, opts...)
+			out := pipeline.Through(pipeline.From(all), sum, w, opts...)
 			require.NoError(t, within(t, func() error { return out.Into(t.Context(), &got) }))
 			requireAll(t, got.items, n)
 			return out.Stats().Stages[0]

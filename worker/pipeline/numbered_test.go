@@ -24,7 +24,8 @@ type queue struct {
 	free   []uint64
 	taken  map[uint64]bool
 	done   []uint64
-	broken error // what Done returns
+	broken error  // what Done returns
+	looked func() // is called when the pipeline has looked at a record, if it is set
 }
 
 func newQueue(positions ...uint64) *queue {
@@ -35,7 +36,14 @@ func (q *queue) Records(ctx context.Context) iter.Seq2[pipeline.Item[uint64], er
 	return func(yield func(pipeline.Item[uint64], error) bool) {
 		for ctx.Err() == nil {
 			pos, ok := q.take()
-			if !ok || !yield(pipeline.Item[uint64]{ID: pipeline.ID{Pos: pos}, Record: pos}, nil) {
+			if !ok {
+				return
+			}
+			more := yield(pipeline.Item[uint64]{ID: pipeline.ID{Pos: pos}, Record: pos}, nil)
+			if q.looked != nil {
+				q.looked()
+			}
+			if !more {
 				return
 			}
 		}
@@ -220,14 +228,13 @@ func TestNumberedSourceRepeatsItself(t *testing.T) {
 	records := pipeline.Apply(pipeline.FromNumbered(q), "record", func(_ context.Context, pos uint64) (record, error) {
 		return record{N: int(pos)}, nil
 	})
+	q.looked = func() {
+		if len(q.free) == 0 { // the pipeline has looked at all three
+			close(hold)
+		}
+	}
 	back := pipeline.Apply(pipeline.Through(records, sum, w), "back", func(_ context.Context, a answer) (uint64, error) { return uint64(a.N), nil })
-	var err error
-	over := make(chan struct{})
-	go func() { defer close(over); err = back.Into(t.Context(), sink) }()
-	eventually(t, "the source is at its end", func() bool { q.mu.Lock(); defer q.mu.Unlock(); return len(q.free) == 0 })
-	close(hold)
-	<-over
-	require.ErrorContains(t, err, "position 5")
+	require.ErrorContains(t, within(t, func() error { return back.Into(t.Context(), sink) }), "position 5")
 }
 
 // holder is a sink that holds records back until it is flushed, which goes wrong once.

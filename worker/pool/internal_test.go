@@ -38,6 +38,7 @@ type fakeWorker struct {
 	events  func(worker.Event)
 	invoke  func(context.Context) error
 	memory  func([]byte)
+	closes  func() error     // what Close does, if it is set
 	opened  chan func(error) // what is called at the end of the streams that were opened
 }
 
@@ -70,6 +71,9 @@ func (w *fakeWorker) die() {
 func (w *fakeWorker) Close() error {
 	w.die()
 	w.closed.Store(true)
+	if w.closes != nil {
+		return w.closes()
+	}
 	return nil
 }
 
@@ -164,6 +168,19 @@ func TestNewPoolClosesWhatItHasStarted(t *testing.T) {
 	for _, w := range f.all() {
 		require.True(t, w.closed.Load())
 	}
+}
+
+// How a worker has ended that was lost and replaced is no fault of the pool's, though nobody looks at that before the pool is closed.
+func TestLateNewsOfALostWorker(t *testing.T) {
+	var f fakes
+	p := f.pool(t, 2, WithWorkers(worker.WithRestart(worker.Restart{Delay: time.Microsecond})))
+	closing := make(chan struct{})
+	lost, last := f.all()[0], f.all()[1]
+	lost.closes = func() error { <-closing; return lost.Exit() }
+	lost.die()
+	until(t, "it is replaced", func() bool { s := p.stats(); return s.Size == 2 && s.Restarts == 1 })
+	last.closes = func() error { close(closing); return nil } // when the pool is closed
+	require.NoError(t, p.close())
 }
 
 func TestPoolGivesUp(t *testing.T) {

@@ -117,7 +117,7 @@ func (p *pool) install(s *slot, m *member, cmd *exec.Cmd, count *uint64) {
 		return
 	}
 	p.scheduler.Replace(old.Member, m.Member, p.now())
-	p.work.Go(func() { p.retire(old) })
+	p.work.Go(func() { p.retire(old, false) })
 }
 
 // vacate takes the worker out of a slot, so that it gets no more calls.
@@ -129,23 +129,23 @@ func (p *pool) vacate(s *slot) {
 }
 
 // retire closes a worker that takes no more calls when it has finished those
-// that it has.
-func (p *pool) retire(m *member) {
+// that it has. See closeWorker for lost.
+func (p *pool) retire(m *member, lost bool) {
 	select {
 	case <-p.scheduler.Drained(m.Member):
 	case <-p.ctx.Done():
 	}
-	p.closeWorker(m)
+	p.closeWorker(m, lost)
 }
 
-// closeWorker closes a worker.
-func (p *pool) closeWorker(m *member) {
+// closeWorker closes a worker. How it ends is for the pool's Close to return, unless the worker was lost before.
+func (p *pool) closeWorker(m *member, lost bool) {
 	pid := m.Client.Process().PID()
 	err := m.Client.Close()
 	if err == nil {
 		return
 	}
-	if p.ctx.Err() != nil {
+	if p.ctx.Err() != nil && !lost {
 		p.mu.Lock()
 		p.faults = append(p.faults, err)
 		p.mu.Unlock()
@@ -197,13 +197,13 @@ func (p *pool) supervise(s *slot, m *member, look <-chan time.Time) (pid int, ca
 		select {
 		case <-m.Client.Process().Done():
 			p.vacate(s)
-			p.work.Go(func() { p.retire(m) })
+			p.work.Go(func() { p.retire(m, true) })
 			cause := m.Client.Process().Exit()
 			p.awaitEnd(m, cause)
 			return m.Client.Process().PID(), cause
 		case <-m.Lost:
 			p.vacate(s)
-			p.work.Go(func() { p.retire(m) })
+			p.work.Go(func() { p.retire(m, true) })
 			p.awaitEnd(m, m.Fault)
 			return m.Client.Process().PID(), m.Fault
 		case <-recycleDue:
@@ -223,11 +223,11 @@ func (p *pool) supervise(s *slot, m *member, look <-chan time.Time) (pid int, ca
 			r.done <- err
 		case <-s.dropped:
 			p.vacate(s)
-			p.retire(m)
+			p.retire(m, false)
 			return 0, nil
 		case <-p.ctx.Done():
 			p.vacate(s)
-			p.closeWorker(m)
+			p.closeWorker(m, false)
 			return 0, nil
 		}
 	}
@@ -275,8 +275,8 @@ func (p *pool) revive(s *slot, pid int, lived time.Duration, cause error) *membe
 		switch {
 		case !again:
 			pause, free = nil, func() {}
-			p.giveUp(s, cause)
 			p.publish(worker.Event{Kind: worker.EventGaveUp, PID: pid, Attempt: s.starts, Err: cause})
+			p.giveUp(s, cause)
 			return
 		case cause != nil:
 			p.publish(worker.Event{Kind: worker.EventRestarting, PID: pid, Attempt: s.starts + 1, Err: cause, Delay: delay})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,7 +31,7 @@ func TestPoolSurvivesKills(t *testing.T) {
 		var exited, begun atomic.Int64
 		p, pids := d.start(t, size, pool.WithWorkers(worker.WithRetry(1000),
 			worker.WithRestart(worker.Restart{Delay: time.Millisecond, MaxDelay: 5 * time.Millisecond, MaxRestarts: -1}),
-			worker.WithHeartbeat(20*time.Millisecond, 200*time.Millisecond),
+			worker.WithHeartbeat(20*time.Millisecond, 2*time.Second),
 			worker.WithEvents(func(e worker.Event) {
 				switch e.Kind {
 				case worker.EventReady:
@@ -81,7 +82,10 @@ func TestPoolSurvivesKills(t *testing.T) {
 		}
 		close(stop)
 		wg.Wait()
-		eventually(t, "all are back", func() bool { st := p.Stats(); return st.Size == size && st.Restarts >= uint64(len(struck)) })
+		eventually(t, "all are back", func() bool {
+			st := p.Stats()
+			return st.Size == size && st.Restarts >= uint64(len(struck)) && !slices.ContainsFunc(pids(), func(pid int) bool { return struck[pid] })
+		})
 		st := p.Stats()
 		require.EqualValues(t, calls.Load()+int64(st.Retried), st.Calls)
 		require.Zero(t, st.Failed)

@@ -194,7 +194,7 @@ func TestStreamsOfReplacedWorkers(t *testing.T) {
 // A worker that drains goes on with its streams. It refuses others, and is replaced for that.
 func TestStreamsOfDrainingWorkers(t *testing.T) {
 	eachPool(t, func(t *testing.T, p pooler) {
-		w, _ := p.start(t, 1, pool.WithConcurrency(4))
+		w, _ := p.start(t, 1, pool.WithConcurrency(4), pool.WithWorkers(worker.WithGrace(time.Minute)))
 		st, old := openChat(t, w)
 		require.NoError(t, syscall.Kill(old, syscall.SIGTERM))
 		eventually(t, "another worker serves", func() bool {

@@ -81,7 +81,8 @@ func TestDrainSendsGatheredAnswers(t *testing.T) {
 	handle(reg, echo, returnIt, (*Handler).Inline)
 	for range 50 {
 		l := newFakeLink()
-		slow := &slowLink{fakeLink: l, sending: make(chan struct{})}
+		sending := make(chan struct{})
+		slow := &slowLink{l, sync.OnceFunc(func() { close(sending) })} // a watchdog that looks just then makes two batches of them
 		s := newSessionOn(t, reg, slow)
 		l.pushAll(request(1, echo), request(3, echo), drivers.Frame{Kind: drivers.KindGoodbye})
 		<-s.Goodbye()
@@ -89,7 +90,7 @@ func TestDrainSendsGatheredAnswers(t *testing.T) {
 		select {
 		case <-drained:
 			t.Fatal("drained, and the answers are not sent")
-		case <-slow.sending:
+		case <-sending:
 		}
 		<-drained
 		require.Len(t, l.sent, 2)
@@ -99,12 +100,12 @@ func TestDrainSendsGatheredAnswers(t *testing.T) {
 // slowLink takes its time to send a batch.
 type slowLink struct {
 	*fakeLink
-	sending chan struct{}
+	begins func()
 }
 
 func (l *slowLink) SendBatch(ctx context.Context, frames []drivers.Frame) (int, error) {
 	time.Sleep(2 * time.Millisecond)
-	close(l.sending)
+	l.begins()
 	time.Sleep(2 * time.Millisecond)
 	return l.fakeLink.SendBatch(ctx, frames)
 }

@@ -254,7 +254,7 @@ func TestBatchIsShared(t *testing.T) {
 			before := len(l.sends)
 			f, err := echo.Go(t.Context(), c, nil)
 			require.NoError(t, err)
-			require.Less(t, len(l.sends)-before, 10, "others have sent so often meanwhile")
+			require.Less(t, len(l.sends)-before, 1000, "others have sent so often meanwhile")
 			f.Abandon()
 		}
 		close(stop)

@@ -317,10 +317,10 @@ func (s *Session) settle(f *drivers.Frame) {
 
 // late counts an answer that nobody waits for. The worker has heard of the cancellation, if there was one.
 func (s *Session) late(tx uint64) {
-	s.lateResponses.Add(1)
 	if s.config.Resumer != nil {
 		s.cancels.answered(tx)
 	}
+	s.lateResponses.Add(1) // last, for whoever waits for that
 }
 
 // fill writes an answer into its call, which the goroutine has taken.

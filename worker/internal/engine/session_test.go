@@ -436,13 +436,13 @@ func TestSweeper(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, s.sweeper.active.Load, time.Minute, time.Millisecond)
 	// One with a longer limit is answered meanwhile.
 	answered := make(chan error, 1)
 	go func() {
 		_, err := echo.Call(context.Background(), s, []byte("long"), ipc.WithTimeout(time.Hour))
 		answered <- err
 	}()
+	require.Eventually(t, s.sweeper.active.Load, time.Minute, time.Millisecond)
 	for {
 		f := <-l.sent
 		if string(f.Payload) == "long" {

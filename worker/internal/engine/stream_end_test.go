@@ -210,6 +210,7 @@ func TestWriterLearnsOfTheEnd(t *testing.T) {
 		if starved { // gathered items wait for the peer's window
 			require.NoError(t, st.Send(t.Context(), make([]byte, 4080)))
 			require.NoError(t, st.Send(t.Context(), make([]byte, 3000)))
+			gathersNext(t, st)
 			for range 4 {
 				require.NoError(t, st.Send(t.Context(), make([]byte, 300)))
 			}
@@ -339,6 +340,12 @@ func fillWindow(t *testing.T, st *Stream, l *fakeLink) {
 		require.NoError(t, st.Send(t.Context(), make([]byte, drivers.MaxGathered-drivers.ItemHeader)))
 		require.Len(t, frameOf(l, drivers.KindItems).Payload, drivers.MaxGathered)
 	}
+	gathersNext(t, st)
+}
+
+// gathersNext has the next items gathered, however long it takes until they come.
+func gathersNext(t *testing.T, st *Stream) {
+	t.Helper()
 	require.NoError(t, st.out.lock.lock(t.Context(), nil, nil))
 	st.out.last = monotonic() + time.Hour
 	st.out.lock.unlock()

@@ -211,10 +211,10 @@ func TestBatchOnAFullLink(t *testing.T) {
 				if err := told.Notify(t.Context(), c, []byte("told")); err != nil {
 					return err
 				}
-				ctx, opts := context.Background(), []ipc.CallOption{ipc.WithTimeout(5 * time.Millisecond)}
+				ctx, opts := context.Background(), []ipc.CallOption{ipc.WithTimeout(time.Second)}
 				if !timed {
 					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, 5*time.Millisecond)
+					ctx, cancel = context.WithTimeout(ctx, time.Second)
 					defer cancel()
 					opts = nil
 				}
