@@ -21,6 +21,7 @@ import (
 // sees each record.
 func TestTopicOfService(t *testing.T) {
 	eachService(t, func(t *testing.T, d serviceDriver, s *serviceProcess) {
+		t.Parallel()
 		const records = 10_000
 		control := dial(t, d, s.name)
 		openTopic(t, control, topicOptions{Keep: 256, KeepBytes: 16 << 10, CutOff: 10 * time.Second})

@@ -331,6 +331,7 @@ func TestStreamContextsOfSteps(t *testing.T) {
 // The context of a handler ends when its stream is given up, in whatever way, and says why.
 func TestHandlersOfStreamsAreTold(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
+		t.Parallel()
 		w := s.start(t)
 		var limit *ipc.TimeoutError
 		for _, row := range []struct {

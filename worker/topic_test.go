@@ -296,6 +296,7 @@ func TestTopicToWorkers(t *testing.T) {
 // goes on it is told.
 func TestTopicStoppedSubscriber(t *testing.T) {
 	eachDriver(t, func(t *testing.T, s spawner) {
+		t.Parallel()
 		var h worker.Handlers
 		p := hostPublisher(t, &h, ipc.Keep(64), ipc.KeepBytes(8<<10), ipc.CutOffAfter(10*time.Second))
 		stopped, other := s.start(t, worker.WithHandlers(&h)), s.start(t, worker.WithHandlers(&h))
