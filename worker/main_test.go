@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -165,6 +166,9 @@ func TestMain(m *testing.M) {
 	}
 	if name, ok := os.LookupEnv(hostEnv); ok {
 		beHost(name)
+	}
+	if err := flag.Set("test.parallel", "6"); err != nil { // those that run side by side wait for most of their time
+		panic(err)
 	}
 	os.Exit(drivertest.VerifyNoLeaks(drivertest.Quiet(m.Run)))
 }

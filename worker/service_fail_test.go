@@ -160,7 +160,7 @@ func TestServiceHostileHellos(t *testing.T) {
 	for _, d := range serviceDrivers {
 		t.Run(d.Name(), func(t *testing.T) {
 			name := socketPath(t)
-			serveHere(t, d, name, drivers.ListenConfig{HelloTimeout: 2 * time.Second})
+			serveHere(t, d, name, drivers.ListenConfig{HelloTimeout: time.Second})
 			honest := dial(t, d, name)
 			_, err := add.Call(t.Context(), honest, pair{1, 2}) // so that it is served
 			require.NoError(t, err)

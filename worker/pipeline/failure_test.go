@@ -138,7 +138,7 @@ func TestWhatHangsIsFound(t *testing.T) {
 					}
 					return record{}
 				})
-				out := pipeline.Through(pipeline.From(records), m, w, pipeline.Hang(2*time.Second), pipeline.Deaths(10))
+				out := pipeline.Through(pipeline.From(records), m, w, pipeline.Hang(time.Second), pipeline.Deaths(10))
 				require.NoError(t, within(t, func() error { return out.Into(t.Context(), &got) }))
 				requireAll(t, got.items, 1000)
 				require.Positive(t, out.Stats().Stages[0].Hangs)
@@ -159,7 +159,7 @@ func TestRecordThatHangsBecomesDeadLetter(t *testing.T) {
 			}
 			return record{}
 		})
-		out := pipeline.Through(pipeline.From(records), sum, w, pipeline.Hang(2*time.Second), pipeline.Deaths(2), pipeline.DeadLetter(dead.take))
+		out := pipeline.Through(pipeline.From(records), sum, w, pipeline.Hang(time.Second), pipeline.Deaths(3), pipeline.DeadLetter(dead.take))
 		require.NoError(t, within(t, func() error { return out.Into(t.Context(), &got) }))
 		requireAll(t, got.items, 300, 100)
 		require.Len(t, dead.all, 1)

@@ -214,7 +214,7 @@ func TestPoolMemberDies(t *testing.T) {
 // All members end at once; calls wait for the next ones.
 func TestPoolAllDie(t *testing.T) {
 	eachPool(t, func(t *testing.T, d pooler) {
-		p, pids := d.start(t, 2, pool.WithWorkers(worker.WithRestart(worker.Restart{Delay: 2 * time.Second})))
+		p, pids := d.start(t, 2, pool.WithWorkers(worker.WithRestart(worker.Restart{Delay: time.Second})))
 		for _, pid := range pids() {
 			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 		}
@@ -423,7 +423,7 @@ func TestPoolClose(t *testing.T) {
 	eachPool(t, func(t *testing.T, d pooler) {
 		p, _ := d.start(t, 1, pool.WithConcurrency(1))
 		var results []chan error
-		for _, long := range []time.Duration{2 * time.Second, 0, 0} {
+		for _, long := range []time.Duration{time.Second, 0, 0} {
 			results = append(results, begin(t, func() error { _, err := sleep.Call(context.Background(), p, long); return err }))
 			eventually(t, "it runs", func() bool { return p.Stats().Running == 1 })
 		}
