@@ -33,14 +33,9 @@ func (h *host) opened(m *nats.Msg) {
 	}
 	go func() {
 		defer h.running.Done()
-		var refusal error
-		defer func() {
-			<-h.streams
-			if refusal != nil { // now that the place is free, since the caller may try again at once
-				h.refuseStream(m, begun, refusal)
-			}
-		}()
-		refusal = h.serveStream(m, begun)
+		if refusal := h.serveStream(m, begun); refusal != nil {
+			h.refuseStream(m, begun, refusal)
+		}
 	}()
 }
 
@@ -64,8 +59,10 @@ type streamServing struct {
 	told   int // how many fields of head the caller has
 }
 
-// serveStream serves a stream, or returns why it does not.
+// serveStream serves a stream, or returns why it does not. It leaves the stream's place before whoever calls says so to the caller, which may try again
+// at once.
 func (h *host) serveStream(m *nats.Msg, begun time.Time) (refusal error) {
+	defer func() { <-h.streams }()
 	caller, inv, header, err := h.parse(m, tokenStream, m.Header.Get(headerCall), m.Data)
 	if err != nil {
 		return err
