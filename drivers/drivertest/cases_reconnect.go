@@ -206,13 +206,6 @@ func testReconnectNothingStays(t *testing.T, s *suite) {
 		p.disconnect()
 		p.reconnect()
 	}
-	await(func() bool { // no more than before: what the last worker had may go only now
-		for kind, n := range leaktest.Descriptors() {
-			if n > before[kind] {
-				return false
-			}
-		}
-		return true
-	})
+	await(func() bool { return len(leaktest.LeakedDescriptors(before)) == 0 }) // what the last worker had may go only now
 	p.goodbye()
 }

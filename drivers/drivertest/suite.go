@@ -140,8 +140,8 @@ func (s *suite) command(t *testing.T, sc script) *drivers.Command {
 	data, err := ipc.CBOR.Append(nil, &sc)
 	require.NoError(t, err)
 	cmd := exec.Command(executable(t), "-test.run=^$")
-	// A program that was built with -race sleeps for a second when it ends.
 	cmd.WaitDelay = time.Minute // what it has said is read, however busy the machine is
+	// A program that was built with -race sleeps for a second when it ends.
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	return &drivers.Command{
 		Cmd: cmd,

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -37,7 +38,7 @@ func TestHandoverOfSomethingElse(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, first.Close())
 
-	before := openFiles()
+	before := leaktest.Descriptors()
 	pass := func(fds ...int) {
 		t.Helper()
 		require.NoError(t, unix.Sendmsg(ours, []byte{0}, unix.UnixRights(fds...), nil, 0))
@@ -73,14 +74,7 @@ func TestHandoverOfSomethingElse(t *testing.T) {
 	require.Contains(t, l.String(), "the host has passed 0 descriptors, expected 1")
 	require.Contains(t, l.String(), "the host has passed 2 descriptors, expected 1")
 	require.NoError(t, a.Close())
-	eventually(t, "what was passed is closed", func() bool {
-		for kind, n := range openFiles() {
-			if n > before[kind] {
-				return false
-			}
-		}
-		return true
-	})
+	eventually(t, "what was passed is closed", func() bool { return len(leaktest.LeakedDescriptors(before)) == 0 })
 }
 
 // A worker that lives and has closed its endpoint cannot be reached, and the error

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tandemipc/tandem/drivers"
+	"github.com/tandemipc/tandem/drivers/drivertest/leaktest"
 	"github.com/tandemipc/tandem/drivers/socket"
 	"github.com/tandemipc/tandem/ipc"
 )
@@ -273,13 +274,11 @@ func TestCloseEndsReconnect(t *testing.T) {
 	require.NoError(t, h.Close())
 	require.ErrorIs(t, <-errs, ipc.ErrClosed)
 	require.NoError(t, h.Close())
-	before := openFiles()
+	before := leaktest.Descriptors()
 	for range 50 {
 		require.ErrorIs(t, h.Reconnect(h.ctx), ipc.ErrClosed)
 	}
-	for kind, n := range openFiles() {
-		require.LessOrEqual(t, n, before[kind], "it has opened a %s", kind)
-	}
+	require.Empty(t, leaktest.LeakedDescriptors(before))
 	require.False(t, h.Connected())
 	require.Nil(t, h.Process().Exit(), "Close does not end the worker")
 }

@@ -59,13 +59,7 @@ func (b *Baseline) Leaks(ignore ...goleak.Option) []string {
 }
 
 func (b *Baseline) find() []string {
-	var leaks []string
-	now := Descriptors()
-	for _, what := range slices.Sorted(maps.Keys(now)) {
-		if n := now[what] - b.fds[what]; n > 0 {
-			leaks = append(leaks, fmt.Sprintf("%d leaked descriptor(s) of %s", n, what))
-		}
-	}
+	leaks := LeakedDescriptors(b.fds)
 	if ChildrenLeft() {
 		leaks = append(leaks, "child process left: "+strings.Join(Children(), ", "))
 	}
@@ -122,6 +116,17 @@ func VerifyNoLeaks(run func() int, ignore ...goleak.Option) int {
 		return 1
 	}
 	return 0
+}
+
+// LeakedDescriptors returns a line for each kind of which this process has more descriptors than [Descriptors] has counted before.
+func LeakedDescriptors(before map[string]int) (leaks []string) {
+	now := Descriptors()
+	for _, what := range slices.Sorted(maps.Keys(now)) {
+		if n := now[what] - before[what]; n > 0 {
+			leaks = append(leaks, fmt.Sprintf("%d leaked descriptor(s) of %s", n, what))
+		}
+	}
+	return leaks
 }
 
 // Descriptors counts this process's descriptors by what they refer to.
