@@ -56,18 +56,6 @@ func fillIn(b []byte) {
 // slowPlaces has what ends slow places: signals of their host.
 var slowPlaces = make(chan os.Signal, 1)
 
-// placesBegun counts the slow places of this process, and slowBegun returns that of the worker.
-var (
-	placesBegun atomic.Int32
-	slowBegun   = ipc.NewMethod[int, int]("test.slow_begun")
-)
-
-func begunPlaces(t *testing.T, w ipc.Caller) int {
-	n, err := slowBegun.Call(context.Background(), w, 0, ipc.WithTimeout(0))
-	require.NoError(t, err)
-	return n
-}
-
 func doPlace(_ context.Context, call worker.InPlace) error {
 	request := call.Request()
 	what, n := request[0], int(binary.LittleEndian.Uint32(request[1:]))
@@ -77,7 +65,6 @@ func doPlace(_ context.Context, call worker.InPlace) error {
 		return nil
 	case 's':
 		before := crc32.ChecksumIEEE(request)
-		placesBegun.Add(1)
 		<-slowPlaces
 		if crc32.ChecksumIEEE(request) != before {
 			return errors.New("the request has changed")
@@ -113,9 +100,13 @@ func doPlace(_ context.Context, call worker.InPlace) error {
 	return nil
 }
 
-func servePlaces(s *worker.Server) {
-	worker.HandleInPlace(s, place, doPlace)
-	worker.Handle(s, slowBegun, func(context.Context, int) (int, error) { return int(placesBegun.Load()), nil })
+func servePlaces(s *worker.Server, happened func(what string)) {
+	worker.HandleInPlace(s, place, func(ctx context.Context, call worker.InPlace) error {
+		if call.Request()[0] == 's' {
+			happened("slow place.begin")
+		}
+		return doPlace(ctx, call)
+	})
 	worker.HandleInPlace(s, wrong, func(context.Context, worker.InPlace) error { return nil })
 	signal.Notify(slowPlaces, syscall.SIGUSR1)
 	worker.Handle(s, mallocs, func(context.Context, [1]uint64) ([1]uint64, error) {
@@ -223,7 +214,7 @@ func TestSlowInPlace(t *testing.T) {
 				}
 				slow <- err
 			}()
-			eventually(t, "the slow one has begun", func() bool { return begunPlaces(t, w) == 1+warm/100 })
+			eventually(t, "the slow one has begun", func() bool { return count(t, w, "slow place.begin") == 1+warm/100 })
 			var flood sync.WaitGroup
 			var answered atomic.Int32
 			for range 8 {

@@ -308,7 +308,7 @@ func handleTest(s *worker.Server) {
 		p.Driver = drivers.Startup().Driver
 		return p, nil
 	})
-	servePlaces(s)
+	servePlaces(s, happened)
 	servePipelines(s)
 	serveFlows(s)
 	serveCallGated(s)

@@ -193,6 +193,19 @@ func flowsOf(t *testing.T, w ipc.Caller) flowState {
 	return f
 }
 
+// sentInAll returns how many items the worker has sent, when it sends no more.
+func sentInAll(t *testing.T, w ipc.Caller) int64 {
+	t.Helper()
+	sent := int64(-1)
+	eventually(t, "it sends no more", func() bool {
+		now := flowsOf(t, w).Sent
+		same := now == sent
+		sent = now
+		return same
+	})
+	return sent
+}
+
 // A host that reads an item a second from a worker that could send millions keeps the memory
 // of both flat: the worker waits when the window is full. Calls on the link go on.
 func TestSlowReader(t *testing.T) {
@@ -374,17 +387,11 @@ func TestHandlersOfStreamsAreTold(t *testing.T) {
 			cancel()
 		}
 		// Leaving the loop is Close.
-		before := flowsOf(t, w).Sent
 		for _, err := range endless.Stream(t.Context(), w, []byte("x")) {
 			require.NoError(t, err)
 			break
 		}
-		eventually(t, "it sends no more", func() bool {
-			now := flowsOf(t, w).Sent
-			same := now == before
-			before = now
-			return same
-		})
+		sentInAll(t, w)
 	})
 }
 

@@ -109,13 +109,7 @@ func TestDisconnectEndsStreams(t *testing.T) {
 				now := flowsOf(t, w)
 				return now.Holding == 0 && now.Canceled == before.Canceled+1
 			})
-			sent := flowsOf(t, w).Sent
-			eventually(t, "all is counted", func() bool {
-				now := flowsOf(t, w).Sent
-				same := now == sent
-				sent = now
-				return same
-			})
+			sent := sentInAll(t, w)
 			n, err := openBack.Call(t.Context(), w, 3)
 			require.NoError(t, err)
 			require.Equal(t, 3, n)
