@@ -38,7 +38,8 @@ type Stream interface {
 	// Send sends one item, or gathers it to send it soon with others. It keeps nothing of
 	// item. It waits while the peer has as many bytes of items as it takes, until ctx or
 	// the stream ends. It returns io.EOF when the handler on the other side takes no further
-	// items, as it has returned or is about to; Receive tells how that has ended.
+	// items, as it has returned or is about to; Receive tells how that has ended. If the handler has
+	// failed it may return that error instead. After CloseSend it fails with CodeFailedPrecondition.
 	Send(ctx context.Context, item []byte) error
 	// Claim returns n bytes to build an item in, which Commit then sends. What they hold at
 	// first is undefined. Until Commit, which has to follow, other senders wait: those of

@@ -261,7 +261,9 @@ func formOf[T any](c Codec) form {
 // Send waits while the peer has as many bytes of items as it takes, until ctx or the stream
 // ends. Its errors are those of [Method.Call], an error that wraps [ErrClosed] after Close,
 // and io.EOF if the handler takes no further items, as it has returned or is about to: Receive
-// tells how that has ended. If ctx ends while a large item is being sent, that ends the stream.
+// tells how that has ended. If the handler has failed Send may return that error instead. After
+// CloseSend it fails with [CodeFailedPrecondition]. If ctx ends while a large item is being sent,
+// that ends the stream.
 func (s *Sender[T]) Send(ctx context.Context, item T) error {
 	switch s.form {
 	case memory:

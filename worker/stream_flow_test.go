@@ -490,7 +490,9 @@ func TestHandlerReturnsEarly(t *testing.T) {
 			for err == nil {
 				err = st.Send(t.Context(), make([]byte, size))
 			}
-			require.Equal(t, io.EOF, err, "it takes no more, whatever it returns")
+			if err != io.EOF { // it has returned without having to wait for room
+				require.ErrorContains(t, err, "enough")
+			}
 			got := 0
 			for _, err = range st.All(t.Context()) {
 				if err == nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -536,5 +537,72 @@ func TestFlusherRestsWhileASenderWaits(t *testing.T) {
 		}
 		l.push(endOfStream(st.tx, drivers.EndReturned))
 		settles(t, s)
+	}
+}
+
+// What a sender gets after the end does not depend on what has come first: where this side has closed
+// its sending, that is the reason, and where it has closed the stream, that.
+func TestSendAfterTheEnd(t *testing.T) {
+	failed := endOfStream(0, drivers.EndFailed)
+	failed.Payload = ipc.AppendError(failed.Payload, errors.New("enough"))
+	steps := map[string]func(t *testing.T, s *Session, st *Stream){
+		"closeSend": func(t *testing.T, _ *Session, st *Stream) { require.NoError(t, st.CloseSend(t.Context())) },
+		"close":     func(_ *testing.T, _ *Session, st *Stream) { st.Close() },
+	}
+	for name, f := range map[string]drivers.Frame{"taken": endOfStream(0, drivers.EndTaken), "returned": endOfStream(0, drivers.EndReturned), "failed": failed} {
+		steps[name] = func(t *testing.T, s *Session, st *Stream) {
+			f := f
+			f.Tx = st.tx
+			require.True(t, s.acquire(nil))
+			require.Nil(t, s.receive(&f))
+			s.release(false)
+		}
+	}
+	sends := map[string]func(st *Stream) error{
+		"Send":  func(st *Stream) error { return st.Send(t.Context(), []byte("x")) },
+		"large": func(st *Stream) error { return st.Send(t.Context(), make([]byte, 100_000)) },
+		"Claim": func(st *Stream) error { _, err := st.Claim(t.Context(), 1); return err },
+		"SendPart": func(st *Stream) error {
+			_, err := st.SendPart(t.Context(), []byte("x"))
+			return err
+		},
+		"SendAttached": func(st *Stream) error { return st.SendAttached(t.Context(), []byte("x"), nil) },
+	}
+	for _, c := range []struct {
+		steps []string
+		err   error // of all that send, whatever the order of the steps
+	}{
+		{[]string{"closeSend"}, errSendClosed},
+		{[]string{"closeSend", "taken"}, errSendClosed},
+		{[]string{"closeSend", "returned"}, errSendClosed},
+		{[]string{"closeSend", "failed"}, errSendClosed},
+		{[]string{"close"}, ipc.ErrClosed},
+		{[]string{"close", "closeSend"}, ipc.ErrClosed},
+		{[]string{"taken"}, io.EOF},
+		{[]string{"taken", "returned"}, io.EOF},
+		{[]string{"returned"}, io.EOF},
+	} {
+		for i := range c.steps {
+			order := append(append([]string(nil), c.steps[i:]...), c.steps[:i]...)
+			for _, gathered := range []bool{false, true} {
+				t.Run(fmt.Sprint(order, gathered), func(t *testing.T) {
+					l := newFakeLink()
+					s := New(Config{Link: l, Codec: ipc.CBOR, MaxMessage: 1 << 20, Handlers: new(Registry)})
+					t.Cleanup(func() { s.Fail(ipc.ErrClosed); <-s.Done(); s.Close(0) })
+					st := openRaw(t, s, &ipc.StreamOpening{})
+					if gathered {
+						require.NoError(t, st.Send(t.Context(), []byte("a")))
+						require.NoError(t, st.Send(t.Context(), []byte("b")))
+					}
+					for _, name := range order {
+						steps[name](t, s, st)
+					}
+					for name, send := range sends {
+						require.ErrorIs(t, send(st), c.err, name)
+					}
+					require.NoError(t, st.CloseSend(t.Context()))
+				})
+			}
+		}
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -163,15 +164,17 @@ func (st *Stream) freeGathered() {
 	}
 }
 
-// notSendable is the error of an item after the end of sending.
+// notSendable is the error of an item after the end of sending. That this side has closed its
+// sending counts before that the handler has returned, whichever comes first. The lock is held.
 func (st *Stream) notSendable() error {
-	if err := st.ended(); err != nil {
+	err := st.ended()
+	switch {
+	case st.out.closed && (err == nil || byHandler(err)):
+		return errSendClosed
+	case err != nil:
 		return st.sendError(err)
 	}
-	if st.out.refused.Load() {
-		return io.EOF
-	}
-	return errSendClosed
+	return io.EOF // the handler takes no more
 }
 
 // sendError turns the end of a stream into what a sender gets: a peer that is not interested
@@ -184,6 +187,13 @@ func (st *Stream) sendError(err error) error {
 }
 
 var errSendClosed = ipc.Errorf(ipc.CodeFailedPrecondition, "tandem: the sending side of the stream was closed")
+
+// byHandler reports whether a stream that is over because of err has ended since the handler on the
+// other side has returned.
+func byHandler(err error) bool {
+	var e *ipc.Error
+	return err == io.EOF || errors.As(err, &e) && e.Remote()
+}
 
 // sendGathered sends what is gathered, when the peer takes it.
 func (st *Stream) sendGathered(ctx context.Context) error {
@@ -285,7 +295,7 @@ func (st *Stream) sendAlone(ctx context.Context, item, handles []byte, a *ipc.At
 
 // cutShort ends the stream if an item was sent in part: nothing can follow it.
 func (st *Stream) cutShort(begun bool, err error) {
-	if !begun || st.out.refused.Load() {
+	if !begun || st.out.refused.Load() || byHandler(err) {
 		return
 	}
 	st.out.closed, st.out.cut = true, err
@@ -390,15 +400,27 @@ func (st *Stream) flushLocked(ctx context.Context) {
 // CloseSend implements [ipc.Stream].
 func (st *Stream) CloseSend(ctx context.Context) error {
 	o := &st.out
-	if err := o.lock.lock(ctx, st.ctx, nil); err != nil {
-		return st.whyNot(ctx, err)
+	err := o.lock.lock(ctx, st.ctx, nil)
+	if err != nil {
+		err = st.whyNot(ctx, err)
+	} else {
+		defer o.lock.unlock()
+		err = st.closeSend(ctx)
+		o.closed = o.closed || err == nil || byHandler(err)
 	}
-	defer o.lock.unlock()
-	if o.closed || o.gone.Load() {
+	if byHandler(err) {
+		return nil // a handler that has returned wants no more
+	}
+	return err
+}
+
+// closeSend is CloseSend with the lock, but that it does not note that nothing more is sent.
+func (st *Stream) closeSend(ctx context.Context) error {
+	if st.out.closed || st.out.gone.Load() {
 		return nil
 	}
 	if err := st.sendGathered(ctx); err != nil {
-		return withoutEOF(err) // at its end the handler wants no more
+		return err
 	}
 	if st.ended() != nil {
 		return nil
@@ -409,9 +431,8 @@ func (st *Stream) CloseSend(ctx context.Context) error {
 	c.release()
 	sendContexts.Put(c)
 	if err != nil {
-		return withoutEOF(st.whyNot(ctx, err))
+		return st.whyNot(ctx, err)
 	}
-	o.closed = true
 	return nil
 }
 

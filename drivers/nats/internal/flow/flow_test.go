@@ -50,7 +50,7 @@ func TestItems(t *testing.T) {
 	require.Equal(t, "2", receive(t, a))
 	b.End(t.Context(), nil, nil)
 	require.Equal(t, io.EOF, ends(t, a))
-	require.Equal(t, io.EOF, a.Send(t.Context(), nil))
+	require.Equal(t, errSendClosed, a.Send(t.Context(), nil))
 	require.Equal(t, errSendClosed, b.Send(t.Context(), nil))
 	for _, q := range n.queues {
 		require.Zero(t, q.port.Len(), "nothing is left")
@@ -286,6 +286,36 @@ func TestTakeNoMore(t *testing.T) {
 	require.Equal(t, "x", receive(t, a))
 	b.End(t.Context(), nil, nil)
 	require.Equal(t, io.EOF, ends(t, a))
+}
+
+// What a sender gets that has closed its sending does not depend on when the peer ends the flow.
+func TestSendAfterCloseSend(t *testing.T) {
+	for _, failure := range []error{nil, ipc.NewError(ipc.CodeAborted, "enough")} {
+		for _, late := range []bool{false, true} {
+			_, a, b := pair(t, Config{})
+			end := func() {
+				b.TakeNoMore()
+				b.End(t.Context(), nil, failure)
+				eventually(t, "the end has come", func() bool { return a.Err() != nil })
+			}
+			require.NoError(t, a.Send(t.Context(), []byte("x")))
+			require.NoError(t, a.Send(t.Context(), []byte("gathered")))
+			if !late {
+				end()
+			}
+			require.NoError(t, a.CloseSend(t.Context()))
+			if late {
+				require.Equal(t, errSendClosed, a.Send(t.Context(), nil))
+				end()
+			}
+			require.Equal(t, errSendClosed, a.Send(t.Context(), nil))
+			_, err := a.SendPart(t.Context(), []byte("x"))
+			require.Equal(t, errSendClosed, err)
+			_, err = a.Claim(t.Context(), 1)
+			require.Equal(t, errSendClosed, err)
+			require.NoError(t, a.CloseSend(t.Context()))
+		}
+	}
 }
 
 // A peer that could not be told that this side takes no more is told with the next beat.

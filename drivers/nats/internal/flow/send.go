@@ -163,14 +163,17 @@ func (f *Flow) forgetFrom(n int) {
 
 // sendable returns nil while items may be sent. The lock is held.
 func (f *Flow) sendable() error {
+	var err error
 	select {
 	case <-f.done:
-		return f.sendError()
+		err = f.Err()
 	default:
 	}
 	switch {
-	case f.out.closed:
+	case f.out.closed && (err == nil || byPeer(err)): // whichever came first
 		return errSendClosed
+	case err != nil:
+		return f.sendError()
 	case f.out.refused.Load():
 		return io.EOF
 	}
@@ -184,6 +187,12 @@ func (f *Flow) sendError() error {
 		return errSendClosed // by this side
 	}
 	return err
+}
+
+// byPeer reports whether a flow that is over because of err was ended by the peer.
+func byPeer(err error) bool {
+	var e *ipc.Error
+	return err == io.EOF || errors.As(err, &e) && e.Remote()
 }
 
 // sendGathered sends what is gathered, when the peer takes it.
@@ -318,7 +327,7 @@ func (f *Flow) sendLarge(ctx context.Context, item []byte, as flags) error {
 
 // cutShort gives the flow up, as an item was sent in part: nothing can follow it.
 func (f *Flow) cutShort(err error) {
-	if !f.out.refused.Load() {
+	if !f.out.refused.Load() && !byPeer(err) {
 		f.out.closed, f.out.cut = true, err
 		f.abort(err)
 	}
@@ -354,19 +363,23 @@ func (f *Flow) CloseSend(ctx context.Context) error {
 		return err
 	}
 	defer f.unlock()
-	o := &f.out
-	if o.closed || f.sendable() != nil {
+	if err := f.closeSend(ctx); err != nil && !byPeer(err) { // a peer that has ended the flow wants no more
+		return err
+	}
+	f.out.closed = true
+	return nil
+}
+
+// closeSend is CloseSend with the lock, but that it does not note that nothing more is sent.
+func (f *Flow) closeSend(ctx context.Context) error {
+	if f.sendable() != nil {
 		return nil
 	}
 	if err := f.Opened(ctx); err != nil {
-		return withoutEOF(err)
+		return err
 	}
 	if err := f.sendGathered(ctx); err != nil {
-		return withoutEOF(err) // at its end the peer wants no more
+		return err
 	}
-	if err := f.retry(ctx, kindSent, make([]byte, header)); err != nil {
-		return withoutEOF(err)
-	}
-	o.closed = true
-	return nil
+	return f.retry(ctx, kindSent, make([]byte, header))
 }
