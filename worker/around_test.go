@@ -17,7 +17,7 @@ type plainCaller struct{ ipc.Caller }
 
 // The functions of interceptors are around each call of any caller, outermost first.
 func TestIntercept(t *testing.T) {
-	c := plainCaller{local(t)}
+	c := plainCaller{localWith(t, worker.Local)}
 	require.Equal(t, ipc.Caller(c), worker.Intercept(c))
 	require.Equal(t, ipc.Caller(c), worker.Intercept(c, ipc.Interceptor{}))
 	var seen []string

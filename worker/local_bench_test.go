@@ -7,19 +7,21 @@ import (
 	"testing"
 )
 
-// BenchmarkLocal measures a call of a handler of the same process.
+// BenchmarkLocal measures a call of a handler of the same process, as Local and as Direct run it.
 func BenchmarkLocal(b *testing.B) {
-	for _, size := range []int{0, 64, 1 << 10, 64 << 10, 1 << 20} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			c := local(b)
-			request := make([]byte, size)
-			var response []byte
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := rawEcho.CallInto(b.Context(), c, request, &response); err != nil {
-					b.Fatal(err)
+	for name, connect := range inProcess {
+		for _, size := range []int{0, 64, 1 << 10, 64 << 10, 1 << 20} {
+			b.Run(fmt.Sprint(name, "/", size), func(b *testing.B) {
+				c := localWith(b, connect)
+				request := make([]byte, size)
+				var response []byte
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := rawEcho.CallInto(b.Context(), c, request, &response); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,12 +20,25 @@ import (
 	"github.com/tandemipc/tandem/worker"
 )
 
-// local returns a client of a server of this process that has the handlers of the test worker.
-func local(t testing.TB, opts ...worker.Option) *worker.LocalClient {
+// connectLocal is worker.Local or worker.Direct.
+type connectLocal = func(*worker.Server, ...worker.Option) (*worker.LocalClient, error)
+
+// inProcess are the ways to call the handlers of a server in the same process.
+var inProcess = map[string]connectLocal{"local": worker.Local, "direct": worker.Direct}
+
+// eachInProcess runs a test for each of them.
+func eachInProcess(t *testing.T, test func(t *testing.T, connect connectLocal)) {
+	for name, connect := range inProcess {
+		t.Run(name, func(t *testing.T) { test(t, connect) })
+	}
+}
+
+// localWith returns a client of a server of this process that has the handlers of the test worker.
+func localWith(t testing.TB, connect connectLocal, opts ...worker.Option) *worker.LocalClient {
 	t.Helper()
 	s := worker.NewServer()
 	handleTest(s)
-	c, err := worker.Local(s, opts...)
+	c, err := connect(s, opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
@@ -55,32 +69,40 @@ func TestLocalIsAsAnyOtherClient(t *testing.T) {
 	for _, how := range []string{"", "plain", "code", "sentinel", "panic", "nil", "bad error", "goexit", "exit"} {
 		calls["fail "+how] = func(ctx context.Context, c ipc.Caller) (any, error) { return fail.Call(ctx, c, how) }
 	}
-	here := local(t)
 	there, err := worker.Spawn(t.Context(), worker.Self("test"), socket.Driver{})
 	require.NoError(t, err)
 	defer there.Close()
-	for name, call := range calls {
-		t.Run(name, func(t *testing.T) {
-			want, wantErr := call(t.Context(), there)
-			got, err := call(t.Context(), here)
-			require.Equal(t, want, got)
-			require.Equal(t, ipc.CodeOf(wantErr), ipc.CodeOf(err), "%v, want %v", err, wantErr)
-			if wantErr == nil {
-				require.NoError(t, err)
-				return
+	eachInProcess(t, func(t *testing.T, connect connectLocal) {
+		here := localWith(t, connect)
+		for name, call := range calls {
+			if name == "fail goexit" && strings.HasSuffix(t.Name(), "/direct") {
+				continue // it would end this goroutine: see TestDirectGoexit
 			}
-			for _, sentinel := range []error{errSentinel, context.DeadlineExceeded, context.Canceled, ipc.ErrPeerGone} {
-				require.Equal(t, errors.Is(wantErr, sentinel), errors.Is(err, sentinel), "%v: %v, want %v", sentinel, err, wantErr)
-			}
-			var e, wantE *ipc.Error
-			require.Equal(t, errors.As(wantErr, &wantE), errors.As(err, &e))
-			if wantE != nil {
-				require.Equal(t, wantE.Message, e.Message)
-				require.Equal(t, wantE.Details, e.Details)
-				require.Equal(t, wantE.Remote(), e.Remote())
-				require.Equal(t, wantE.Stack == "", e.Stack == "")
-			}
-		})
+			t.Run(name, func(t *testing.T) { sameCall(t, call, there, here) })
+		}
+	})
+}
+
+// sameCall makes a call with both, and requires the same outcome.
+func sameCall(t *testing.T, call func(context.Context, ipc.Caller) (any, error), there, here ipc.Caller) {
+	want, wantErr := call(t.Context(), there)
+	got, err := call(t.Context(), here)
+	require.Equal(t, want, got)
+	require.Equal(t, ipc.CodeOf(wantErr), ipc.CodeOf(err), "%v, want %v", err, wantErr)
+	if wantErr == nil {
+		require.NoError(t, err)
+		return
+	}
+	for _, sentinel := range []error{errSentinel, context.DeadlineExceeded, context.Canceled, ipc.ErrPeerGone} {
+		require.Equal(t, errors.Is(wantErr, sentinel), errors.Is(err, sentinel), "%v: %v, want %v", sentinel, err, wantErr)
+	}
+	var e, wantE *ipc.Error
+	require.Equal(t, errors.As(wantErr, &wantE), errors.As(err, &e))
+	if wantE != nil {
+		require.Equal(t, wantE.Message, e.Message)
+		require.Equal(t, wantE.Details, e.Details)
+		require.Equal(t, wantE.Remote(), e.Remote())
+		require.Equal(t, wantE.Stack == "", e.Stack == "")
 	}
 }
 
@@ -112,13 +134,17 @@ func TestLocalClose(t *testing.T) {
 
 // What a client has sent before it is closed is handled, within the grace.
 func TestLocalCloseHandlesNotifications(t *testing.T) {
+	eachInProcess(t, testLocalCloseHandlesNotifications)
+}
+
+func testLocalCloseHandlesNotifications(t *testing.T, connect connectLocal) {
 	s := worker.NewServer()
 	handled := 0 // one at a time, since the handler is not concurrent
 	worker.Handle(s, notify, func(context.Context, string) (struct{}, error) {
 		handled++
 		return struct{}{}, nil
 	})
-	c, err := worker.Local(s)
+	c, err := connect(s)
 	require.NoError(t, err)
 	for range 1000 {
 		require.NoError(t, notify.Notify(t.Context(), c, "x"))
@@ -128,7 +154,9 @@ func TestLocalCloseHandlesNotifications(t *testing.T) {
 }
 
 // A handler finds that this process calls, what came with the call, and calls back.
-func TestLocalPeerAndCallback(t *testing.T) {
+func TestLocalPeerAndCallback(t *testing.T) { eachInProcess(t, testLocalPeerAndCallback) }
+
+func testLocalPeerAndCallback(t *testing.T, connect connectLocal) {
 	s := worker.NewServer()
 	worker.Handle(s, callback, func(ctx context.Context, n int) (int, error) {
 		p, ok := ipc.PeerOf(ctx)
@@ -140,7 +168,7 @@ func TestLocalPeerAndCallback(t *testing.T) {
 		}
 		return double.Call(ctx, worker.Host(ctx), n)
 	})
-	c, err := worker.Local(s)
+	c, err := connect(s)
 	require.NoError(t, err)
 	defer c.Close()
 	worker.Handle(c, double, func(_ context.Context, n int) (int, error) { return 2 * n, nil })
@@ -151,21 +179,23 @@ func TestLocalPeerAndCallback(t *testing.T) {
 	require.Equal(t, "x", header.Get("came"))
 }
 
-// Local takes no option that means nothing for it, and finds that the two do not agree.
-func TestLocalOptions(t *testing.T) {
+// Neither takes an option that means nothing for it, and finds that the two do not agree.
+func TestLocalOptions(t *testing.T) { eachInProcess(t, testLocalOptions) }
+
+func testLocalOptions(t *testing.T, connect connectLocal) {
 	s := worker.NewServer()
 	for name, opt := range map[string]worker.Option{
 		"WithRestart": worker.WithRestart(worker.Restart{}), "WithRetry": worker.WithRetry(2), "WithEvents": worker.WithEvents(func(worker.Event) {}),
 		"WithPeerCheck": worker.WithPeerCheck(func(drivers.Credentials) error { return nil }), "WithStartTimeout": worker.WithStartTimeout(time.Hour),
 	} {
-		_, err := worker.Local(s, opt)
+		_, err := connect(s, opt)
 		require.ErrorContains(t, err, name)
 	}
 	s.RequireCodec(ipc.JSON)
-	_, err := worker.Local(s)
+	_, err := connect(s)
 	var mismatch *ipc.MismatchError
 	require.ErrorAs(t, err, &mismatch)
-	c, err := worker.Local(s, worker.WithCodec(ipc.JSON))
+	c, err := connect(s, worker.WithCodec(ipc.JSON))
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
 }
@@ -184,7 +214,9 @@ func TestHandlersMethods(t *testing.T) {
 }
 
 // In a bubble of package synctest a timeout of an hour takes no time.
-func TestLocalInABubble(t *testing.T) {
+func TestLocalInABubble(t *testing.T) { eachInProcess(t, testLocalInABubble) }
+
+func testLocalInABubble(t *testing.T, connect connectLocal) {
 	synctest.Test(t, func(t *testing.T) {
 		s := worker.NewServer()
 		worker.Handle(s, add, func(_ context.Context, p pair) (int, error) { return p.A + p.B, nil })
@@ -192,7 +224,7 @@ func TestLocalInABubble(t *testing.T) {
 			<-ctx.Done()
 			return "", ctx.Err()
 		})
-		c, err := worker.Local(s)
+		c, err := connect(s)
 		require.NoError(t, err)
 		defer c.Close()
 		_, err = block.Call(t.Context(), c, "x", ipc.WithTimeout(time.Hour))

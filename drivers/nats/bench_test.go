@@ -45,7 +45,7 @@ func BenchmarkCall(b *testing.B) {
 			}
 			for b.Loop() {
 				for i := range turns {
-					for range 20 { // of each in its turn, so that all see the same states of the machine
+					for range 100 { // of each in its turn, so that all see the same states of the machine
 						began := time.Now()
 						if err := turns[i].call(); err != nil {
 							b.Fatal(err)

@@ -30,15 +30,18 @@ func (c retrier) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 	timeout, began := own.Timeout, time.Now()
 	for own.Attempt = 1; ; own.Attempt++ {
 		response, err := c.tries.Invoke(ctx, &own, request, memory)
-		var cut *net.OpError // the message could not be written, and was lost with its connection
-		if err == nil || own.Attempt >= attempts || !errors.Is(err, ipc.ErrPeerGone) && !errors.As(err, &cut) || errors.Is(err, ipc.ErrClosed) {
+		if err == nil {
+			return response, nil
+		}
+		cut := wasCut(err)
+		if own.Attempt >= attempts || !errors.Is(err, ipc.ErrPeerGone) && !cut || errors.Is(err, ipc.ErrClosed) {
 			if _, over := err.(*ipc.TimeoutError); over && timeout > 0 { // of what was left
 				err = timedOut(inv, timeout)
 			}
-			return response, err
+			return nil, err
 		}
 		memory = nil // it was taken over
-		if cut != nil {
+		if cut {
 			c.awaitCut(ctx)
 		}
 		if timeout > 0 {
@@ -47,6 +50,12 @@ func (c retrier) Invoke(ctx context.Context, inv *ipc.Invocation, request, memor
 			}
 		}
 	}
+}
+
+// wasCut reports whether err says that a message could not be written, and was lost with its connection.
+func wasCut(err error) bool {
+	var cut *net.OpError
+	return errors.As(err, &cut)
 }
 
 // awaitCut waits after a failed write until NATS knows that the connection is down, for which the next attempt waits then. It does not wait long.
@@ -274,12 +283,12 @@ func (c *Client) result(inv *ipc.Invocation, m *nats.Msg, bounded bool) ([]byte,
 	if inv.Trailer != nil {
 		*inv.Trailer = trailer
 	}
-	switch answer, payload := lineOf(m, headerAnswer); answer {
+	switch answer, payload := lineOf(m, headerAnswer); string(answer) {
 	case answerOK, answerBuffers:
 		if len(payload) > c.maxMessage {
 			return nil, tooLarge(len(payload), c.maxMessage)
 		}
-		if answer == answerOK {
+		if string(answer) == answerOK {
 			return payload, nil
 		}
 		response, a, err := unpack(payload, false)

@@ -57,10 +57,10 @@ func bounded(interval time.Duration) time.Duration {
 	return min(max(interval, MinHeartbeat), MaxHeartbeat)
 }
 
-// begin makes a call known, and begins its heartbeats.
-func (h *host) begin(reply string, interval time.Duration, cancel context.CancelCauseFunc) *serving {
+// begin makes a call known, which has come at this time, and begins its heartbeats.
+func (h *host) begin(reply string, begun time.Time, interval time.Duration, cancel context.CancelCauseFunc) *serving {
 	s := &serving{host: h, number: secret(), reply: reply, cancel: cancel, interval: bounded(interval), far: strings.HasPrefix(reply, otherAccount)}
-	s.due = time.Now().Add(min(acceptDelay, s.interval))
+	s.due = begun.Add(min(acceptDelay, s.interval))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.calls[s.number] = s
@@ -109,14 +109,27 @@ func (h *host) beats() {
 	}
 }
 
-// end ends the heartbeats. It may be called more than once.
-func (s *serving) end() {
+// end ends the heartbeats, and that the call can be given up. It may be called more than once, and reports whether it was not before.
+func (s *serving) end() (first bool) {
 	s.mu.Lock()
+	first = !s.over
 	s.over = true
 	s.mu.Unlock()
-	s.host.mu.Lock()
-	delete(s.host.calls, s.number)
-	s.host.mu.Unlock()
+	if first {
+		s.host.mu.Lock()
+		delete(s.host.calls, s.number)
+		s.host.mu.Unlock()
+	}
+	return first
+}
+
+// giveUp ends the context of the call, unless the call is over: then the context may be that of another one.
+func (s *serving) giveUp(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.cancel(why)
+	}
 }
 
 // count counts the heartbeats that nobody has got, and ends the call if these are too many. It reports whether there is to be another one.
@@ -128,6 +141,9 @@ func (s *serving) count() bool {
 		s.strikes++
 	} else {
 		s.strikes = 0
+	}
+	if s.over {
+		return false
 	}
 	if s.strikes >= maxMissed {
 		s.cancel(errCallerGone)
@@ -195,6 +211,6 @@ func (h *host) controlled(m *nats.Msg) {
 		s.unheard = false
 		s.mu.Unlock()
 	case m.Header.Get(headerControl) == controlCancel, m.Header.Get(headerControl) == controlDeadline:
-		s.cancel(errCanceled)
+		s.giveUp(errCanceled)
 	}
 }

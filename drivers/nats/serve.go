@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,7 +37,8 @@ type Service struct {
 	// Methods are those that discovery shows, for [Forward]. A request for one of them with the number of another method is refused; without
 	// Methods nobody can tell. [Serve] has those of its server.
 	Methods []worker.HandledMethod
-	// Concurrency is how many calls run at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
+	// Concurrency is how many calls run at once; 0 stands for 1000. Others fail with CodeResourceExhausted. With [Serve] a call runs until its
+	// handler has returned, also if its caller has given up.
 	Concurrency int
 	// Streams is how many streams are open at once; 0 stands for 1000. Others fail with CodeResourceExhausted.
 	Streams int
@@ -95,11 +98,11 @@ func (s Service) complete() (Service, error) {
 // discovery and statistics.
 //
 // It returns nil when ctx has ended: then it takes no further calls, and waits for those that run, within the
-// grace of svc. It returns an error that wraps [ipc.ErrDisconnected] when the connection is closed, and
+// grace of svc. Then the contexts of their handlers end; it does not wait for handlers that do not heed that. It returns an error that wraps [ipc.ErrDisconnected] when the connection is closed, and
 // ends the contexts of the handlers. While the connection is down they go on, and their answers are
 // sent when it is back. The connection stays the user's.
 //
-// A handler finds with [ipc.PeerOf] this process, and calls nobody back: what worker.Host returns has no handlers.
+// A handler finds with [ipc.PeerOf] this process, and calls nobody back: what worker.Host returns has no handlers. It may keep the request.
 func Serve(ctx context.Context, nc *nats.Conn, server *worker.Server, svc Service) error {
 	svc, err := svc.complete()
 	if err != nil {
@@ -113,7 +116,7 @@ func Serve(ctx context.Context, nc *nats.Conn, server *worker.Server, svc Servic
 			return err
 		}
 	}
-	return serve(ctx, nc, svc, l.caller, server.Methods)
+	return serve(ctx, nc, svc, l.caller, server.Methods, true)
 }
 
 // Forward is [Serve] for what answers calls elsewhere: a pool of workers, or any other caller. Callers have to have the same codec.
@@ -131,7 +134,7 @@ func Forward(ctx context.Context, nc *nats.Conn, to ipc.Caller, svc Service) err
 			return nil, &ipc.MismatchError{What: "codec", Local: own, Remote: codec}
 		}
 		return to, nil
-	}, methods)
+	}, methods, false)
 }
 
 // locals are the callers of a server of this process: one for each codec.
@@ -154,7 +157,7 @@ func (l *locals) caller(codec string) (ipc.Caller, error) {
 		return nil, &ipc.MismatchError{What: "codec", Local: "cbor, json or raw", Remote: codec}
 	}
 	// Each is told by the calls themselves how long they may take.
-	c, err := worker.Local(l.server, worker.WithCodec(chosen), worker.WithMaxMessage(max(l.svc.MaxMessage, minMessage)), worker.WithStreamWindow(l.svc.StreamWindow), worker.WithCallTimeout(0),
+	c, err := worker.Direct(l.server, worker.WithCodec(chosen), worker.WithMaxMessage(max(l.svc.MaxMessage, minMessage)), worker.WithStreamWindow(l.svc.StreamWindow), worker.WithCallTimeout(0),
 		worker.WithGrace(l.svc.Grace), worker.WithLogger(l.svc.Logger))
 	if err != nil {
 		return nil, err
@@ -177,6 +180,7 @@ type host struct {
 	svc     Service
 	nc      *nats.Conn
 	caller  func(codec string) (ipc.Caller, error)
+	direct  bool // the context of a call can be that of the next one
 	id      string
 	base    string // of the subjects, with a dot at its end
 	ctx     context.Context
@@ -213,11 +217,42 @@ func (h *host) enter() bool {
 	return !h.over
 }
 
-// leave has nothing more taken, so that running can be waited for.
-func (h *host) leave() {
+// left has nothing more taken, and returns a channel that is closed when nothing runs any more.
+func (h *host) left() <-chan struct{} {
 	h.mu.Lock()
 	h.over = true
 	h.mu.Unlock()
+	left := make(chan struct{})
+	go func() {
+		h.running.Wait()
+		close(left)
+	}()
+	return left
+}
+
+// leaveTime is how long handlers have to return whose contexts have ended with the service. Their callers are told then.
+const leaveTime = 100 * time.Millisecond
+
+// endHandlers ends the contexts of the handlers, and waits until ended is closed, but not for handlers that do not heed that.
+func (h *host) endHandlers(ended <-chan struct{}) {
+	h.cancel(errEnding)
+	wait := time.NewTimer(leaveTime)
+	defer wait.Stop()
+	select {
+	case <-ended:
+		return
+	case <-wait.C:
+	}
+	h.mu.Lock()
+	calls := slices.Collect(maps.Values(h.calls))
+	h.mu.Unlock()
+	for _, s := range calls {
+		if s.end() && !h.nc.IsClosed() {
+			kind, payload := h.failure(errEnding, new(callHeader), 0)
+			h.answer(s.reply, &answer{kind: kind, payload: payload})
+		}
+	}
+	h.port.End(gone(errEnding))
 }
 
 // errEnding is why the handlers end that outlast a service.
@@ -227,12 +262,14 @@ var errEnding = errors.New("tandem: the service ends")
 // sender misses heartbeats.
 const maxPending = 256 << 20
 
-func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) (ipc.Caller, error), methods func() []worker.HandledMethod) error {
+// serve is Serve with what finds the caller for a codec, and what lists methods or nil. direct says that whatever a call is made with is of no use to anybody
+// when it has returned.
+func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) (ipc.Caller, error), methods func() []worker.HandledMethod, direct bool) error {
 	if nc == nil {
 		return errors.New("tandem: serve with a nil connection to NATS")
 	}
 	h := &host{
-		svc: svc, nc: nc, caller: caller, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
+		svc: svc, nc: nc, caller: caller, direct: direct, id: nuid.Next(), base: svc.Prefix + "." + svc.Name + ".",
 		places: make(chan struct{}, svc.Concurrency), calls: make(map[uint64]*serving), requests: make(chan request),
 		names: methodNames{list: methods}, streams: make(chan struct{}, svc.Streams), large: make(chan struct{}, largeAtOnce), draining: make(chan struct{}),
 	}
@@ -284,9 +321,7 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 	case <-closed:
 	}
 	if nc.IsClosed() {
-		h.cancel(errEnding)
-		h.leave()
-		h.running.Wait()
+		h.endHandlers(h.left())
 		return fmt.Errorf("tandem: the connection to NATS is closed: %w", ipc.ErrDisconnected)
 	}
 	grace := time.NewTimer(svc.Grace)
@@ -307,14 +342,12 @@ func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) 
 			}
 		}
 		close(h.draining)
-		h.leave()
-		h.running.Wait()
+		<-h.left()
 	}()
 	select {
 	case <-ended:
 	case <-grace.C:
-		h.cancel(errEnding)
-		<-ended
+		h.endHandlers(ended)
 	}
 	flush, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer stop()

@@ -49,12 +49,33 @@ const (
 	maxMemory = 256 << 10
 )
 
+// server is a goroutine that serves one request after the other, with what it keeps for the next one.
+type server struct {
+	*host
+	memory  []byte          // for a response
+	last    parsed          // the last request without headers
+	free    *exchange       // that nobody uses, or nil
+	callCtx context.Context // of a call that was not given up, or nil
+	endCall context.CancelCauseFunc
+}
+
+// exchange is a call that is made for a request, and its answer.
+type exchange struct {
+	call   ipc.Invocation
+	answer answer
+}
+
 // serveRequests serves a request, and then others, until there are enough goroutines that wait for them.
 func (h *host) serveRequests(r request) {
-	var memory []byte
+	s := &server{host: h}
+	defer func() {
+		if s.callCtx != nil {
+			s.endCall(nil)
+		}
+	}()
 	for {
-		if memory = h.serve(r.m, r.begun, memory); cap(memory) > maxMemory {
-			memory = nil
+		if s.serve(r.m, r.begun); cap(s.memory) > maxMemory {
+			s.memory = nil
 		}
 		if h.idle.Add(1) > maxIdle {
 			h.idle.Add(-1)
@@ -79,18 +100,26 @@ func (h *host) refuse(m *nats.Msg, begun time.Time, err error) {
 	h.answer(m.Reply, &answer{kind: answerError, payload: ipc.AppendError(nil, err)})
 }
 
-// serve serves one request. Memory may be used for its response; serve returns such memory for the next one. It does all else before it
-// sends the answer: whatever follows holds up the goroutine that writes to the connection.
-func (h *host) serve(m *nats.Msg, begun time.Time, memory []byte) []byte {
+// serve serves one request. It does all else before it sends the answer: whatever follows holds up the goroutine that writes to the
+// connection.
+func (h *server) serve(m *nats.Msg, begun time.Time) {
 	defer h.running.Done()
-	placed := true
+	returned, placed := false, true
 	defer func() {
-		if placed { // the goroutine was ended
+		if !returned { // the handler has ended the goroutine
+			h.refuse(m, begun, errExited)
+		}
+		if placed {
 			<-h.places
 		}
 	}()
-	var a answer
-	err := h.call(m, begun, memory, &a)
+	x := h.free
+	if h.free = nil; x == nil {
+		x = new(exchange)
+	}
+	a := &x.answer
+	err := h.call(m, begun, x)
+	returned = true
 	h.stats.note(m.Subject, time.Since(begun), err)
 	// The place is free before the caller knows, which may call again at once; but not if the connection takes no answers.
 	if n := h.answering.Add(1); int(n) <= h.svc.Concurrency {
@@ -98,26 +127,48 @@ func (h *host) serve(m *nats.Msg, begun time.Time, memory []byte) []byte {
 		<-h.places
 	}
 	if a.kind != "" {
-		h.answer(m.Reply, &a)
+		h.answer(m.Reply, a)
 	}
 	h.answering.Add(-1)
-	return a.payload[:0] // which was copied
+	h.memory = a.payload[:0] // which was copied
+	if h.direct {
+		*x = exchange{}
+		h.free = x
+	}
 }
 
-// call has a request answered, and puts the answer into a, if somebody waits for it. It returns how the call has ended.
-func (h *host) call(m *nats.Msg, begun time.Time, memory []byte, a *answer) error {
+// errExited is the answer to a call whose handler has ended its goroutine.
+var errExited = ipc.NewError(ipc.CodeInternal, "the handler called runtime.Goexit")
+
+// call has a request answered, and puts the answer into x, if somebody waits for it. It returns how the call has ended.
+func (h *server) call(m *nats.Msg, begun time.Time, x *exchange) error {
+	a, inv := &x.answer, &x.call
 	line, payload := lineOf(m, headerCall)
-	caller, inv, header, err := h.parse(m, tokenCall, line, payload)
-	if err != nil {
+	if m.Header != nil || string(line) != h.last.line || m.Subject != h.last.subject {
+		var err error
+		if h.last, err = h.parse(m, tokenCall, string(line)); err != nil {
+			a.kind, a.payload = answerError, ipc.AppendError(nil, err)
+			return err
+		}
+	}
+	caller, header := h.last.caller, &h.last.header
+	if err := h.invocation(m, &h.last, payload, inv); err != nil {
 		a.kind, a.payload = answerError, ipc.AppendError(nil, err)
 		return err
 	}
-	inv.Header, inv.Trailer = &a.header, &a.trailer
-	ctx, cancel := context.WithCancelCause(h.ctx)
-	defer cancel(nil)
-	s := h.begin(m.Reply, header.heartbeat, cancel)
-	defer s.end()
-	response, err := h.invoke(ctx, caller, inv, payload, header.attached, memory, a)
+	inv.Header, inv.Trailer, inv.Owned = &a.header, &a.trailer, true // it is a part of m
+	if h.callCtx == nil {
+		h.callCtx, h.endCall = context.WithCancelCause(h.ctx)
+	}
+	ctx, keep := h.callCtx, false
+	s := h.begin(m.Reply, begun, header.heartbeat, h.endCall)
+	defer func() {
+		if s.end(); !keep || ctx.Err() != nil {
+			h.endCall(nil)
+			h.callCtx = nil
+		}
+	}()
+	response, err := h.invoke(ctx, caller, inv, payload, header.attached, h.memory, a)
 	if err == nil && h.isLarge(response, a) {
 		if header.timeout > 0 { // then nobody fetches it any more
 			var stop context.CancelFunc
@@ -129,6 +180,11 @@ func (h *host) call(m *nats.Msg, begun time.Time, memory []byte, a *answer) erro
 			a.kind = ""
 			return err
 		}
+	}
+	keep = h.direct
+	if !s.end() { // the caller was told already
+		a.kind = ""
+		return errEnding
 	}
 	if err == nil {
 		a.payload = response
@@ -165,41 +221,56 @@ func (h *host) invoke(ctx context.Context, caller ipc.Caller, inv *ipc.Invocatio
 	return response, err
 }
 
+// parsed is what the subject and the line of a request say, and who answers it.
+type parsed struct {
+	subject, line string
+	header        callHeader
+	method        ipc.MethodInfo
+	caller        ipc.Caller
+}
+
 // parse returns what a request asks for, and who answers it.
-func (h *host) parse(m *nats.Msg, token, line string, payload []byte) (ipc.Caller, *ipc.Invocation, callHeader, error) {
+func (h *host) parse(m *nats.Msg, token, line string) (p parsed, err error) {
 	header, err := parseCall(line)
 	if err != nil {
-		return nil, nil, header, err
+		return p, err
 	}
 	if header.order != byteOrder {
-		return nil, nil, header, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "byte order", Local: byteOrder, Remote: cut(header.order)})
-	}
-	if len(payload) > h.svc.MaxMessage {
-		return nil, nil, header, ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a request of %d bytes, largest allowed %d", len(payload), h.svc.MaxMessage)
+		return p, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", &ipc.MismatchError{What: "byte order", Local: byteOrder, Remote: cut(header.order)})
 	}
 	name, err := methodOf(m.Subject[len(h.base)+len(token)+1:])
 	if err != nil {
-		return nil, nil, header, malformed("subject", m.Subject)
-	}
-	md, err := metadataOf(m, headerMeta)
-	if err != nil {
-		return nil, nil, header, err
+		return p, malformed("subject", m.Subject)
 	}
 	if err := h.names.check(name, header.id); err != nil {
-		return nil, nil, header, err
+		return p, err
 	}
 	caller, err := h.caller(cut(header.codec))
 	if err != nil {
-		return nil, nil, header, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", err)
+		return p, ipc.Errorf(ipc.CodeFailedPrecondition, "%w", err)
 	}
-	return caller, &ipc.Invocation{
-		Method: ipc.MethodInfo{Name: name, ID: header.id}, OneWay: header.oneWay, Idempotent: header.idempotent,
+	return parsed{m.Subject, line, header, ipc.MethodInfo{Name: name, ID: header.id}, caller}, nil
+}
+
+// invocation makes inv the call that a request is, or returns why it is refused.
+func (h *host) invocation(m *nats.Msg, p *parsed, payload []byte, inv *ipc.Invocation) error {
+	if len(payload) > h.svc.MaxMessage {
+		return ipc.Errorf(ipc.CodeResourceExhausted, "tandem: a request of %d bytes, largest allowed %d", len(payload), h.svc.MaxMessage)
+	}
+	md, err := metadataOf(m, headerMeta)
+	if err != nil {
+		return err
+	}
+	header := &p.header
+	*inv = ipc.Invocation{
+		Method: p.method, OneWay: header.oneWay, Idempotent: header.idempotent,
 		Timeout: header.timeout, Attempts: header.attempts, Metadata: md,
-	}, header, nil
+	}
+	return nil
 }
 
 // failure returns the answer to a call that has failed after some time.
-func (h *host) failure(err error, header callHeader, took time.Duration) (answer string, payload []byte) {
+func (h *host) failure(err error, header *callHeader, took time.Duration) (answer string, payload []byte) {
 	var e *ipc.Error
 	if errors.As(err, &e) && e.Remote() && !errors.Is(err, ipc.ErrPeerGone) {
 		if context.Cause(h.ctx) == nil || e.Code != ipc.CodeCanceled {

@@ -50,7 +50,7 @@ func (h *host) refuseStream(m *nats.Msg, begun time.Time, err error) {
 // serving of a stream: what comes from the caller goes to who answers, and back.
 type streamServing struct {
 	host   *host
-	header callHeader
+	header *callHeader
 	begun  time.Time
 	flow   *flow.Flow
 	cancel context.CancelCauseFunc // gives the stream up
@@ -63,10 +63,15 @@ type streamServing struct {
 // at once.
 func (h *host) serveStream(m *nats.Msg, begun time.Time) (refusal error) {
 	defer func() { <-h.streams }()
-	caller, inv, header, err := h.parse(m, tokenStream, m.Header.Get(headerCall), m.Data)
+	p, err := h.parse(m, tokenStream, m.Header.Get(headerCall))
 	if err != nil {
 		return err
 	}
+	inv := new(ipc.Invocation)
+	if err := h.invocation(m, &p, m.Data, inv); err != nil {
+		return err
+	}
+	caller, header := p.caller, &p.header
 	opening, err := parseStream(m.Header.Get(headerStream))
 	if err == nil && len(m.Data) > maxFirst {
 		err = ipc.Errorf(ipc.CodeInvalidArgument, "%w: the opening of a stream has %d bytes, most allowed are %d", ipc.ErrProtocol, len(m.Data), maxFirst)
@@ -93,7 +98,14 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) (refusal error) {
 	inv.Header, inv.Trailer = &s.head, &s.trail
 	if opening.call {
 		subject := strings.Replace(m.Subject, h.base+tokenStream, h.base+tokenCall, 1)
+		returned := false
+		defer func() {
+			if !returned { // the handler has ended the goroutine
+				s.end(ctx, errExited)
+			}
+		}()
 		err := s.call(ctx, caller, inv, m, opening.first)
+		returned = true
 		s.end(ctx, err)
 		h.stats.note(subject, time.Since(begun), withoutEOF(err))
 		return nil

@@ -50,15 +50,15 @@ func publishLine(nc *nats.Conn, subject, reply string, line func([]byte) []byte,
 }
 
 // lineOf returns what a header of a message says, or the line that the message has in its place, and the payload.
-func lineOf(m *nats.Msg, header string) (line string, payload []byte) {
+func lineOf(m *nats.Msg, header string) (line, payload []byte) {
 	if values := m.Header[header]; len(values) > 0 {
-		return values[0], m.Data
+		return []byte(values[0]), m.Data
 	}
 	const longest = 512
 	if end := bytes.IndexByte(m.Data[:min(len(m.Data), longest)], '\n'); end >= 0 {
-		return string(m.Data[:end]), m.Data[end+1:]
+		return m.Data[:end], m.Data[end+1:]
 	}
-	return "", m.Data
+	return nil, m.Data
 }
 
 // statusNobody is the status with which NATS says that nobody gets a message.

@@ -19,8 +19,9 @@ import (
 type requestContext struct {
 	session *Session
 	tx      uint64
-	timeout time.Duration // 0 if there is none
-	word    uint64        // the reader state while the background reader runs the handler, or 0
+	timeout time.Duration   // 0 if there is none
+	word    uint64          // the reader state while the background reader runs the handler, or 0
+	caller  context.Context // of the caller in the same process whose goroutine runs the handler, or nil
 
 	deadline atomic.Int64 // by monotonic, 0 until somebody asks
 	// real is nil at first, then the real context, or ended.
@@ -101,7 +102,24 @@ func (c *requestContext) Err() error {
 			return context.DeadlineExceeded
 		}
 	}
+	if c.caller != nil && c.caller.Err() != nil {
+		return c.callerEnded()
+	}
 	return c.session.baseCtx.Err()
+}
+
+// callerEnded notes that the context of the caller has ended, and returns why the handler's has.
+func (c *requestContext) callerEnded() error {
+	c.cancel(c.callerReason())
+	return c.reason()
+}
+
+// callerReason is what a cancel frame would say of the end of the caller's context.
+func (c *requestContext) callerReason() byte {
+	if c.caller.Err() == context.DeadlineExceeded {
+		return drivers.ReasonDeadline
+	}
+	return drivers.ReasonGivenUp
 }
 
 // overdue reports whether the deadline has passed.
@@ -156,6 +174,9 @@ func (c *requestContext) inner() context.Context {
 		}
 		r := &realContext{parent: &requestParent{Context: c.session.baseCtx, done: make(chan struct{})}}
 		r.stop = context.AfterFunc(c.session.baseCtx, func() { r.parent.end(context.Canceled) })
+		if c.caller != nil {
+			r.leave = context.AfterFunc(c.caller, func() { c.cancel(c.callerReason()) })
+		}
 		if deadline, ok := c.Deadline(); ok {
 			r.Context, r.release = context.WithDeadline(r.parent, deadline)
 		} else {
@@ -179,12 +200,16 @@ type realContext struct {
 	context.Context
 	parent  *requestParent
 	stop    func() bool
+	leave   func() bool // the context of a caller in this process, or nil
 	release context.CancelFunc
 }
 
 // cancel frees what the context holds. Its parent has ended.
 func (r *realContext) cancel() {
 	r.stop()
+	if r.leave != nil {
+		r.leave()
+	}
 	r.release()
 }
 

@@ -20,6 +20,9 @@ func (s *Session) invoke(ctx context.Context, inv *ipc.Invocation, request, memo
 	if inv.OneWay {
 		return nil, s.notify(ctx, inv, request)
 	}
+	if h := s.direct(inv, request); h != nil {
+		return s.invokeDirect(ctx, inv, h, request, memory)
+	}
 	c, timeout, err := s.sendRequest(ctx, inv, request, memory, nil)
 	if err != nil {
 		return nil, err

@@ -29,6 +29,7 @@ type Request struct {
 	borrowed bool
 	owned    bool // payload is nobody else's
 	oneWay   bool
+	direct   bool             // its caller waits in this goroutine, and there is no frame to answer
 	stream   bool             // it is no request, but a stream that the background reader serves
 	release  func()           // gives borrowed memory back, if it was held
 	attached *ipc.Attachments // of the request, or nil

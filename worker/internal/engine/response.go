@@ -86,7 +86,7 @@ func (s *Session) call(r *Request) (response, failure []byte) {
 		if p == nil {
 			r.ctx.cancel(drivers.ReasonGivenUp)
 			r.abort()
-			if !r.oneWay {
+			if !r.oneWay && !r.direct {
 				r.freezeMeta()
 				s.answer(r.fail(failure))
 			}
@@ -215,12 +215,16 @@ func (s *Session) transmit(f *drivers.Frame) error {
 	var tooLarge *ipc.SizeError
 	var file *drivers.AttachError
 	if errors.As(err, &file) || errors.As(err, &tooLarge) {
-		code := ipc.CodeInternal
-		if ipc.CodeOf(err) == ipc.CodeResourceExhausted {
-			code = ipc.CodeResourceExhausted
-		}
-		e := ipc.Errorf(code, "the response cannot be sent: %w", err)
-		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, e)})
+		err = s.link.Send(s.baseCtx, &drivers.Frame{Kind: drivers.KindError, Tx: f.Tx, Payload: ipc.AppendError(nil, unsendable(err))})
 	}
 	return err
+}
+
+// unsendable is what a caller gets whose response the link does not take, because of err.
+func unsendable(err error) error {
+	code := ipc.CodeInternal
+	if ipc.CodeOf(err) == ipc.CodeResourceExhausted {
+		code = ipc.CodeResourceExhausted
+	}
+	return ipc.Errorf(code, "the response cannot be sent: %w", err)
 }

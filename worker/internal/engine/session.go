@@ -59,6 +59,9 @@ type Config struct {
 	// are to survive its end: see resume.go. Both are a host's.
 	Number  uint64
 	Resumer Resumer
+	// Direct, if set, is the session at the other end of the link, whose handlers then run
+	// in the goroutines of their callers: see direct.go.
+	Direct *Session
 }
 
 // Session runs calls and handlers over one link, and ends when its link does. It is

@@ -2,11 +2,14 @@ package flow
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,16 +182,30 @@ func (p *Port) Close(err error) {
 		return
 	}
 	p.closed = err
-	flows := make([]*Flow, 0, len(p.flows))
-	for _, f := range p.flows {
-		flows = append(flows, f)
-	}
 	p.mu.Unlock()
-	for _, f := range flows {
+	for _, f := range p.all() {
 		f.Abort(err)
 	}
 	if p.sub != nil {
 		_ = p.sub.Unsubscribe() // or the connection was closed
+	}
+}
+
+// all returns the flows.
+func (p *Port) all() []*Flow {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.flows))
+}
+
+// End ends the flows that this side has accepted, as [Flow.End] does with err, but sends nothing for which it would have to wait.
+func (p *Port) End(err error) {
+	over, cancel := context.WithCancelCause(context.Background())
+	cancel(err)
+	for _, f := range p.all() {
+		if f.accepted {
+			f.End(over, nil, err)
+		}
 	}
 }
 
