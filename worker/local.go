@@ -80,10 +80,10 @@ func local(server *Server, what string, direct bool, opts []Option) (*LocalClien
 	service := engine.New(config)
 	config.Link, config.Side, config.Codec = ours, engine.Host, s.Codec
 	config.Handlers, config.Chain, config.Log, config.Arena, config.Forgotten = c.handlers(), c.chain, s.Logger, c.memory.Arena, &c.memory.Forgotten
-	if direct {
-		config.Direct = service
-	}
 	client := engine.New(config)
+	if direct {
+		client.CallDirectly(service)
+	}
 
 	l := &life{after: make(chan struct{})}
 	l.session.Store(client)

@@ -19,9 +19,8 @@ import (
 type requestContext struct {
 	session *Session
 	tx      uint64
-	timeout time.Duration   // 0 if there is none
-	word    uint64          // the reader state while the background reader runs the handler, or 0
-	caller  context.Context // of the caller in the same process whose goroutine runs the handler, or nil
+	timeout time.Duration // 0 if there is none
+	word    uint64        // the reader state while the background reader runs the handler, or 0
 
 	deadline atomic.Int64 // by monotonic, 0 until somebody asks
 	// real is nil at first, then the real context, or ended.
@@ -102,21 +101,24 @@ func (c *requestContext) Err() error {
 			return context.DeadlineExceeded
 		}
 	}
-	if c.caller != nil && c.caller.Err() != nil {
-		return c.callerEnded()
+	if caller := c.caller(); caller != nil && caller.Err() != nil {
+		c.cancel(reasonOf(caller))
+		return c.reason()
 	}
 	return c.session.baseCtx.Err()
 }
 
-// callerEnded notes that the context of the caller has ended, and returns why the handler's has.
-func (c *requestContext) callerEnded() error {
-	c.cancel(c.callerReason())
-	return c.reason()
+// caller returns the context of the caller whose goroutine runs the handler, or nil: see direct.go.
+func (c *requestContext) caller() context.Context {
+	if x := c.exchange.Load(); x != nil {
+		return x.caller
+	}
+	return nil
 }
 
-// callerReason is what a cancel frame would say of the end of the caller's context.
-func (c *requestContext) callerReason() byte {
-	if c.caller.Err() == context.DeadlineExceeded {
+// reasonOf is what a cancel frame would say of the end of a caller's context.
+func reasonOf(caller context.Context) byte {
+	if caller.Err() == context.DeadlineExceeded {
 		return drivers.ReasonDeadline
 	}
 	return drivers.ReasonGivenUp
@@ -174,8 +176,8 @@ func (c *requestContext) inner() context.Context {
 		}
 		r := &realContext{parent: &requestParent{Context: c.session.baseCtx, done: make(chan struct{})}}
 		r.stop = context.AfterFunc(c.session.baseCtx, func() { r.parent.end(context.Canceled) })
-		if c.caller != nil {
-			r.leave = context.AfterFunc(c.caller, func() { c.cancel(c.callerReason()) })
+		if caller := c.caller(); caller != nil {
+			r.leave = context.AfterFunc(caller, func() { c.cancel(reasonOf(caller)) })
 		}
 		if deadline, ok := c.Deadline(); ok {
 			r.Context, r.release = context.WithDeadline(r.parent, deadline)

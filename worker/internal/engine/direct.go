@@ -8,16 +8,26 @@ import (
 	"github.com/tandemipc/tandem/ring/bulk"
 )
 
-// A session can have the other end of its link in the same process, as [Config.Direct]. The handlers of
-// calls then run in the goroutines of their callers, as if the link had carried request and response, and
-// nobody has to be woken. Such a call ends when its handler returns. Whatever needs more than that goes
+// A session can have the other end of its link in the same process. The handlers of calls can then run in
+// the goroutines of their callers, as if the link had carried request and response, and nobody has to be
+// woken. Such a call ends when its handler returns. Whatever needs more than that goes
 // over the link: notifications, streams, attachments of requests, and handlers of which only so many run
 // at once.
+
+// CallDirectly makes calls run the handlers of there, the session at the other end of the link, in their own
+// goroutines. It is called before the session is opened.
+func (s *Session) CallDirectly(there *Session) { s.there = there }
+
+// directContext is the context of a handler that runs in the goroutine of its caller.
+type directContext struct {
+	requestContext
+	exchange exchange
+}
 
 // direct returns the handler of the other end that can run in the goroutine of its caller, or nil if the
 // call has to go over the link. A handler that is returned has to run: the other end waits for it.
 func (s *Session) direct(inv *ipc.Invocation, request []byte) *Handler {
-	if s.config.Direct == nil || inv.OneWay || !inv.Attached.Empty() {
+	if s.there == nil || inv.OneWay || !inv.Attached.Empty() {
 		return nil
 	}
 	size := len(request)
@@ -27,8 +37,8 @@ func (s *Session) direct(inv *ipc.Invocation, request []byte) *Handler {
 	if size > s.maxPayload { // the link says so
 		return nil
 	}
-	h := s.config.Direct.config.Handlers.find(inv.Method.ID)
-	if h == nil || h.Stream != nil || h.semaphore != nil || !s.config.Direct.inFlight.enter() {
+	h := s.there.config.Handlers.find(inv.Method.ID)
+	if h == nil || h.Stream != nil || h.semaphore != nil || !s.there.inFlight.enter() {
 		return nil
 	}
 	return h
@@ -36,7 +46,7 @@ func (s *Session) direct(inv *ipc.Invocation, request []byte) *Handler {
 
 // invokeDirect makes a call whose handler is h, which direct has returned.
 func (s *Session) invokeDirect(ctx context.Context, inv *ipc.Invocation, h *Handler, request, memory []byte) ([]byte, error) {
-	there := s.config.Direct
+	there := s.there
 	defer there.inFlight.exit()
 	timeout := s.timeoutOf(inv)
 	remaining, err := s.remaining(ctx, timeout)
@@ -47,8 +57,10 @@ func (s *Session) invokeDirect(ctx context.Context, inv *ipc.Invocation, h *Hand
 	if err != nil {
 		return nil, err
 	}
-	f := drivers.Frame{Kind: drivers.KindRequest, Method: inv.Method.ID, Remaining: remaining, Payload: request, Meta: meta}
-	c := &requestContext{caller: ctx}
+	f := drivers.Frame{Kind: drivers.KindRequest, Method: inv.Method.ID, Remaining: remaining, Payload: request}
+	own := &directContext{exchange: exchange{request: meta.Header(), caller: ctx}}
+	c := &own.requestContext
+	c.exchange.Store(&own.exchange)
 	defer c.cancel(drivers.ReasonGivenUp) // also if the handler ends its goroutine
 	r := requests.Get().(*Request)
 	r.init(there, h, &f, c)

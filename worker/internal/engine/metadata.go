@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"sync"
 
 	"github.com/tandemipc/tandem/drivers"
@@ -40,6 +41,7 @@ func deliver(meta *drivers.Metadata, inv *ipc.Invocation) {
 // has it.
 type exchange struct {
 	request ipc.Metadata
+	caller  context.Context // of a caller in this process, or nil: see direct.go
 
 	mu              sync.Mutex
 	header, trailer ipc.Metadata // of the answer

@@ -59,9 +59,6 @@ type Config struct {
 	// are to survive its end: see resume.go. Both are a host's.
 	Number  uint64
 	Resumer Resumer
-	// Direct, if set, is the session at the other end of the link, whose handlers then run
-	// in the goroutines of their callers: see direct.go.
-	Direct *Session
 }
 
 // Session runs calls and handlers over one link, and ends when its link does. It is
@@ -108,6 +105,8 @@ type Session struct {
 	lifetime    lifetime
 	quiet       atomic.Bool
 	sendingPong atomic.Bool
+
+	there *Session // at the other end of the link, if calls run its handlers: see direct.go
 }
 
 // lifetime is how a session ends.
