@@ -33,8 +33,8 @@ type Invocation struct {
 	// Idempotent: running the request more than once does what running it once does.
 	Idempotent bool
 	// Owned: nobody else uses the request, so whoever answers the call may keep it, and
-	// need not copy it for a handler that wants bytes. What is built on Caller and makes
-	// a call more than once must not set it.
+	// need not copy it for a handler that wants bytes. A Caller that passes calls on, and
+	// may make one more than once, has to clear it.
 	Owned bool
 	// Timeout bounds the call. 0 means that nothing bounds it, and [DefaultTimeout]
 	// that the timeout of the caller does.

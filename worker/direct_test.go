@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -40,72 +41,154 @@ func direct(t *testing.T, handle func(*worker.Server), opts ...worker.Option) *w
 // A call whose context or timeout ends, or whose client is closed, ends the context of its handler, with the
 // reason, and returns when the handler has returned, not before.
 func TestDirectReturnsWithItsHandler(t *testing.T) {
+	type ender func(ctx context.Context, c *worker.LocalClient) (of context.Context, end, free func())
+	nothing := func() {}
 	for name, test := range map[string]struct {
 		timeout time.Duration
-		end     func(ctx context.Context, c *worker.LocalClient) (context.Context, context.CancelFunc)
+		ender   ender
 		reason  error // of the handler's context
 		is      func(error) bool
 	}{
-		"canceled": {0, func(ctx context.Context, _ *worker.LocalClient) (context.Context, context.CancelFunc) {
-			return context.WithCancel(ctx)
-		}, context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) }},
-		"deadline": {0, func(ctx context.Context, _ *worker.LocalClient) (context.Context, context.CancelFunc) {
+		"canceled": {0, func(ctx context.Context, _ *worker.LocalClient) (context.Context, func(), func()) {
+			ctx, cancel := context.WithCancel(ctx)
+			return ctx, cancel, nothing
+		}, context.Canceled, func(err error) bool { return err == context.Canceled }},
+		"deadline": {0, func(ctx context.Context, _ *worker.LocalClient) (context.Context, func(), func()) {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
-			t.Cleanup(cancel)
-			return ctx, func() {}
+			return ctx, nothing, cancel
 		}, context.DeadlineExceeded, func(err error) bool { return err == context.DeadlineExceeded }},
-		"timeout": {10 * time.Millisecond, func(ctx context.Context, _ *worker.LocalClient) (context.Context, context.CancelFunc) {
-			return ctx, func() {}
+		"timeout": {10 * time.Millisecond, func(ctx context.Context, _ *worker.LocalClient) (context.Context, func(), func()) {
+			return ctx, nothing, nothing
 		}, context.DeadlineExceeded, func(err error) bool {
 			var e *ipc.TimeoutError
 			return errors.As(err, &e) && e.After == 10*time.Millisecond
 		}},
-		"closed": {0, func(ctx context.Context, c *worker.LocalClient) (context.Context, context.CancelFunc) {
-			return ctx, func() { _ = c.Close() }
+		"closed": {0, func(ctx context.Context, c *worker.LocalClient) (context.Context, func(), func()) {
+			return ctx, func() { _ = c.Close() }, nothing
 		}, context.Canceled, func(err error) bool { return errors.Is(err, context.Canceled) }},
 	} {
 		for _, asks := range []string{"Done", "Err", "a derived context"} {
 			t.Run(name+" "+asks, func(t *testing.T) {
-				began, ended := make(chan struct{}), make(chan error, 1)
-				var over atomic.Bool
-				c := direct(t, func(s *worker.Server) {
-					worker.Handle(s, directStop, func(ctx context.Context, _ int) (int, error) {
-						close(began)
-						switch asks {
-						case "Done":
-							<-ctx.Done()
-						case "Err":
-							for ctx.Err() == nil {
-								runtime.Gosched()
-							}
-						default:
-							own, cancel := context.WithCancel(ctx)
-							defer cancel()
-							<-own.Done()
-						}
-						ended <- ctx.Err()
-						time.Sleep(time.Millisecond)
-						over.Store(true)
-						return 0, ctx.Err()
-					})
-				}, worker.WithGrace(time.Millisecond))
-				ctx, end := test.end(t.Context(), c)
-				failed := make(chan error, 1)
-				go func() {
-					_, err := directStop.Call(ctx, c, 1, ipc.WithTimeout(test.timeout))
-					if !over.Load() {
-						err = fmt.Errorf("the handler had not returned: %w", err)
-					}
-					failed <- err
-				}()
-				<-began
-				end()
-				require.ErrorIs(t, within(t, ended), test.reason)
-				err := within(t, failed)
-				require.True(t, test.is(err), "%v", err)
+				synctest.Test(t, func(t *testing.T) { // where no time passes but what is waited for
+					testDirectReturns(t, test.timeout, test.ender, asks, test.reason, test.is)
+				})
 			})
 		}
 	}
+}
+
+func testDirectReturns(t *testing.T, timeout time.Duration, ender func(context.Context, *worker.LocalClient) (context.Context, func(), func()), asks string, reason error, is func(error) bool) {
+	began, ended := make(chan struct{}), make(chan error, 1)
+	var over atomic.Bool
+	c := direct(t, func(s *worker.Server) {
+		worker.Handle(s, directStop, func(ctx context.Context, _ int) (int, error) {
+			close(began)
+			switch asks {
+			case "Done":
+				<-ctx.Done()
+			case "Err":
+				for ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+			default:
+				own, cancel := context.WithCancel(ctx)
+				defer cancel()
+				<-own.Done()
+			}
+			ended <- ctx.Err()
+			time.Sleep(20 * time.Millisecond)
+			over.Store(true)
+			return 0, ctx.Err()
+		})
+	}, worker.WithGrace(time.Millisecond))
+	ctx, end, free := ender(t.Context(), c)
+	defer free()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := directStop.Call(ctx, c, 1, ipc.WithTimeout(timeout))
+		if !over.Load() {
+			err = fmt.Errorf("the handler had not returned: %w", err)
+		}
+		failed <- err
+	}()
+	<-began
+	end()
+	require.Equal(t, reason, within(t, ended))
+	err := within(t, failed)
+	require.True(t, is(err), "%v", err)
+}
+
+// Close waits a moment for handlers that heed their contexts, when it has ended these.
+func TestLocalCloseWaitsForHandlers(t *testing.T) {
+	eachInProcess(t, func(t *testing.T, connect connectLocal) {
+		waits := func() bool {
+			began := make(chan struct{})
+			var over atomic.Bool
+			s := worker.NewServer(worker.WithServerLogger(slog.New(slog.DiscardHandler)))
+			worker.Handle(s, directStop, func(ctx context.Context, n int) (int, error) {
+				close(began)
+				<-ctx.Done()
+				time.Sleep(50 * time.Millisecond)
+				over.Store(true)
+				return n, nil
+			})
+			c, err := connect(s, worker.WithGrace(time.Millisecond))
+			require.NoError(t, err)
+			var call sync.WaitGroup
+			call.Go(func() { _, _ = directStop.Call(context.Background(), c, 1) })
+			defer call.Wait()
+			<-began
+			require.NoError(t, c.Close())
+			return over.Load()
+		}
+		for range 10 { // on a busy machine the moment may be too short
+			if waits() {
+				return
+			}
+		}
+		t.Fatal("it does not wait")
+	})
+}
+
+// countedContext counts what waits for its end.
+type countedContext struct {
+	context.Context
+	done    chan struct{}
+	waiting atomic.Int32
+}
+
+func (c *countedContext) Done() <-chan struct{} { return c.done }
+
+// AfterFunc is called by package context.
+func (c *countedContext) AfterFunc(func()) (stop func() bool) {
+	c.waiting.Add(1)
+	var once sync.Once
+	return func() bool { once.Do(func() { c.waiting.Add(-1) }); return true }
+}
+
+// Nothing of a call is left at the context of its caller.
+func TestDirectLeavesTheContext(t *testing.T) {
+	ctx := &countedContext{Context: t.Context(), done: make(chan struct{})}
+	var most atomic.Int32
+	c := direct(t, func(s *worker.Server) {
+		worker.Handle(s, directStop, func(own context.Context, n int) (int, error) {
+			if n%2 == 0 {
+				_ = own.Done()
+			} else {
+				own, cancel := context.WithCancel(own)
+				defer cancel()
+				_ = own.Done()
+			}
+			most.Store(max(most.Load(), ctx.waiting.Load()))
+			return n, nil
+		})
+	})
+	for n := range 10 {
+		_, err := directStop.Call(ctx, c, n)
+		require.NoError(t, err)
+		require.Zero(t, ctx.waiting.Load())
+	}
+	require.EqualValues(t, 1, most.Load())
 }
 
 // A call whose context has ended does not run its handler, and one whose handler has returned keeps its
@@ -145,7 +228,7 @@ func TestDirectGoexit(t *testing.T) {
 			}
 			return n, nil
 		})
-	})
+	}, worker.WithGrace(time.Hour))
 	exited := make(chan bool, 1)
 	go func() {
 		returned := false
@@ -158,7 +241,13 @@ func TestDirectGoexit(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 7, n)
 	require.Zero(t, c.LateResponses())
-	require.NoError(t, c.Close(), "which waits for handlers")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = directStop.Call(ended, c, 7)
+	require.Equal(t, context.Canceled, err)
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }() // which waits for handlers that run
+	require.NoError(t, within(t, closed))
 }
 
 // The request stays the caller's unless that gives it away, and the response is the caller's alone.
@@ -174,12 +263,11 @@ func TestDirectMemory(t *testing.T) {
 			return b, nil
 		})
 	}
-	plain, around := direct(t, handle), direct(t, handle, worker.WithInterceptors(ipc.Interceptor{
-		Call: func(ctx context.Context, _ *ipc.Call, next func(context.Context) error) error {
-			return errors.Join(next(ctx), next(ctx))
-		},
-	}))
-	for _, c := range []*worker.LocalClient{plain, around} {
+	twice := ipc.Interceptor{Call: func(ctx context.Context, _ *ipc.Call, next func(context.Context) error) error {
+		return errors.Join(next(ctx), next(ctx))
+	}}
+	plain := ipc.Caller(direct(t, handle))
+	for _, c := range []ipc.Caller{plain, direct(t, handle, worker.WithInterceptors(twice)), worker.Intercept(plain, twice)} {
 		for _, owned := range []bool{false, true} {
 			for _, what := range []string{"shared", "echo"} {
 				request := []byte(what)
@@ -196,7 +284,7 @@ func TestDirectMemory(t *testing.T) {
 				require.Equal(t, what, string(request))
 				require.Equal(t, owned && c == plain, &got[0] == &request[0], "whose the request is: interceptors may make the call twice")
 				clear(got)
-				require.Equal(t, !owned || c == around, string(request) == what)
+				require.Equal(t, !owned || c != plain, string(request) == what)
 			}
 		}
 	}

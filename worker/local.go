@@ -44,9 +44,10 @@ func Local(server *Server, opts ...Option) (*LocalClient, error) {
 // Direct is [Local], but that a call runs its handler in the goroutine that makes the call, so that nobody
 // has to be woken: a small call takes a third of the time. It is for programs that have a goroutine for each call that they pass on.
 //
-// Such a call returns when its handler has returned: if its context or its timeout ends before, the handler's context ends, and
-// Close does not make it fail. A handler that ends its goroutine (runtime.Goexit) ends that of the caller. What such a call cannot do goes as with
-// Local: notifications, streams, started calls ([ipc.Method.Go]) and batches, requests with buffers, and handlers with [WithConcurrency].
+// Such a call returns when its handler has returned. If its context or its timeout ends before, or the client
+// is closed, the handler's context ends; Close waits a moment longer for handlers that heed that. A handler that ends its goroutine
+// (runtime.Goexit) ends that of its caller. What needs the link goes over it, as with Local: notifications, streams, started calls
+// ([ipc.Method.Go]) and batches, requests with buffers, and handlers with [WithConcurrency].
 func Direct(server *Server, opts ...Option) (*LocalClient, error) {
 	return local(server, "Direct", true, opts)
 }
@@ -98,7 +99,9 @@ func local(server *Server, what string, direct bool, opts []Option) (*LocalClien
 		case <-service.Goodbye(): // what was sent before it is handled
 			wait.Within(service.Drain(), max(time.Until(c.until), 0), service.Done())
 		}
-		service.CancelHandlers()
+		if service.CancelHandlers(); direct { // Close waits only for those that use the link
+			wait.Within(service.Drain(), lostGrace, nil)
+		}
 		service.Close(lostGrace)
 	}()
 	return c, nil

@@ -13,7 +13,8 @@ func TestACallThatIsOverIsNotGivenUp(t *testing.T) {
 	h := &host{calls: make(map[uint64]*serving)}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	s := h.begin("reply", time.Now(), MaxHeartbeat, cancel)
+	later := time.Now().Add(time.Hour) // so that no heartbeat is due
+	s := h.begin("reply", later, MaxHeartbeat, cancel)
 	defer h.timer.Stop()
 	require.True(t, s.end())
 	require.False(t, s.end())
@@ -26,7 +27,7 @@ func TestACallThatIsOverIsNotGivenUp(t *testing.T) {
 	}
 	require.NoError(t, ctx.Err())
 	require.Empty(t, h.calls)
-	other := h.begin("reply", time.Now(), MaxHeartbeat, cancel)
+	other := h.begin("reply", later, MaxHeartbeat, cancel)
 	other.giveUp(errCanceled)
 	require.Equal(t, errCanceled, context.Cause(ctx))
 }

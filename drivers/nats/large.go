@@ -147,7 +147,7 @@ func (h *host) isLarge(response []byte, a *answer) bool {
 
 // hand hands a response over that is too large for a message, with the metadata of a, when the caller fetches it. handed says that the
 // caller is told how that has ended, and needs no other answer.
-func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer) (handed bool, err error) {
+func (h *host) hand(ctx context.Context, s *serving, header *callHeader, begun time.Time, response []byte, a *answer) (handed bool, err error) {
 	fetch := make(chan *nats.Msg, 1)
 	s.mu.Lock()
 	s.large, s.size, s.fetch = true, len(response), fetch
@@ -170,7 +170,7 @@ func (h *host) hand(ctx context.Context, s *serving, response []byte, a *answer)
 	}
 	s.end() // the flow has heartbeats of its own
 	f.Notify(func(error) { s.cancel(errCanceled) })
-	to := &streamServing{host: h, begun: time.Now(), flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
+	to := &streamServing{host: h, header: header, begun: begun, flow: f, cancel: s.cancel, head: a.header, trail: a.trailer}
 	if err = to.sendItem(ctx, response, a.kind == answerBuffers); err == nil {
 		err = io.EOF
 	}

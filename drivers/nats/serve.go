@@ -98,7 +98,8 @@ func (s Service) complete() (Service, error) {
 // discovery and statistics.
 //
 // It returns nil when ctx has ended: then it takes no further calls, and waits for those that run, within the
-// grace of svc. Then the contexts of their handlers end; it does not wait for handlers that do not heed that. It returns an error that wraps [ipc.ErrDisconnected] when the connection is closed, and
+// grace of svc. Then the contexts of their handlers end, and callers are told. It waits for what does not
+// heed that, and for notifications that are handled, for the grace once more. It returns an error that wraps [ipc.ErrDisconnected] when the connection is closed, and
 // ends the contexts of the handlers. While the connection is down they go on, and their answers are
 // sent when it is back. The connection stays the user's.
 //
@@ -143,12 +144,16 @@ type locals struct {
 	svc    Service
 
 	mu      sync.Mutex
+	closed  bool
 	byCodec map[string]*worker.LocalClient
 }
 
 func (l *locals) caller(codec string) (ipc.Caller, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return nil, ipc.ErrClosed
+	}
 	if c := l.byCodec[codec]; c != nil {
 		return c, nil
 	}
@@ -169,10 +174,16 @@ func (l *locals) caller(codec string) (ipc.Caller, error) {
 // minMessage is the least that worker.WithMaxMessage takes.
 const minMessage = 4 << 10
 
+// close closes them side by side, since each may wait for what it handles.
 func (l *locals) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	var all sync.WaitGroup
 	for _, c := range l.byCodec {
-		_ = c.Close()
+		all.Go(func() { _ = c.Close() })
 	}
+	all.Wait()
 }
 
 // host is a service on NATS.

@@ -63,6 +63,7 @@ type server struct {
 type exchange struct {
 	call   ipc.Invocation
 	answer answer
+	told   bool // the caller has been told that it gets none, or has given up
 }
 
 // serveRequests serves a request, and then others, until there are enough goroutines that wait for them.
@@ -104,19 +105,21 @@ func (h *host) refuse(m *nats.Msg, begun time.Time, err error) {
 // connection.
 func (h *server) serve(m *nats.Msg, begun time.Time) {
 	defer h.running.Done()
+	x := h.free
+	if h.free = nil; x == nil {
+		x = new(exchange)
+	}
 	returned, placed := false, true
 	defer func() {
 		if !returned { // the handler has ended the goroutine
-			h.refuse(m, begun, errExited)
+			if h.stats.note(m.Subject, time.Since(begun), errExited); !x.told {
+				h.answer(m.Reply, &answer{kind: answerError, payload: ipc.AppendError(nil, errExited)})
+			}
 		}
 		if placed {
 			<-h.places
 		}
 	}()
-	x := h.free
-	if h.free = nil; x == nil {
-		x = new(exchange)
-	}
 	a := &x.answer
 	err := h.call(m, begun, x)
 	returned = true
@@ -156,14 +159,15 @@ func (h *server) call(m *nats.Msg, begun time.Time, x *exchange) error {
 		a.kind, a.payload = answerError, ipc.AppendError(nil, err)
 		return err
 	}
-	inv.Header, inv.Trailer, inv.Owned = &a.header, &a.trailer, true // it is a part of m
+	inv.Header, inv.Trailer = &a.header, &a.trailer
+	inv.Owned = h.direct // it is a part of m
 	if h.callCtx == nil {
 		h.callCtx, h.endCall = context.WithCancelCause(h.ctx)
 	}
 	ctx, keep := h.callCtx, false
 	s := h.begin(m.Reply, begun, header.heartbeat, h.endCall)
 	defer func() {
-		if s.end(); !keep || ctx.Err() != nil {
+		if x.told = !s.end() || ctx.Err() != nil; !keep || ctx.Err() != nil {
 			h.endCall(nil)
 			h.callCtx = nil
 		}
@@ -176,7 +180,7 @@ func (h *server) call(m *nats.Msg, begun time.Time, x *exchange) error {
 			defer stop()
 		}
 		var handed bool
-		if handed, err = h.hand(ctx, s, response, a); handed {
+		if handed, err = h.hand(ctx, s, header, begun, response, a); handed {
 			a.kind = ""
 			return err
 		}

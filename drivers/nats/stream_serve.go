@@ -102,6 +102,7 @@ func (h *host) serveStream(m *nats.Msg, begun time.Time) (refusal error) {
 		defer func() {
 			if !returned { // the handler has ended the goroutine
 				s.end(ctx, errExited)
+				h.stats.note(subject, time.Since(begun), errExited)
 			}
 		}()
 		err := s.call(ctx, caller, inv, m, opening.first)

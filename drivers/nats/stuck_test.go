@@ -3,12 +3,16 @@ package natsipc_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
 	natsipc "github.com/tandemipc/tandem/drivers/nats"
@@ -43,7 +47,11 @@ func TestServiceEndsWithAStuckHandler(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- natsipc.Serve(ctx, there, s, hasty) }()
 			awaitService(t, nc)
-			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Second))
+			beat := time.Second
+			if how == "context" {
+				beat = natsipc.MaxHeartbeat // the caller is told, and need not find out
+			}
+			c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(beat))
 			failed := make(chan error, 1)
 			go func() {
 				_, err := heedless.Call(context.Background(), c, make([]byte, size), ipc.WithTimeout(0))
@@ -71,11 +79,11 @@ func TestHandlerEndsItsGoroutine(t *testing.T) {
 	s, _ := newServer()
 	worker.Handle(s, leave, func(context.Context, []byte) ([]byte, error) { runtime.Goexit(); return nil, nil })
 	few := service
-	few.Concurrency, few.Streams = 2, 2
+	few.Concurrency, few.Streams = 2, 4
 	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, few) })
 	c := natsipc.Caller(nc, "test")
 	defer c.Close()
-	for range 5 { // more than run at once
+	for range 5 { // more than run at once, in all
 		for _, size := range []int{10, 2 << 20} {
 			_, err := leave.Call(t.Context(), c, make([]byte, size))
 			require.Equal(t, ipc.CodeInternal, ipc.CodeOf(err), "%v", err)
@@ -106,7 +114,7 @@ func TestContextsAreOfOneCall(t *testing.T) {
 		}
 	})
 	serve(t, nc, func(ctx context.Context) error { return natsipc.Serve(ctx, nc, s, service) })
-	c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(natsipc.MinHeartbeat))
+	c := natsipc.Caller(nc, "test", natsipc.WithHeartbeat(time.Second))
 	defer c.Close()
 	var callers sync.WaitGroup
 	for range 30 {
@@ -162,4 +170,75 @@ func TestRequestsAreTheHandlers(t *testing.T) {
 		require.True(t, uniform(kept[i]) && kept[i][0] == byte(i), "%d", i)
 		require.True(t, uniform(got[i]), "%d", i)
 	}
+}
+
+// A caller that was told that its service has ended gets no second answer when the handler returns.
+func TestStuckHandlerAnswersNobody(t *testing.T) {
+	srv := natstest.Start(t, nil)
+	nc, there := natstest.Connect(t, srv), natstest.Connect(t, srv)
+	s, _ := newServer()
+	began, release, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	worker.Handle(s, heedless, func(_ context.Context, b []byte) ([]byte, error) {
+		defer close(over)
+		close(began)
+		<-release
+		return b, nil
+	})
+	hasty := service
+	hasty.Grace = time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- natsipc.Serve(ctx, there, s, hasty) }()
+	awaitService(t, nc)
+	answers := make(chan *nats.Msg, 1000)
+	inbox := nc.NewInbox()
+	_, err := nc.ChanSubscribe(inbox, answers)
+	require.NoError(t, err)
+	require.NoError(t, nc.PublishRequest("tandem.test.call.test.stuck", inbox, fmt.Appendf(nil, "1 %x raw le 0 60000000000 0 -\nx", heedless.Info().ID)))
+	<-began
+	cancel()
+	require.NoError(t, within(t, ended))
+	require.Eventually(t, func() bool { return within(t, answers).Header.Get("Tandem-Answer") == "gone" }, 30*time.Second, time.Microsecond)
+	close(release)
+	<-over
+	time.Sleep(20 * time.Millisecond) // in which an answer would be sent
+	require.NoError(t, there.Flush())
+	require.NoError(t, nc.Flush())
+	require.Empty(t, answers)
+}
+
+// A large response whose caller does not read it, and that is not over in time, ends the call and nothing else.
+func TestLargeResponseIsLate(t *testing.T) {
+	srv, client := largeService(t, service)
+	nc := natstest.Connect(t, srv)
+	inbox, err := nc.SubscribeSync(nc.NewInbox())
+	require.NoError(t, err)
+	request, err := ipc.Marshal(ipc.CBOR, nil, 100*payload)
+	require.NoError(t, err)
+	require.NoError(t, nc.PublishRequest("tandem.test.call.test.blow", inbox.Subject, append(fmt.Appendf(nil, "1 %x cbor le %d 1000000000 0 -\n", blow.Info().ID, 2*time.Second), request...)))
+	for {
+		m, err := inbox.NextMsg(time.Minute)
+		require.NoError(t, err)
+		if m.Header.Get("Tandem-Answer") != "large" {
+			continue
+		}
+		frames := make(chan *nats.Msg, 1000)
+		to := nc.NewInbox()
+		_, err = nc.ChanSubscribe(to, frames)
+		require.NoError(t, err)
+		require.NoError(t, nc.PublishMsg(&nats.Msg{Subject: m.Reply, Reply: to, Header: nats.Header{"Tandem-Stream": {"65536 -"}}}))
+		for !strings.Contains(string(within(t, frames).Data), "\x00\x00") { // until items come
+		}
+		break
+	}
+	c := client()
+	for i := range 20 { // the ordinary caller
+		_, err := blow.Call(t.Context(), c, 40<<20, ipc.WithTimeout(time.Duration(60+15*i)*time.Millisecond))
+		var late *ipc.TimeoutError
+		require.True(t, err == nil || errors.As(err, &late), "%v", err)
+	}
+	time.Sleep(2 * time.Second) // the time of the call
+	_, err = blow.Call(t.Context(), c, 10)
+	require.NoError(t, err)
 }

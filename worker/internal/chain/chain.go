@@ -121,6 +121,7 @@ func (x *exchange) next(ctx context.Context) error {
 	case x.server == nil:
 		own := *x.inv
 		x.call.Header, x.call.Trailer = nil, nil
+		own.Owned = false // next may be called again
 		own.Metadata, own.Header, own.Trailer = x.call.Metadata, &x.call.Header, &x.call.Trailer
 		x.response, x.err = x.invoke(ctx, &own, x.request, x.memory)
 		x.memory = nil // it was taken over

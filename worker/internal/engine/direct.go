@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
@@ -64,8 +65,7 @@ func (s *Session) invokeDirect(ctx context.Context, inv *ipc.Invocation, h *Hand
 	defer c.cancel(drivers.ReasonGivenUp) // also if the handler ends its goroutine
 	r := requests.Get().(*Request)
 	r.init(there, h, &f, c)
-	r.direct, r.borrowed = true, false             // the caller leaves the request as it is
-	r.owned = inv.Owned && !s.config.Chain.Calls() // interceptors may make the call twice
+	r.direct, r.borrowed, r.owned = true, false, inv.Owned // the caller leaves the request as it is
 	c.fixDeadline()
 	response, failure := there.call(r)
 	if failure == nil && r.reply != nil {
@@ -82,13 +82,22 @@ func (s *Session) invokeDirect(ctx context.Context, inv *ipc.Invocation, h *Hand
 	}
 	deliver(answer.Meta, inv)
 	if answer.Kind == drivers.KindError {
-		response, err = nil, ownTimeout(ctx, ipc.ParseError(answer.Payload), &inv.Method, timeout)
+		response, err = nil, directError(ctx, ipc.ParseError(answer.Payload), &inv.Method, timeout)
 	} else {
 		response, err = s.takeDirect(answer, inv, memory)
 	}
 	r.clear()
 	requests.Put(r)
 	return response, err
+}
+
+// directError returns the error of a call that has failed with err. If the handler has ended with the context
+// of the caller, that says why, as for a call that gives up waiting.
+func directError(ctx context.Context, err error, m *ipc.MethodInfo, timeout time.Duration) error {
+	if ctx.Err() == context.Canceled && ipc.CodeOf(err) == ipc.CodeCanceled {
+		return context.Canceled
+	}
+	return ownTimeout(ctx, err, m, timeout)
 }
 
 // sizeOf returns what a frame takes of a link besides its header.

@@ -272,7 +272,7 @@ func (f *Flow) End(ctx context.Context, note []byte, err error) {
 		if cut := f.out.cut; cut != nil && err == nil {
 			err = cut
 		}
-		f.out.closed = true
+		f.out.closed.Store(true)
 		f.unlock()
 	} else if err == nil {
 		err = context.Cause(ctx)

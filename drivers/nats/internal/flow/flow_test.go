@@ -318,6 +318,19 @@ func TestSendAfterCloseSend(t *testing.T) {
 	}
 }
 
+// The same while another goroutine holds the flow's lock, as the flusher does for a moment, and those who send wait.
+func TestSendAfterCloseSendWithoutTheLock(t *testing.T) {
+	_, a, b := pair(t, Config{})
+	require.True(t, a.tryLock())
+	b.End(t.Context(), nil, nil)
+	eventually(t, "the end has come", func() bool { return a.Err() != nil })
+	require.Equal(t, io.EOF, a.Send(t.Context(), nil), "it was not closed yet")
+	require.NoError(t, a.CloseSend(t.Context()))
+	require.Equal(t, errSendClosed, a.Send(t.Context(), nil))
+	a.unlock()
+	require.Equal(t, errSendClosed, a.Send(t.Context(), nil))
+}
+
 // A peer that could not be told that this side takes no more is told with the next beat.
 func TestTakeNoMoreIsToldLater(t *testing.T) {
 	n, a, b := pair(t, Config{})

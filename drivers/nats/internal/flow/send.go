@@ -21,14 +21,14 @@ import (
 type out struct {
 	place chan struct{} // the lock, which guards what is below, up to granted
 
-	buffer  []byte    // a frame with the items that are gathered; empty if there are none
-	sent    int64     // what the frames count for that were sent
-	last    time.Time // when the last one was sent
-	frames  uint64    // that were sent
-	closed  bool      // nothing more is sent
-	cut     error     // why an item was sent in part only; or nil
-	claimed []byte    // what is claimed, nil if nothing is
-	own     []byte    // memory for that
+	buffer  []byte      // a frame with the items that are gathered; empty if there are none
+	sent    int64       // what the frames count for that were sent
+	last    time.Time   // when the last one was sent
+	frames  uint64      // that were sent
+	closed  atomic.Bool // nothing more is sent
+	cut     error       // why an item was sent in part only; or nil
+	claimed []byte      // what is claimed, nil if nothing is
+	own     []byte      // memory for that
 
 	seen  uint64        // frames when the timer was set last
 	pause time.Duration // for which it was set
@@ -170,21 +170,22 @@ func (f *Flow) sendable() error {
 	default:
 	}
 	switch {
-	case f.out.closed && (err == nil || byPeer(err)): // whichever came first
-		return errSendClosed
 	case err != nil:
 		return f.sendError()
+	case f.out.closed.Load():
+		return errSendClosed
 	case f.out.refused.Load():
 		return io.EOF
 	}
 	return nil
 }
 
-// sendError is what a sender gets of a flow that is over.
+// sendError is what a sender gets of a flow that is over. That this side has closed its sending counts before that the peer has ended
+// the flow, whichever came first.
 func (f *Flow) sendError() error {
 	err := f.Err()
-	if err == io.EOF && f.accepted {
-		return errSendClosed // by this side
+	if byPeer(err) && f.out.closed.Load() || err == io.EOF && f.accepted { // this side has ended it
+		return errSendClosed
 	}
 	return err
 }
@@ -328,7 +329,8 @@ func (f *Flow) sendLarge(ctx context.Context, item []byte, as flags) error {
 // cutShort gives the flow up, as an item was sent in part: nothing can follow it.
 func (f *Flow) cutShort(err error) {
 	if !f.out.refused.Load() && !byPeer(err) {
-		f.out.closed, f.out.cut = true, err
+		f.out.cut = err
+		f.out.closed.Store(true)
 		f.abort(err)
 	}
 }
@@ -356,17 +358,18 @@ func (f *Flow) Note(ctx context.Context, note []byte) error {
 
 // CloseSend says that there will be no further item, after those that were sent.
 func (f *Flow) CloseSend(ctx context.Context) error {
-	if err := f.lock(ctx); err != nil {
-		if ctx.Err() == nil {
-			return nil // it is over
-		}
+	err := f.lock(ctx)
+	switch {
+	case err == nil:
+		defer f.unlock()
+		err = f.closeSend(ctx)
+	case ctx.Err() == nil:
+		err = nil // it is over
+	}
+	if err != nil && !byPeer(err) { // a peer that has ended the flow wants no more
 		return err
 	}
-	defer f.unlock()
-	if err := f.closeSend(ctx); err != nil && !byPeer(err) { // a peer that has ended the flow wants no more
-		return err
-	}
-	f.out.closed = true
+	f.out.closed.Store(true)
 	return nil
 }
 
