@@ -191,7 +191,7 @@ type host struct {
 	svc     Service
 	nc      *nats.Conn
 	caller  func(codec string) (ipc.Caller, error)
-	direct  bool // the context of a call can be that of the next one
+	direct  bool // callers make a call once, and keep nothing of it when it has returned
 	id      string
 	base    string // of the subjects, with a dot at its end
 	ctx     context.Context
@@ -273,8 +273,8 @@ var errEnding = errors.New("tandem: the service ends")
 // sender misses heartbeats.
 const maxPending = 256 << 20
 
-// serve is Serve with what finds the caller for a codec, and what lists methods or nil. direct says that whatever a call is made with is of no use to anybody
-// when it has returned.
+// serve is Serve. caller returns what calls with a codec are made with, and methods, if it is not nil, lists the methods. direct says that callers are of [worker.Direct]:
+// they make a call once, and keep nothing of it when it has returned.
 func serve(ctx context.Context, nc *nats.Conn, svc Service, caller func(string) (ipc.Caller, error), methods func() []worker.HandledMethod, direct bool) error {
 	if nc == nil {
 		return errors.New("tandem: serve with a nil connection to NATS")
