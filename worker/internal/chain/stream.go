@@ -82,7 +82,7 @@ func (p *opening) next(ctx context.Context) error {
 	p.stream = st
 	close(p.opened)
 	<-st.ended
-	if st.err == nil || isRemote(st.err) {
+	if st.err == nil || IsRemote(st.err) {
 		// What has come may not be read yet.
 		select {
 		case <-st.known:
@@ -201,13 +201,13 @@ func (c *counted) end(err error) {
 // is over unless the method's own context has ended. That may just have, while the method has told of
 // the end of the stream.
 func (c *counted) note(ctx context.Context, err error) {
-	if err != nil && c.ended != nil && (ctx.Err() == nil || errors.Is(err, io.EOF) || isRemote(err)) {
+	if err != nil && c.ended != nil && (ctx.Err() == nil || errors.Is(err, io.EOF) || IsRemote(err)) {
 		c.tell()
 	}
 }
 
-// isRemote reports whether err is what the other side has said.
-func isRemote(err error) bool {
+// IsRemote reports whether err is what the other side has said.
+func IsRemote(err error) bool {
 	var e *ipc.Error
 	return errors.As(err, &e) && e.Remote()
 }

@@ -56,7 +56,7 @@ func TestStreamFunctionsReturn(t *testing.T) {
 	}
 	names := slices.Sorted(maps.Keys(methods))
 	remote := ipc.ParseError(ipc.AppendError(nil, errors.New("the handler has failed")))
-	require.True(t, isRemote(remote))
+	require.True(t, IsRemote(remote))
 	rapid.Check(t, func(t *rapid.T) {
 		inner := new(scripted)
 		var end func(error)

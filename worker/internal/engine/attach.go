@@ -128,9 +128,14 @@ func (c *call) giveAttached(inv *ipc.Invocation) {
 	if c.attached == nil || c.err != nil || inv.Received == nil {
 		return
 	}
-	inv.Received.Release() // of a call that an interceptor has made before
-	inv.Received.Move(c.attached)
+	receive(inv, c.attached)
 	c.attached = nil
+}
+
+// receive makes a what inv has received.
+func receive(inv *ipc.Invocation, a *ipc.Attachments) {
+	inv.Received.Release() // of a call that an interceptor has made before
+	inv.Received.Move(a)
 }
 
 // private is memory of this process as the backing of a buffer that has come.

@@ -120,8 +120,7 @@ func (s *Session) takeDirect(answer *drivers.Frame, inv *ipc.Invocation, memory 
 		}
 		response = f.Payload
 		if inv.Received != nil {
-			inv.Received.Release() // of a call that an interceptor has made before
-			inv.Received.Move(a)
+			receive(inv, a)
 		} else {
 			a.Release()
 		}

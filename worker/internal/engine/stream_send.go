@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/tandemipc/tandem/drivers"
 	"github.com/tandemipc/tandem/ipc"
+	"github.com/tandemipc/tandem/worker/internal/chain"
 )
 
 // Small items travel together. An item is sent at once if the stream has sent nothing for
@@ -191,8 +191,7 @@ var errSendClosed = ipc.Errorf(ipc.CodeFailedPrecondition, "tandem: the sending 
 // byHandler reports whether a stream that is over because of err has ended since the handler on the
 // other side has returned.
 func byHandler(err error) bool {
-	var e *ipc.Error
-	return err == io.EOF || errors.As(err, &e) && e.Remote()
+	return err == io.EOF || chain.IsRemote(err)
 }
 
 // sendGathered sends what is gathered, when the peer takes it.

@@ -163,15 +163,12 @@ func (f *Flow) forgetFrom(n int) {
 
 // sendable returns nil while items may be sent. The lock is held.
 func (f *Flow) sendable() error {
-	var err error
 	select {
 	case <-f.done:
-		err = f.Err()
+		return f.sendError()
 	default:
 	}
 	switch {
-	case err != nil:
-		return f.sendError()
 	case f.out.closed.Load():
 		return errSendClosed
 	case f.out.refused.Load():
